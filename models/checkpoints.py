@@ -1,0 +1,100 @@
+"""Where a released file or folder is: a local path, a place under `checkpoints/`, or a repository on the hub."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from models.config import FamilyConfig
+from models.errors import CheckpointMissing, ConfigError
+
+CHECKPOINTS_DIR = Path(__file__).resolve().parent.parent / "checkpoints"
+
+_PLACEHOLDER = re.compile(r"please set|path[ _/]to|^/?path/|your[ _/-]|^<.*>$|^\s*$|^x{3,}$", re.IGNORECASE)
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_MODEL_FILES = ["*.json", "*.model", "*.safetensors", "*.bin", "*.txt", "*.tiktoken"]
+
+
+@dataclass(frozen=True)
+class NeededFile:
+    """One released file or folder that a configuration names: its key, value, place on disk (if any), and a hint."""
+
+    key: str
+    value: str
+    path: Path | None
+    hint: str
+
+
+def needed_files(config: FamilyConfig) -> list[NeededFile]:
+    """Every released file the configuration names, whether it is there or not. Downloads nothing."""
+    files = []
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if "released" in field.metadata and value is not None:
+            files.append(NeededFile(field.name, value, find_local(value, config), field.metadata["released"]))
+    return files
+
+
+def find_local(value: str, config: FamilyConfig) -> Path | None:
+    """The local file or folder for a value: absolute, beside the YAML, or under checkpoints/ (full id or base name)."""
+    path = Path(value).expanduser()
+    if path.is_absolute():
+        candidates = [path]
+    else:
+        roots = (config.source.parent, CHECKPOINTS_DIR)
+        candidates = [root / name for name in (path, Path(path.name)) for root in roots]
+    return next((candidate.resolve() for candidate in candidates if candidate.exists()), None)
+
+
+def resolve(config: FamilyConfig, key: str) -> Path:
+    """The local path of the released file or folder named by `key`; a hub id is downloaded on first use.
+
+    Raises ConfigError for a placeholder and CheckpointMissing, with where to get it, when it is nowhere.
+    """
+    file = next(file for file in needed_files(config) if file.key == key)
+    where = f"{config.source}: {key}"
+    if _PLACEHOLDER.search(file.value):
+        raise ConfigError(f"{where} is the placeholder {file.value!r}; set it to the real path. {file.hint}")
+    if file.path is not None:
+        return file.path
+    if _HUB_ID.fullmatch(file.value) and not Path(file.value).suffix:
+        return _download(file.value, where=where, hint=file.hint)
+    raise CheckpointMissing(
+        f"{where}: {file.value} not found beside the YAML or in {CHECKPOINTS_DIR}.{_neighbours(file.value)} {file.hint}"
+    )
+
+
+def _download(repository: str, *, where: str, hint: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+    try:
+        # A folder with safetensors usually holds the same weights as .bin too; take one set.
+        patterns = [pattern for pattern in _MODEL_FILES if pattern != "*.bin" or not _has_safetensors(repository)]
+        return Path(snapshot_download(repository, allow_patterns=patterns))
+    except GatedRepoError as error:
+        raise CheckpointMissing(
+            f"{where}: {repository} is gated; accept its licence on its hub page, then run `hf auth login`. {hint}"
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise CheckpointMissing(f"{where}: {repository} is neither a local folder nor on the hub. {hint}") from error
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+        raise CheckpointMissing(
+            f"{where}: {repository} is not on this machine and the hub can't be reached ({type(error).__name__}). {hint}"
+        ) from error
+
+
+def _has_safetensors(repository: str) -> bool:
+    from huggingface_hub import HfApi
+
+    return any(name.endswith(".safetensors") for name in HfApi().list_repo_files(repository))
+
+
+def _neighbours(value: str) -> str:
+    """Names that do exist in the folder the value points into, to spot a typing error."""
+    parent = Path(value).expanduser().parent
+    folder = parent if parent.is_absolute() else CHECKPOINTS_DIR / parent
+    names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    return f" There: {', '.join(names[:8])}." if names else ""

@@ -1,0 +1,150 @@
+"""The YAML of a checkpoint -> a family's typed, checked `Config`.
+
+A YAML names its family; the family is the module of that name in `models/families`. Keys are strict: an unknown key is
+an error that lists the known ones. Eval configs of the original repositories go through `models/original_config.py`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import pkgutil
+import types
+import typing
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import yaml
+
+import models.families
+from models.conversation import Sampling
+from models.errors import ConfigError
+from models.original_config import adapt_original_config, is_original_config
+
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+QUANTIZATIONS = ("none", "8bit", "4bit")
+
+
+def released_file(hint: str, *, default: Any = dataclasses.MISSING) -> Any:
+    """A field that names a released file or folder (local path or hub id); `hint` says where it comes from."""
+    return field(default=default, metadata={"released": hint})
+
+
+@dataclass(frozen=True, kw_only=True)
+class FamilyConfig:
+    """The keys every family takes. `source` is the YAML file itself, from which relative paths start."""
+
+    source: Path
+    family: str
+    name: str = ""
+    description: str = ""
+    is_toy: bool = False
+    device: str = "auto"
+    dtype: str = "auto"
+    quantization: str = "none"
+    context_tokens: int = 2000
+    sampling: Sampling = field(default_factory=Sampling)
+
+    def __post_init__(self) -> None:
+        for key, allowed in (("dtype", DTYPES), ("quantization", QUANTIZATIONS)):
+            if getattr(self, key) not in allowed:
+                raise ConfigError(f"{self.source}: {key} is {getattr(self, key)!r}; choose one of {', '.join(allowed)}.")
+
+
+def available_families() -> list[str]:
+    """Names of the modules in models/families."""
+    return sorted(module.name for module in pkgutil.iter_modules(models.families.__path__))
+
+
+def family_module(family: str, *, source: Path | str) -> ModuleType:
+    """The module of a family. Raises ConfigError for an unknown name."""
+    if family not in available_families():
+        raise ConfigError(f"{source}: unknown family {family!r}; available: {', '.join(available_families())}.")
+    return importlib.import_module(f"models.families.{family}")
+
+
+def load_config(path: Path | str, overrides: Sequence[str] = ()) -> FamilyConfig:
+    """Read a YAML, apply `a.b=value` overrides, and check every key against the family's `Config`.
+
+    Raises ConfigError with one line that names the file and what to change.
+    """
+    path = Path(path)
+    values = _read_yaml(path)
+    for override in overrides:
+        _apply_override(values, override)
+    if is_original_config(values):
+        values = adapt_original_config(values, source=path)
+    if not isinstance(values.get("family"), str):
+        raise ConfigError(f"{path}: the key 'family' is missing; it is one of {', '.join(available_families())}.")
+    module = family_module(values["family"], source=path)
+    config: FamilyConfig = _parse(module.Config, values | {"source": path.absolute()}, where=str(path))
+    return config
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        near = sorted(p.name for p in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
+        hint = f" In {path.parent}: {', '.join(near)}." if near else ""
+        raise ConfigError(f"{path} not found.{hint} Give a YAML file with --cfg-path; --list shows those that ship.")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        line = getattr(getattr(error, "problem_mark", None), "line", None)
+        where = f"{path}, line {line + 1}" if line is not None else str(path)
+        raise ConfigError(f"{where}: not valid YAML ({getattr(error, 'problem', None) or 'unreadable'}).") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: expected keys and values (a YAML mapping), found {type(values).__name__}.")
+    return values
+
+
+def _apply_override(values: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"--options {override!r}: write key=value, for example sampling.temperature=0.2.")
+    try:
+        value = yaml.safe_load(text) if text else ""
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--options {override!r}: {text!r} is not a YAML value; put it in quotes.") from error
+    *parents, last = key.split(".")
+    for parent in parents:
+        values = values.setdefault(parent, {})
+        if not isinstance(values, dict):
+            raise ConfigError(f"--options {override!r}: {parent!r} is a single value, it has no keys inside.")
+    values[last] = value
+
+
+def _parse(cls: type, values: dict[str, Any], *, where: str) -> Any:
+    """Build a frozen dataclass from YAML values, checking names and types."""
+    fields = {f.name: f for f in dataclasses.fields(cls)}
+    known = ", ".join(name for name in fields if name != "source")
+    if unknown := sorted(values.keys() - fields.keys()):
+        raise ConfigError(f"{where}: unknown key {', '.join(map(repr, unknown))}; known keys: {known}.")
+    required = (
+        f.name
+        for f in fields.values()
+        if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+    )
+    if missing := sorted(set(required) - values.keys()):
+        raise ConfigError(f"{where}: missing key {', '.join(map(repr, missing))}; known keys: {known}.")
+    hints = typing.get_type_hints(cls)
+    return cls(**{key: _convert(value, hints[key], where=f"{where}: {key}") for key, value in values.items()})
+
+
+def _convert(value: Any, wanted: Any, *, where: str) -> Any:
+    if isinstance(wanted, types.UnionType):
+        if value is None and type(None) in wanted.__args__:
+            return None
+        wanted = next(arg for arg in wanted.__args__ if arg is not type(None))
+    if dataclasses.is_dataclass(wanted) and isinstance(value, dict):
+        return _parse(typing.cast(type, wanted), value, where=where)
+    if wanted is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    origin = typing.get_origin(wanted) or wanted
+    fits = isinstance(value, origin) and not (isinstance(value, bool) and origin is not bool)
+    if not fits:
+        name = "a mapping of keys" if dataclasses.is_dataclass(wanted) else getattr(origin, "__name__", origin)
+        raise ConfigError(f"{where} is {value!r}; it must be {name}.")
+    return value

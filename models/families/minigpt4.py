@@ -1,0 +1,185 @@
+"""MiniGPT-4 (arXiv:2304.10592): EVA-CLIP-g at 224 px -> connector -> Vicuna v0 or Llama-2-chat.
+
+Released by Vision-CAIR/MiniGPT-4 in two kinds: Vicuna 7B/13B with BLIP-2's Q-Former (32 image tokens), and Llama-2 7B
+whose connector joins 4 neighbouring patches (64 image tokens).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+from transformers import PreTrainedModel
+
+from models.config import FamilyConfig, released_file
+from models.conversation import Sampling
+from models.errors import CheckpointMismatch, ConfigError
+from models.model_info import ModelInfo
+from models.parts.connectors import PatchMergeProjector, QFormerConnector, qformer_config, qformer_tensors
+from models.parts.eva_vision import EvaVisionTower, eva_vision_config, eva_vision_part
+from models.parts.llama import MINIGPT_BUFFERS, check_nothing_left, check_projection, llama_part
+from models.preprocessing import SquareResize
+from models.prompt import PromptFormat
+from models.released import ReleasedFiles
+from models.sentencepiece_tokenizer import SentencePieceTokenizer
+from models.tasks import Task
+from models.vision_language_model import VisionLanguageModel
+from models.weights import Drop, Part, Tensors, rename, take_lora, take_prefix
+
+MERGED_PATCHES = 4
+
+_SYSTEM = (
+    "Give the following image: <Img>ImageContent</Img>. "
+    "You will be able to see the image once I provide it to you. Please answer my questions."
+)
+_RESERVED = ("<s>", "</s>", "<unk>", "<ImageHere>", "<Img>", "</Img>")
+
+PROMPTS = {
+    # `CONV_VISION_Vicuna0`
+    "vicuna_v0": PromptFormat(
+        system=_SYSTEM + "###",
+        user_prefix="Human: ",
+        user_suffix="###",
+        assistant_prefix="Assistant: ",
+        assistant_suffix="###",
+        stop_strings=("###",),
+        answer_starts_after="Assistant:",
+        reserved=(*_RESERVED, "###"),
+    ),
+    # `CONV_VISION_LLama2`
+    "llama_2": PromptFormat(
+        system=_SYSTEM,
+        user_prefix="<s>[INST] ",
+        assistant_prefix=" [/INST] ",
+        stop_strings=("###",),
+        answer_starts_after="Assistant:",
+        reserved=(*_RESERVED, "[INST]", "[/INST]"),
+    ),
+}
+
+TASKS = (
+    Task(label="Chat", prompt="", hint="Type whatever you want to know about the image."),
+    Task(label="Describe", prompt="Describe this image in detail.", hint="A detailed description of the image."),
+    Task(label="Story", prompt="Tell a short story about this image.", hint="Something to read about the image."),
+    Task(label="What is odd?", prompt="What is unusual about this image?", hint="What does not belong there."),
+)
+
+_BLIP2_UNUSED = Drop(r"^(t5_proj|t5_model|opt_proj|visual_encoder)\.", why="of BLIP-2's own language model and tower")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(FamilyConfig):
+    """Keys of a MiniGPT-4 YAML. `vision_config`, `qformer_config` override fields of transformers' BLIP-2 configs."""
+
+    language_model: str = released_file(
+        "Vicuna v0 weights: https://huggingface.co/Vision-CAIR/vicuna-7b or https://huggingface.co/Vision-CAIR/vicuna"
+        " (13B); for the Llama-2 kind https://huggingface.co/meta-llama/Llama-2-7b-chat-hf."
+    )
+    vision_tower: str = released_file(
+        "Download https://storage.googleapis.com/sfr-vision-language-research/LAVIS/models/BLIP2/eva_vit_g.pth"
+        " into checkpoints/.",
+        default="eva_vit_g.pth",
+    )
+    qformer: str | None = released_file(
+        "Download https://storage.googleapis.com/sfr-vision-language-research/LAVIS/models/BLIP2/"
+        "blip2_pretrained_flant5xxl.pth into checkpoints/.",
+        default="blip2_pretrained_flant5xxl.pth",
+    )
+    checkpoint: str = released_file(
+        "Download it from https://github.com/Vision-CAIR/MiniGPT-4 (README, MiniGPT-4) into checkpoints/minigpt4/."
+    )
+    conversation: str = "vicuna_v0"
+    has_qformer: bool = True
+    num_query_tokens: int = 32
+    image_size: int = 224
+    vision_config: dict[str, Any] = field(default_factory=dict)
+    qformer_config: dict[str, Any] = field(default_factory=dict)
+    sampling: Sampling = field(default_factory=lambda: Sampling(temperature=1.0, max_new_tokens=300))
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.conversation not in PROMPTS:
+            raise ConfigError(f"{self.source}: conversation is {self.conversation!r}; use one of {', '.join(PROMPTS)}.")
+        if not self.has_qformer:
+            object.__setattr__(self, "qformer", None)  # no such file is needed, so none is looked for
+
+
+def parts(config: Config, files: ReleasedFiles) -> dict[str, Part]:
+    """The three modules and the released tensors each is loaded from."""
+    vision = eva_vision_config(config.image_size, config.vision_config)
+    source = files.source("checkpoint")
+    checkpoint = rename(files.tensors("checkpoint"), (MINIGPT_BUFFERS,))
+    if take_lora(checkpoint, prefix="llama_model.", alpha=1.0):
+        raise CheckpointMismatch(f"{source} has LoRA tensors: it is MiniGPT-v2; use eval_configs/minigpt_v2.yaml.")
+    # Tensors trained along with the projection win over the files they started from, as in the original loader.
+    frozen = rename(files.tensors("qformer"), (_BLIP2_UNUSED,)) if config.has_qformer else {}
+    frozen |= {name: checkpoint.pop(name) for name in list(checkpoint) if not name.startswith("llama_proj.")}
+    eva = files.tensors("vision_tower") | take_prefix(frozen, "visual_encoder.")
+    ln_vision = take_prefix(frozen, "ln_vision.") or None
+    if config.has_qformer and ln_vision is None:
+        raise CheckpointMismatch(f"{files.source('qformer')} has no ln_vision; is it blip2_pretrained_flant5xxl.pth?")
+    tower = eva_vision_part(eva, vision, source=files.source("vision_tower"), ln_vision=ln_vision)
+    llm = llama_part(files)
+    connector = _connector_part(config, files, checkpoint, frozen, vision_width=vision.hidden_size, llm=llm)
+    check_nothing_left(frozen, source=source)
+    return {"vision_tower": tower, "connector": connector, "language_model": llm}
+
+
+def _connector_part(
+    config: Config, files: ReleasedFiles, checkpoint: Tensors, frozen: Tensors, *, vision_width: int, llm: Part
+) -> Part:
+    qformer = qformer_config(vision_width, config.qformer_config)
+    input_width = qformer.hidden_size if config.has_qformer else vision_width * MERGED_PATCHES
+    weight, bias = check_projection(
+        checkpoint,
+        source=files.source("checkpoint"),
+        llm=llm.config,
+        llm_source=llm.source,
+        input_width=input_width,
+    )
+    projection = {"projection.weight": weight, "projection.bias": bias}
+    text_width = llm.config.hidden_size
+    if not config.has_qformer:
+        return Part(
+            name="connector",
+            source=files.source("checkpoint"),
+            module_class=PatchMergeProjector,
+            config={"vision_width": vision_width, "text_width": text_width, "merge": MERGED_PATCHES},
+            tensors=projection,
+        )
+    return Part(
+        name="Q-Former",
+        source=files.source("qformer"),
+        module_class=QFormerConnector,
+        config={"config": qformer, "num_query_tokens": config.num_query_tokens, "text_width": text_width},
+        tensors=qformer_tensors(frozen) | projection,
+        hint="Is it blip2_pretrained_flant5xxl.pth, and does qformer_config describe it?",
+    )
+
+
+def assemble(config: Config, files: ReleasedFiles, modules: Mapping[str, nn.Module]) -> VisionLanguageModel:
+    """Put the loaded modules together."""
+    tower, llm = modules["vision_tower"], modules["language_model"]
+    assert isinstance(tower, EvaVisionTower) and isinstance(llm, PreTrainedModel)
+    patches = tower.num_patches
+    return VisionLanguageModel(
+        vision_tower=tower,
+        vision_features=tower.features,
+        connector=modules["connector"],
+        language_model=llm,
+        tokenizer=SentencePieceTokenizer(files.path("language_model") / "tokenizer.model"),
+        image_processor=SquareResize(config.image_size),
+        prompt_format=PROMPTS[config.conversation],
+        num_image_tokens=config.num_query_tokens if config.has_qformer else patches // MERGED_PATCHES,
+        info=ModelInfo(
+            name=config.name or "MiniGPT-4",
+            family=config.family,
+            tasks=TASKS,
+            sampling=config.sampling,
+            description=config.description,
+            is_toy=config.is_toy,
+            context_tokens=config.context_tokens,
+        ),
+    )

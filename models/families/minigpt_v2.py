@@ -1,0 +1,169 @@
+"""MiniGPT-v2 (arXiv:2310.09478): EVA-CLIP-g at 448 px -> 4 neighbouring patches joined -> linear -> Llama-2-chat + LoRA.
+
+Released by Vision-CAIR/MiniGPT-4. 256 image tokens. Understands task identifiers and answers with boxes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+from transformers import PreTrainedModel
+
+from models.config import FamilyConfig, released_file
+from models.conversation import Sampling
+from models.errors import CheckpointMismatch
+from models.model_info import ModelInfo
+from models.parts.connectors import PatchMergeProjector
+from models.parts.eva_vision import EvaVisionTower, eva_vision_config, eva_vision_part
+from models.parts.llama import MINIGPT_BUFFERS, check_nothing_left, check_projection, llama_part
+from models.preprocessing import SquareResize
+from models.prompt import PromptFormat
+from models.released import ReleasedFiles
+from models.sentencepiece_tokenizer import SentencePieceTokenizer
+from models.tasks import Task
+from models.vision_language_model import VisionLanguageModel
+from models.weights import Part, rename, take_lora, take_prefix
+
+MERGED_PATCHES = 4
+
+# `CONV_VISION_minigptv2`: BOS is written out and added by the tokenizer as well, so prompts begin with two.
+PROMPT = PromptFormat(
+    user_prefix="<s>[INST] ",
+    assistant_prefix=" [/INST]",
+    stop_strings=("###",),
+    answer_starts_after="Assistant:",
+    reserved=("<s>", "</s>", "<unk>", "<ImageHere>", "<Img>", "</Img>", "[INST]", "[/INST]"),
+)
+
+TASKS = (
+    Task(label="Chat", prompt="", hint="Type whatever you want to know about the image."),
+    Task(
+        label="Caption",
+        identifier="[caption]",
+        prompt="[caption] Briefly describe this image.",
+        hint="A short description of the whole image.",
+    ),
+    Task(
+        label="Question",
+        identifier="[vqa]",
+        prompt="[vqa] ",
+        hint="Type a question to get a short answer.",
+    ),
+    Task(
+        label="Grounding",
+        identifier="[grounding]",
+        prompt="[grounding] describe this image in detail",
+        hint="A description in which every phrase comes with its box.",
+        gives_boxes=True,
+    ),
+    Task(
+        label="Refer",
+        identifier="[refer]",
+        prompt="[refer] ",
+        hint="Type a phrase for one object in the image to see where it is.",
+        gives_boxes=True,
+    ),
+    Task(
+        label="Detection",
+        identifier="[detection]",
+        prompt="[detection] ",
+        hint="Type a kind of object, or a caption, to see every place where it occurs.",
+        gives_boxes=True,
+    ),
+    Task(
+        label="Identify",
+        identifier="[identify]",
+        prompt="[identify] what is this ",
+        hint="Draw a box on the image, then send.",
+        takes_box=True,
+    ),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(FamilyConfig):
+    """Keys of a MiniGPT-v2 YAML. `vision_config` overrides fields of transformers' `Blip2VisionConfig`."""
+
+    language_model: str = released_file(
+        "Llama-2-7b-chat from https://huggingface.co/meta-llama/Llama-2-7b-chat-hf (accept its licence there).",
+        default="meta-llama/Llama-2-7b-chat-hf",
+    )
+    vision_tower: str = released_file(
+        "Download https://storage.googleapis.com/sfr-vision-language-research/LAVIS/models/BLIP2/eva_vit_g.pth"
+        " into checkpoints/.",
+        default="eva_vit_g.pth",
+    )
+    checkpoint: str = released_file(
+        "Download minigptv2_checkpoint.pth from https://github.com/Vision-CAIR/MiniGPT-4 (README, MiniGPT-v2) into"
+        " checkpoints/minigpt_v2/."
+    )
+    image_size: int = 448
+    vision_config: dict[str, Any] = field(default_factory=dict)
+    lora_rank: int | None = None
+    lora_alpha: float = 16.0
+    sampling: Sampling = field(default_factory=lambda: Sampling(temperature=0.6, max_new_tokens=500))
+
+
+def parts(config: Config, files: ReleasedFiles) -> dict[str, Part]:
+    """The three modules and the released tensors each is loaded from."""
+    vision = eva_vision_config(config.image_size, config.vision_config)
+    source = files.source("checkpoint")
+    checkpoint = rename(files.tensors("checkpoint"), (MINIGPT_BUFFERS,))
+    lora = take_lora(checkpoint, prefix="llama_model.base_model.model.", alpha=config.lora_alpha)
+    if lora is None:
+        raise CheckpointMismatch(
+            f"{source} has no LoRA tensors, so it is not MiniGPT-v2; for MiniGPT-4 use eval_configs/minigpt4_*.yaml."
+        )
+    if config.lora_rank not in (None, lora.rank):
+        raise CheckpointMismatch(
+            f"{source}: its LoRA has rank {lora.rank}, but lora_rank is {config.lora_rank}; leave that key out."
+        )
+    llm = llama_part(files, lora=lora)
+    weight, bias = check_projection(
+        checkpoint,
+        source=source,
+        llm=llm.config,
+        llm_source=llm.source,
+        input_width=vision.hidden_size * MERGED_PATCHES,
+    )
+    eva = files.tensors("vision_tower") | take_prefix(checkpoint, "visual_encoder.")
+    tower = eva_vision_part(
+        eva, vision, source=files.source("vision_tower"), ln_vision=take_prefix(checkpoint, "ln_vision.") or None
+    )
+    check_nothing_left(checkpoint, source=source)
+    connector = Part(
+        name="connector",
+        source=source,
+        module_class=PatchMergeProjector,
+        config={"vision_width": vision.hidden_size, "text_width": llm.config.hidden_size, "merge": MERGED_PATCHES},
+        tensors={"projection.weight": weight, "projection.bias": bias},
+    )
+    return {"vision_tower": tower, "connector": connector, "language_model": llm}
+
+
+def assemble(config: Config, files: ReleasedFiles, modules: Mapping[str, nn.Module]) -> VisionLanguageModel:
+    """Put the loaded modules together."""
+    tower, llm = modules["vision_tower"], modules["language_model"]
+    assert isinstance(tower, EvaVisionTower) and isinstance(llm, PreTrainedModel)
+    return VisionLanguageModel(
+        vision_tower=tower,
+        vision_features=tower.features,
+        connector=modules["connector"],
+        language_model=llm,
+        tokenizer=SentencePieceTokenizer(files.path("language_model") / "tokenizer.model"),
+        image_processor=SquareResize(config.image_size),
+        prompt_format=PROMPT,
+        num_image_tokens=tower.num_patches // MERGED_PATCHES,
+        info=ModelInfo(
+            name=config.name or "MiniGPT-v2",
+            family=config.family,
+            tasks=TASKS,
+            sampling=config.sampling,
+            description=config.description,
+            is_toy=config.is_toy,
+            context_tokens=config.context_tokens,
+        ),
+    )

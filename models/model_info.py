@@ -1,0 +1,31 @@
+"""What the app needs to know about a loaded model, without importing torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from models.conversation import Sampling
+from models.tasks import Task
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelInfo:
+    """Facts about a loaded model.
+
+    `description` is a sentence for the page; `is_toy` marks the bundled models, which know only synthetic scenes.
+    `sampling` holds the family's defaults. `context_tokens` is the longest prompt plus answer.
+    """
+
+    name: str
+    family: str
+    tasks: tuple[Task, ...]
+    sampling: Sampling = field(default_factory=Sampling)
+    description: str = ""
+    is_toy: bool = False
+    max_images_per_turn: int = 1
+    answers_without_image: bool = True
+    context_tokens: int = 2048
+    num_parameters: int = 0
+    device: str = "cpu"
+    dtype: str = "float32"
+    quantization: str = "none"

@@ -1,0 +1,79 @@
+"""Connectors: vision features -> image tokens in the language model's width.
+
+B images, P patches, V vision width, Q query tokens, H language model width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import Blip2QFormerConfig, Blip2QFormerModel
+
+from models.weights import Drop, Rename, Tensors, rename, take_prefix
+
+_QFORMER_RULES = (
+    Drop(r"embeddings\.(position_ids|word_embeddings|position_embeddings)", why="the Q-Former reads no text here"),
+    Drop(r"^encoder\.layer\.\d+\.(intermediate|output)\.", why="the text feed-forward; queries have their own"),
+    Drop(r"^cls\.", why="BERT's language-modelling head"),
+    Rename(r"^embeddings\.LayerNorm\.", "layernorm."),
+    Rename(r"attention\.self\.", "attention.attention."),
+)
+
+
+class PatchMergeProjector(nn.Module):
+    """Joins `merge` consecutive patches, row by row, and projects them: [B, 1 + P, V] -> [B, P / merge, H].
+
+    CLS is dropped. Source: MiniGPT-4, `minigpt_v2.py` and `minigpt4.py`, `encode_img`.
+    """
+
+    def __init__(self, *, vision_width: int, text_width: int, merge: int = 4) -> None:
+        super().__init__()
+        self.merge = merge
+        self.projection = nn.Linear(vision_width * merge, text_width)
+
+    def prepare(self, features: Tensor) -> Tensor:
+        """What the projection is given: [B, 1 + P, V] -> [B, P / merge, merge * V]."""
+        patches = features[:, 1:]
+        return patches.reshape(patches.shape[0], -1, patches.shape[2] * self.merge)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.projection(self.prepare(features))
+
+
+class QFormerConnector(nn.Module):
+    """Learned queries read all vision tokens through a Q-Former: [B, 1 + P, V] -> [B, Q, H].
+
+    Source: MiniGPT-4, `minigpt4.py`, `encode_img` (BLIP-2, arXiv:2301.12597).
+    """
+
+    def __init__(self, *, config: Blip2QFormerConfig, num_query_tokens: int, text_width: int) -> None:
+        super().__init__()
+        self.qformer = Blip2QFormerModel(config)
+        self.query_tokens = nn.Parameter(torch.zeros(1, num_query_tokens, config.hidden_size))
+        self.projection = nn.Linear(config.hidden_size, text_width)
+
+    def prepare(self, features: Tensor) -> Tensor:
+        """What the projection is given: [B, 1 + P, V] -> [B, Q, Q-Former width]."""
+        queries = self.query_tokens.expand(features.shape[0], -1, -1)
+        return self.qformer(query_embeds=queries, encoder_hidden_states=features).last_hidden_state
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.projection(self.prepare(features))
+
+
+def qformer_config(vision_width: int, overrides: Mapping[str, Any] | None = None) -> Blip2QFormerConfig:
+    """BERT-base with cross-attention to vision features of this width in every second layer."""
+    values: dict[str, Any] = {"encoder_hidden_size": vision_width, "use_qformer_text_input": False}
+    return Blip2QFormerConfig(**(values | dict(overrides or {})))
+
+
+def qformer_tensors(released: Tensors) -> Tensors:
+    """The tensors of a `QFormerConnector` without its projection, taken out of those of a BLIP-2 file."""
+    qformer = rename(take_prefix(released, "Qformer.bert."), _QFORMER_RULES)
+    tensors = {f"qformer.{name}": tensor for name, tensor in qformer.items()}
+    if "query_tokens" in released:
+        tensors["query_tokens"] = released.pop("query_tokens")
+    return tensors

@@ -1,0 +1,124 @@
+"""EVA-CLIP ViT-g, the vision tower of MiniGPT-4, MiniGPT-v2 and TinyGPT-V, as transformers' `Blip2VisionModel`.
+
+The released `eva_vit_g.pth` holds 40 blocks; the originals build 39 and read the output of the last one built
+(LAVIS `eva_vit.py`, `create_eva_vit_g`). `post_layernorm` is their `ln_vision`, whose eps differs from the blocks'.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from transformers import Blip2VisionConfig, Blip2VisionModel
+
+from models.errors import CheckpointMismatch
+from models.weights import Drop, Part, Rename, Tensors, rename, take_prefix
+
+LN_VISION_EPS = 1e-5  # torch's default, which the originals' LayerNorm subclass uses; the blocks have 1e-6
+
+_RULES = (
+    Drop(r"^(fc_)?norm\.|^head\.|^lm_head\.|mask_token|rel_pos_bias", why="of the full EVA-CLIP model; not used here"),
+    Rename(r"^cls_token$", "embeddings.class_embedding"),
+    Rename(r"^pos_embed$", "embeddings.position_embedding"),
+    Rename(r"^patch_embed\.proj\.", "embeddings.patch_embedding."),
+    Rename(r"^blocks\.(\d+)\.norm([12])\.", r"encoder.layers.\1.layer_norm\2."),
+    Rename(r"^blocks\.(\d+)\.attn\.proj\.", r"encoder.layers.\1.self_attn.projection."),
+    Rename(r"^blocks\.(\d+)\.attn\.", r"encoder.layers.\1.self_attn."),
+    Rename(r"^blocks\.(\d+)\.mlp\.", r"encoder.layers.\1.mlp."),
+)
+
+
+class EvaVisionTower(Blip2VisionModel):
+    """`Blip2VisionModel` with the originals' eps in its last LayerNorm. [B, 3, S, S] -> [B, 1 + patches, width]."""
+
+    def __init__(self, config: Blip2VisionConfig) -> None:
+        super().__init__(config)
+        self.post_layernorm.eps = LN_VISION_EPS
+
+    @property
+    def num_patches(self) -> int:
+        """Patches of one image, without CLS."""
+        return (self.config.image_size // self.config.patch_size) ** 2
+
+    def features(self, pixel_values: Tensor) -> Tensor:
+        """All tokens, CLS first, after `ln_vision`. pixel_values [B, 3, S, S] -> [B, 1 + patches, width]."""
+        return self(pixel_values=pixel_values).last_hidden_state
+
+
+def eva_vision_config(image_size: int, overrides: Mapping[str, Any] | None = None) -> Blip2VisionConfig:
+    """ViT-g at this image size; `overrides` replace single fields (transformers' names)."""
+    values: dict[str, Any] = {
+        "hidden_size": 1408,
+        "num_hidden_layers": 39,
+        "num_attention_heads": 16,
+        "intermediate_size": 6144,
+        "patch_size": 14,
+        "hidden_act": "gelu",
+        "layer_norm_eps": 1e-6,
+        "qkv_bias": True,
+        "attention_dropout": 0.0,
+    }
+    return Blip2VisionConfig(**(values | dict(overrides or {}) | {"image_size": image_size}))
+
+
+def eva_vision_part(
+    released: Tensors, config: Blip2VisionConfig, *, source: str, ln_vision: Tensors | None
+) -> Part:
+    """The vision tower from the tensors of `eva_vit_g.pth`.
+
+    `ln_vision` {"weight", "bias"} comes from the BLIP-2 or MiniGPT file; None means the identity, which is what the
+    variants without a Q-Former were trained with.
+    """
+    depth = config.num_hidden_layers
+    blocks_beyond = Drop(_at_least(depth), why="blocks after the one whose output is used")
+    tensors = rename(released, (blocks_beyond, *_RULES))
+    for layer in range(depth):
+        prefix = f"encoder.layers.{layer}.self_attn."
+        bias = take_prefix(tensors, f"{prefix}q_") | {f"v_{k}": v for k, v in take_prefix(tensors, f"{prefix}v_").items()}
+        if bias.keys() == {"bias", "v_bias"}:
+            tensors[f"{prefix}qkv.bias"] = fuse_qkv_bias(bias["bias"], bias["v_bias"])
+    position = "embeddings.position_embedding"
+    if position in tensors:
+        grid = config.image_size // config.patch_size
+        tensors[position] = interpolate_position_embedding(tensors[position], grid, source=source)
+    if ln_vision is None:
+        ln_vision = {"weight": torch.ones(config.hidden_size), "bias": torch.zeros(config.hidden_size)}
+    tensors |= {f"post_layernorm.{name}": tensor for name, tensor in ln_vision.items()}
+    return Part(
+        name="vision tower",
+        source=source,
+        module_class=EvaVisionTower,
+        config=config,
+        tensors=tensors,
+        hint="Is it eva_vit_g.pth, and does vision_config describe it?",
+    )
+
+
+def fuse_qkv_bias(q_bias: Tensor, v_bias: Tensor) -> Tensor:
+    """EVA's attention has no key bias: [q, 0, v], [3 * width]. Source: LAVIS eva_vit.py, `Attention.forward`."""
+    return torch.cat((q_bias, torch.zeros_like(q_bias), v_bias))
+
+
+def interpolate_position_embedding(embedding: Tensor, grid: int, *, source: str) -> Tensor:
+    """Position embedding [1, 1 + g*g, width] of a square grid resized to [1, 1 + grid*grid, width]; CLS untouched.
+
+    Bicubic in fp32, align_corners False, no antialias. Source: LAVIS eva_vit.py, `interpolate_pos_embed`.
+    """
+    num_patches, width = embedding.shape[1] - 1, embedding.shape[2]
+    file_grid = round(num_patches**0.5)
+    if file_grid * file_grid != num_patches:
+        raise CheckpointMismatch(f"{source}: pos_embed has {num_patches} patches, which is not a square grid.")
+    if file_grid == grid:
+        return embedding
+    cls, patches = embedding[:, :1].float(), embedding[:, 1:].float()
+    square = patches.reshape(1, file_grid, file_grid, width).permute(0, 3, 1, 2)
+    resized = functional.interpolate(square, size=(grid, grid), mode="bicubic", align_corners=False)
+    return torch.cat((cls, resized.permute(0, 2, 3, 1).flatten(1, 2)), dim=1)
+
+
+def _at_least(depth: int) -> str:
+    """A regex for `blocks.N.` with N >= depth, written out for the few blocks a released file can have beyond it."""
+    return r"^blocks\.(" + "|".join(str(n) for n in range(depth, depth + 64)) + r")\."

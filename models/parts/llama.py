@@ -1,0 +1,72 @@
+"""The Llama language model of the MiniGPT families as a `Part`, and checks that a MiniGPT checkpoint belongs to it."""
+
+from __future__ import annotations
+
+from torch import Tensor
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedConfig
+
+from models.errors import CheckpointMismatch, ConfigError
+from models.released import ReleasedFiles
+from models.weights import Drop, Lora, Part, Tensors, rename
+
+# Left behind in MiniGPT checkpoints by the original saver, which keeps every buffer.
+MINIGPT_BUFFERS = Drop(r"rotary_emb\.inv_freq$|embeddings\.position_ids$", why="a buffer that is computed, not loaded")
+
+_SIZES = {4096: "7B", 5120: "13B"}
+
+
+def llama_part(files: ReleasedFiles, *, lora: Lora | None = None) -> Part:
+    """`LlamaForCausalLM` from the folder of the key `language_model`, with a checkpoint's LoRA to be merged into it."""
+    config = files.language_model_config("language_model")
+    if not isinstance(config, LlamaConfig):
+        raise ConfigError(
+            f"{files.source('language_model')}: this family needs a Llama or Vicuna model, found {config.model_type!r}."
+        )
+    return Part(
+        name="language model",
+        source=files.source("language_model"),
+        module_class=LlamaForCausalLM,
+        config=config,
+        tensors=rename(files.tensors("language_model"), (MINIGPT_BUFFERS,)),
+        lora=lora,
+        is_quantizable=True,
+        hint="Do the folder's weights and its config.json belong together?",
+    )
+
+
+def check_projection(
+    checkpoint: Tensors, *, source: str, llm: PreTrainedConfig, llm_source: str, input_width: int
+) -> tuple[Tensor, Tensor]:
+    """`llama_proj.{weight [H, input_width], bias [H]}`, taken out of a MiniGPT checkpoint.
+
+    Raises CheckpointMismatch with the likely cause: another family, another language model size, Q-Former or not.
+    """
+    if missing := {"llama_proj.weight", "llama_proj.bias"} - checkpoint.keys():
+        found = ", ".join(sorted(checkpoint)[:3]) or "nothing"
+        raise CheckpointMismatch(
+            f"{source} has no {min(missing)}; it is not a MiniGPT-4 or MiniGPT-v2 checkpoint (found {found})."
+        )
+    weight, bias = checkpoint.pop("llama_proj.weight"), checkpoint.pop("llama_proj.bias")
+    text_width, width = weight.shape
+    if width != input_width:
+        made = "with a Q-Former (Vicuna)" if width == 768 else "without a Q-Former (Llama-2)" if width == 5632 else ""
+        raise CheckpointMismatch(
+            f"{source}: llama_proj.weight takes {width} values, but this configuration gives it {input_width}. "
+            + (f"The checkpoint was made {made}; choose the YAML of that variant." if made else "Wrong vision_config?")
+        )
+    if text_width != llm.hidden_size:
+        size, has = (_SIZES.get(value, "different") for value in (text_width, llm.hidden_size))
+        raise CheckpointMismatch(
+            f"{source}: llama_proj.weight is [{text_width}, {width}]: this checkpoint is for a {size} language model "
+            f"(width {text_width}), but {llm_source} is a {has} one (width {llm.hidden_size}). Pair them by size."
+        )
+    return weight, bias
+
+
+def check_nothing_left(checkpoint: Tensors, *, source: str) -> None:
+    """Raises CheckpointMismatch if tensors of a stage checkpoint were not used by any part."""
+    if checkpoint:
+        raise CheckpointMismatch(
+            f"{source}: {len(checkpoint)} tensors fit nothing in this family (first: {min(checkpoint)}). "
+            "Is it the checkpoint of another family? Choose its YAML."
+        )

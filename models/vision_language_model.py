@@ -1,0 +1,158 @@
+"""`VisionLanguageModel`: a vision tower, a connector and a language model, whatever the family.
+
+Shapes: B images or sequences, L tokens, N image tokens per image, H width of the language model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.modeling_outputs import CausalLMOutputWithPast
+
+from models.conversation import Turn
+from models.model_info import ModelInfo
+from models.prompt import PromptFormat, Segment
+from models.weights import Lora
+
+IMAGE_PLACEHOLDER = -1  # stands for one image token in `input_ids` of `forward`
+IGNORED_LABEL = -100
+
+
+class Tokenizer(Protocol):
+    """Text <-> ids exactly as the family's reference does it."""
+
+    bos_token_id: int
+    eos_token_id: int
+    pad_token_id: int
+
+    def __len__(self) -> int: ...
+    def encode(self, text: str, *, add_bos: bool = False) -> list[int]:
+        """Ids of one text segment."""
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of generated ids, special tokens dropped."""
+
+
+class ImageProcessor(Protocol):
+    """A picture -> what the vision tower takes."""
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        """RGB picture -> pixel values [3, S, S]."""
+
+    def key(self, image: Image.Image) -> str:
+        """Equal for pictures that give equal pixel values in this preprocessing."""
+
+
+class VisionLanguageModel(nn.Module):
+    """Encodes pictures into image tokens and answers about them. Families fill the slots.
+
+    `vision_features` is what the tower gives the connector: pixel values [B, 3, S, S] -> features [B, P, V].
+    `eos_token_ids` end an answer; `penalised_ids` count as already said for the repetition penalty (the id that the
+    originals' `generate` puts before an answer). `lora` is set only when it was asked to be left unmerged.
+    """
+
+    def __init__(
+        self,
+        *,
+        vision_tower: nn.Module,
+        vision_features: Callable[[Tensor], Tensor],
+        connector: nn.Module,
+        language_model: PreTrainedModel,
+        tokenizer: Tokenizer,
+        image_processor: ImageProcessor,
+        prompt_format: PromptFormat,
+        num_image_tokens: int,
+        info: ModelInfo,
+    ) -> None:
+        super().__init__()
+        self.vision_tower = vision_tower
+        self.connector = connector
+        self.language_model = language_model
+        self.vision_features = vision_features
+        self.tokenizer = tokenizer
+        self.image_processor = image_processor
+        self.prompt_format = prompt_format
+        self.num_image_tokens = num_image_tokens
+        self.info = info
+        self.lora: Lora | None = None
+        config = language_model.config.get_text_config()
+        eos = config.eos_token_id
+        self.eos_token_ids: tuple[int, ...] = tuple(eos) if isinstance(eos, list | tuple) else (int(eos),)
+        self.penalised_ids: tuple[int, ...] = () if config.bos_token_id is None else (int(config.bos_token_id),)
+        for module in (vision_tower, connector, language_model):
+            module.requires_grad_(False)
+        self.eval()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the language model's embeddings are."""
+        return self.language_model.get_input_embeddings().weight.device
+
+    def pixel_values(self, images: Sequence[Image.Image]) -> Tensor:
+        """Preprocessed pictures, [B, 3, S, S] float32 on the CPU."""
+        return torch.stack([self.image_processor(image) for image in images])
+
+    def image_embeds(self, pixel_values: Tensor) -> Tensor:
+        """Pixel values [B, 3, S, S] -> image tokens [B, N, H]; keeps gradients of the connector."""
+        weight = next(self.vision_tower.parameters())
+        return self.connector(self.vision_features(pixel_values.to(weight.device, weight.dtype)))
+
+    @torch.inference_mode()
+    def encode_images(self, images: Sequence[Image.Image]) -> Tensor:
+        """Pictures -> image tokens [B, N, H], no gradients."""
+        return self.image_embeds(self.pixel_values(images))
+
+    def image_key(self, image: Image.Image) -> str:
+        """A content hash: pictures with the same key have the same image tokens."""
+        return self.image_processor.key(image)
+
+    def tokenize(self, segments: Sequence[Segment]) -> list[list[int] | Image.Image]:
+        """A rendered prompt with its texts as token ids; BOS goes before the first text, images stay in place."""
+        return [
+            self.tokenizer.encode(segment, add_bos=index == 0) if isinstance(segment, str) else segment
+            for index, segment in enumerate(segments)
+        ]
+
+    def embed_prompt(self, turns: Sequence[Turn]) -> Tensor:
+        """The prompt for the next answer as embeddings [L, H], pictures encoded on the spot."""
+        embed = self.language_model.get_input_embeddings()
+        pieces = []
+        for segment in self.tokenize(self.prompt_format.render(turns)):
+            if isinstance(segment, Image.Image):
+                pieces.append(self.encode_images([segment])[0].to(embed.weight.dtype))
+            elif segment:
+                pieces.append(embed(torch.tensor(segment, device=self.device)))
+        return torch.cat(pieces)
+
+    def forward(
+        self,
+        *,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        labels: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+    ) -> CausalLMOutputWithPast:
+        """Training step: loss (mean over labelled tokens) and logits.
+
+        input_ids [B, L] with IMAGE_PLACEHOLDER at every image token, in the order of `pixel_values` [images, 3, S, S];
+        attention_mask [B, L]; labels [B, L] with -100 where nothing is predicted. Raises ValueError if placeholders and
+        image tokens do not agree in number.
+        """
+        is_image = input_ids == IMAGE_PLACEHOLDER
+        embeds = self.language_model.get_input_embeddings()(input_ids.masked_fill(is_image, 0))
+        if pixel_values is not None:
+            image_embeds = self.image_embeds(pixel_values).flatten(0, 1).to(embeds.dtype)  # [images * N, H]
+            if len(image_embeds) != int(is_image.sum()):
+                raise ValueError(
+                    f"input_ids has {int(is_image.sum())} image placeholders, but {len(pixel_values)} images give "
+                    f"{len(image_embeds)} image tokens."
+                )
+            embeds = embeds.masked_scatter(is_image.unsqueeze(-1), image_embeds)
+        elif bool(is_image.any()):
+            raise ValueError("input_ids has image placeholders, but there are no pixel_values.")
+        return self.language_model(inputs_embeds=embeds, attention_mask=attention_mask, labels=labels)
