@@ -82,7 +82,8 @@ def _download(repository: str, *, where: str, hint: str) -> Path:
         raise CheckpointMissing(f"{where}: {repository} is neither a local folder nor on the hub. {hint}") from error
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
         raise CheckpointMissing(
-            f"{where}: {repository} is not on this machine and the hub can't be reached ({type(error).__name__}). {hint}"
+            f"{where}: {repository} is not on this machine and the hub can't be reached "
+            f"({type(error).__name__}). {hint}"
         ) from error
 
 

@@ -51,7 +51,9 @@ class FamilyConfig:
     def __post_init__(self) -> None:
         for key, allowed in (("dtype", DTYPES), ("quantization", QUANTIZATIONS)):
             if getattr(self, key) not in allowed:
-                raise ConfigError(f"{self.source}: {key} is {getattr(self, key)!r}; choose one of {', '.join(allowed)}.")
+                raise ConfigError(
+                    f"{self.source}: {key} is {getattr(self, key)!r}; choose one of {', '.join(allowed)}."
+                )
 
 
 def available_families() -> list[str]:
@@ -123,9 +125,7 @@ def _parse(cls: type, values: dict[str, Any], *, where: str) -> Any:
     if unknown := sorted(values.keys() - fields.keys()):
         raise ConfigError(f"{where}: unknown key {', '.join(map(repr, unknown))}; known keys: {known}.")
     required = (
-        f.name
-        for f in fields.values()
-        if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+        f.name for f in fields.values() if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
     )
     if missing := sorted(set(required) - values.keys()):
         raise ConfigError(f"{where}: missing key {', '.join(map(repr, missing))}; known keys: {known}.")

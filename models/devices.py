@@ -27,7 +27,9 @@ def pick_device(wanted: str) -> torch.device:
     except RuntimeError as error:
         raise ConfigError(f"device {wanted!r} is unknown; use auto, cpu, mps, cuda or cuda:N.") from error
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ConfigError(f"device {wanted!r}: this machine has {torch.cuda.device_count()} CUDA GPUs; use --device cpu.")
+        raise ConfigError(
+            f"device {wanted!r}: this machine has {torch.cuda.device_count()} CUDA GPUs; use --device cpu."
+        )
     if device.type == "mps" and not has_mps:
         raise ConfigError("device 'mps' needs an Apple GPU; use --device cpu.")
     return device

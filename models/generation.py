@@ -45,7 +45,7 @@ class _StopStrings(StoppingCriteria):
     def __init__(self, model: VisionLanguageModel) -> None:
         self._model = model
 
-    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor, **_: object) -> torch.BoolTensor:
+    def __call__(self, input_ids: torch.LongTensor, *_: object, **__: object) -> torch.BoolTensor:
         decode, stopped = self._model.tokenizer.decode, self._model.prompt_format.stopped
         rows = [stopped(decode(row)) for row in input_ids.tolist()]
         return torch.tensor(rows, device=input_ids.device)  # type: ignore[return-value]
@@ -71,7 +71,7 @@ def generate(
         processors.append(_Penalty(sampling.repetition_penalty, model.penalised_ids))
     drawn = {"do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}
     eos = list(model.eos_token_ids)
-    rows = model.language_model.generate(
+    rows = model.language_model.generate(  # type: ignore[operator]  # PreTrainedModel does not declare it
         inputs_embeds=embeds,
         attention_mask=mask,
         max_new_tokens=sampling.max_new_tokens,

@@ -1,8 +1,8 @@
 """Boxes: one type, one unit, and the only place where text markup is parsed and written.
 
 MiniGPT-v2 and its kin write a box as `{<x0><y0><x1><y1>}`, integers on a grid of 0..100 relative to the image, origin
-top left; a grounded phrase is `<p>phrase</p> {box}`, several boxes of one phrase are joined by `<delim>` (arXiv:2310.09478,
-and `visualize_all_bbox_together` of the original demo). Markup that is not exactly this stays ordinary text.
+top left; a grounded phrase is `<p>phrase</p> {box}`, several boxes of one phrase are joined by `<delim>`
+(arXiv:2310.09478, and `visualize_all_bbox_together` of the original demo). Anything else stays ordinary text.
 """
 
 from __future__ import annotations

@@ -38,8 +38,12 @@ def load_model(
     the weights, in `model.lora`, for training. Raises MiniVLMError with one line for everything a user can mend.
     """
     config = load_config(path, overrides)
-    chosen = {"device": device, "dtype": dtype, "quantization": quantization}
-    config = dataclasses.replace(config, **{key: value for key, value in chosen.items() if value is not None})
+    config = dataclasses.replace(
+        config,
+        device=device or config.device,
+        dtype=dtype or config.dtype,
+        quantization=quantization or config.quantization,
+    )
     return build_model(config, report=report, keep_lora=keep_lora)
 
 
@@ -57,9 +61,7 @@ def build_model(
     report(check_memory(needed, device, name=config.name or config.family, quantization=config.quantization))
     try:
         modules = {
-            key: materialise(
-                part, device=device, dtype=dtype, quantization=config.quantization, merge=not keep_lora
-            )
+            key: materialise(part, device=device, dtype=dtype, quantization=config.quantization, merge=not keep_lora)
             for key, part in parts.items()
         }
     except torch.OutOfMemoryError as error:
@@ -102,7 +104,7 @@ def materialise(
         return module.to(device=device, dtype=dtype)
     options: dict[str, Any] = {}
     if part.is_quantizable and quantization != "none":
-        options["quantization_config"] = _quantization_config(quantization, dtype)
+        options["quantization_config"] = _quantization_config(part, quantization, dtype, device)
     module = part.module_class.from_pretrained(
         None, config=part.config, state_dict=tensors, dtype=dtype, device_map={"": device}, **options
     )
@@ -117,12 +119,28 @@ def _construct(part: Part) -> nn.Module:
     return part.module_class(**part.config)
 
 
-def _quantization_config(quantization: str, dtype: torch.dtype) -> BitsAndBytesConfig:
+def _quantization_config(part: Part, quantization: str, dtype: torch.dtype, device: torch.device) -> BitsAndBytesConfig:
     # bitsandbytes warns at every single product that it casts its input; once is said in the documentation.
     logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
     if quantization == "8bit":
         return BitsAndBytesConfig(load_in_8bit=True)
-    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)
+    # Full names: transformers matches this list by suffix, and a short one would silently skip more than is meant.
+    skipped = ["lm_head", *(_not_packable(part) if device.type == "cpu" else [])]
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_compute_dtype=dtype,
+        llm_int8_skip_modules=skipped,
+    )
+
+
+def _not_packable(part: Part) -> list[str]:
+    """Layers that bitsandbytes' 4-bit CPU kernel can't take, for its blocks are 32 outputs by 64 inputs."""
+    return [
+        name.removesuffix(".weight")
+        for name, tensor in part.tensors.items()
+        if tensor.dim() == 2 and "embed" not in name and (tensor.shape[0] % 32 or tensor.shape[1] % 64)
+    ]
 
 
 def _check_quantized(module: nn.Module, part: Part, quantization: str) -> None:
@@ -132,5 +150,3 @@ def _check_quantized(module: nn.Module, part: Part, quantization: str) -> None:
     kind = bitsandbytes.nn.Linear8bitLt if quantization == "8bit" else bitsandbytes.nn.Linear4bit
     if not any(isinstance(layer, kind) for layer in module.modules()):
         raise ConfigError(f"{part.source}: {quantization} loading changed no layer of the {part.name}; use none.")
-
-

@@ -69,7 +69,10 @@ class PromptFormat:
     def neutralise(self, text: str) -> str:
         """User text with every reserved string broken by a space, so that nobody can type a control token."""
         pattern = "|".join(re.escape(string) for string in self.reserved)
-        return re.sub(pattern, lambda match: match[0][0] + " " + match[0][1:], text)
+        # Breaking one can make another ("######" -> "# ### ##"), so again until none is left.
+        while (broken := re.sub(pattern, lambda match: match[0][0] + " " + match[0][1:], text)) != text:
+            text = broken
+        return text
 
     def clean(self, raw: str) -> str:
         """The answer as the user sees it, from the decoded tokens so far (`Chat.answer` of MiniGPT-4).

@@ -6,7 +6,7 @@ Shapes: B images or sequences, L tokens, N image tokens per image, H width of th
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Protocol, cast
 
 import torch
 from PIL import Image
@@ -91,7 +91,12 @@ class VisionLanguageModel(nn.Module):
     @property
     def device(self) -> torch.device:
         """Where the language model's embeddings are."""
-        return self.language_model.get_input_embeddings().weight.device
+        return self.text_embedding.weight.device
+
+    @property
+    def text_embedding(self) -> nn.Embedding:
+        """The language model's input embedding (or the engine's wrapper around it, which has the same weight)."""
+        return cast(nn.Embedding, self.language_model.get_input_embeddings())
 
     def pixel_values(self, images: Sequence[Image.Image]) -> Tensor:
         """Preprocessed pictures, [B, 3, S, S] float32 on the CPU."""
@@ -120,7 +125,7 @@ class VisionLanguageModel(nn.Module):
 
     def embed_prompt(self, turns: Sequence[Turn]) -> Tensor:
         """The prompt for the next answer as embeddings [L, H], pictures encoded on the spot."""
-        embed = self.language_model.get_input_embeddings()
+        embed = self.text_embedding
         pieces = []
         for segment in self.tokenize(self.prompt_format.render(turns)):
             if isinstance(segment, Image.Image):
@@ -144,7 +149,7 @@ class VisionLanguageModel(nn.Module):
         image tokens do not agree in number.
         """
         is_image = input_ids == IMAGE_PLACEHOLDER
-        embeds = self.language_model.get_input_embeddings()(input_ids.masked_fill(is_image, 0))
+        embeds = self.text_embedding(input_ids.masked_fill(is_image, 0))
         if pixel_values is not None:
             image_embeds = self.image_embeds(pixel_values).flatten(0, 1).to(embeds.dtype)  # [images * N, H]
             if len(image_embeds) != int(is_image.sum()):

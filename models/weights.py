@@ -102,12 +102,15 @@ def _read_folder(folder: Path) -> Tensors:
         if (folder / name).is_file():
             return read_tensors(folder / name)
     found = ", ".join(sorted(path.name for path in folder.iterdir())[:8]) or "nothing"
-    raise CheckpointMissing(f"{folder} holds no model weights (model*.safetensors or pytorch_model*.bin); found {found}.")
+    raise CheckpointMissing(
+        f"{folder} holds no model weights (model*.safetensors or pytorch_model*.bin); found {found}."
+    )
 
 
 def _read_pickle(path: Path) -> Tensors:
     size = path.stat().st_size
-    head = path.open("rb").read(256) if size else b""
+    with path.open("rb") as file:
+        head = file.read(256)
     if head.startswith((b"version https://git-lfs", b"<!DOCTYPE", b"<html", b"<?xml")):
         raise CheckpointCorrupt(f"{path} is a web page or a git-lfs pointer, not weights; download the file itself.")
     try:
@@ -180,7 +183,7 @@ def expected_shapes(module: nn.Module) -> dict[str, torch.Size]:
 
 
 def check_complete(part: Part, expected: Mapping[str, torch.Size]) -> None:
-    """Every parameter has a tensor of its size and every tensor has a parameter, or CheckpointMismatch says which not."""
+    """Raises CheckpointMismatch unless every parameter has a tensor of its size and every tensor a parameter."""
     missing, extra = expected.keys() - part.tensors.keys(), part.tensors.keys() - expected.keys()
     if missing or extra:
         problems = [
@@ -188,7 +191,9 @@ def check_complete(part: Part, expected: Mapping[str, torch.Size]) -> None:
             for names, what in ((missing, "parameters without weights"), (extra, "weights without parameters"))
             if names
         ]
-        raise CheckpointMismatch(f"{part.source}: does not fit the {part.name}: {', '.join(problems)}. {part.hint}".strip())
+        raise CheckpointMismatch(
+            f"{part.source}: does not fit the {part.name}: {', '.join(problems)}. {part.hint}".strip()
+        )
     for name, tensor in part.tensors.items():
         if tensor.shape != expected[name]:
             raise CheckpointMismatch(

@@ -11,19 +11,24 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
-from transformers import PreTrainedModel
 
 from models.config import FamilyConfig, released_file
 from models.conversation import Sampling
 from models.errors import CheckpointMismatch, ConfigError
-from models.model_info import ModelInfo
 from models.parts.connectors import PatchMergeProjector, QFormerConnector, qformer_config, qformer_tensors
-from models.parts.eva_vision import EvaVisionTower, eva_vision_config, eva_vision_part
-from models.parts.llama import MINIGPT_BUFFERS, check_nothing_left, check_projection, llama_part
-from models.preprocessing import SquareResize
+from models.parts.eva_vision import eva_vision_config, eva_vision_part, num_patches
+from models.parts.minigpt import (
+    EVA_SOURCE,
+    LLAMA2_SOURCE,
+    MINIGPT_BUFFERS,
+    REPOSITORY,
+    assemble_minigpt,
+    check_nothing_left,
+    check_projection,
+    llama_part,
+)
 from models.prompt import PromptFormat
 from models.released import ReleasedFiles
-from models.sentencepiece_tokenizer import SentencePieceTokenizer
 from models.tasks import Task
 from models.vision_language_model import VisionLanguageModel
 from models.weights import Drop, Part, Tensors, rename, take_lora, take_prefix
@@ -74,22 +79,16 @@ class Config(FamilyConfig):
     """Keys of a MiniGPT-4 YAML. `vision_config`, `qformer_config` override fields of transformers' BLIP-2 configs."""
 
     language_model: str = released_file(
-        "Vicuna v0 weights: https://huggingface.co/Vision-CAIR/vicuna-7b or https://huggingface.co/Vision-CAIR/vicuna"
-        " (13B); for the Llama-2 kind https://huggingface.co/meta-llama/Llama-2-7b-chat-hf."
+        "Vicuna v0 is at https://huggingface.co/Vision-CAIR/vicuna-7b and https://huggingface.co/Vision-CAIR/vicuna"
+        f" (13B); {LLAMA2_SOURCE}"
     )
-    vision_tower: str = released_file(
-        "Download https://storage.googleapis.com/sfr-vision-language-research/LAVIS/models/BLIP2/eva_vit_g.pth"
-        " into checkpoints/.",
-        default="eva_vit_g.pth",
-    )
+    vision_tower: str = released_file(EVA_SOURCE, default="eva_vit_g.pth")
     qformer: str | None = released_file(
         "Download https://storage.googleapis.com/sfr-vision-language-research/LAVIS/models/BLIP2/"
         "blip2_pretrained_flant5xxl.pth into checkpoints/.",
         default="blip2_pretrained_flant5xxl.pth",
     )
-    checkpoint: str = released_file(
-        "Download it from https://github.com/Vision-CAIR/MiniGPT-4 (README, MiniGPT-4) into checkpoints/minigpt4/."
-    )
+    checkpoint: str = released_file(f"Download it from {REPOSITORY} (README, MiniGPT-4) into checkpoints/minigpt4/.")
     conversation: str = "vicuna_v0"
     has_qformer: bool = True
     num_query_tokens: int = 32
@@ -161,25 +160,12 @@ def _connector_part(
 
 def assemble(config: Config, files: ReleasedFiles, modules: Mapping[str, nn.Module]) -> VisionLanguageModel:
     """Put the loaded modules together."""
-    tower, llm = modules["vision_tower"], modules["language_model"]
-    assert isinstance(tower, EvaVisionTower) and isinstance(llm, PreTrainedModel)
-    patches = tower.num_patches
-    return VisionLanguageModel(
-        vision_tower=tower,
-        vision_features=tower.features,
-        connector=modules["connector"],
-        language_model=llm,
-        tokenizer=SentencePieceTokenizer(files.path("language_model") / "tokenizer.model"),
-        image_processor=SquareResize(config.image_size),
+    vision = eva_vision_config(config.image_size, config.vision_config)
+    return assemble_minigpt(
+        config,
+        files,
+        modules,
         prompt_format=PROMPTS[config.conversation],
-        num_image_tokens=config.num_query_tokens if config.has_qformer else patches // MERGED_PATCHES,
-        info=ModelInfo(
-            name=config.name or "MiniGPT-4",
-            family=config.family,
-            tasks=TASKS,
-            sampling=config.sampling,
-            description=config.description,
-            is_toy=config.is_toy,
-            context_tokens=config.context_tokens,
-        ),
+        tasks=TASKS,
+        num_image_tokens=config.num_query_tokens if config.has_qformer else num_patches(vision) // MERGED_PATCHES,
     )

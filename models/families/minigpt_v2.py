@@ -1,4 +1,4 @@
-"""MiniGPT-v2 (arXiv:2310.09478): EVA-CLIP-g at 448 px -> 4 neighbouring patches joined -> linear -> Llama-2-chat + LoRA.
+"""MiniGPT-v2 (arXiv:2310.09478): EVA-CLIP-g at 448 px -> joins 4 patches -> linear -> Llama-2-chat with LoRA.
 
 Released by Vision-CAIR/MiniGPT-4. 256 image tokens. Understands task identifiers and answers with boxes.
 """
@@ -10,19 +10,24 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
-from transformers import PreTrainedModel
 
 from models.config import FamilyConfig, released_file
 from models.conversation import Sampling
 from models.errors import CheckpointMismatch
-from models.model_info import ModelInfo
 from models.parts.connectors import PatchMergeProjector
-from models.parts.eva_vision import EvaVisionTower, eva_vision_config, eva_vision_part
-from models.parts.llama import MINIGPT_BUFFERS, check_nothing_left, check_projection, llama_part
-from models.preprocessing import SquareResize
+from models.parts.eva_vision import eva_vision_config, eva_vision_part, num_patches
+from models.parts.minigpt import (
+    EVA_SOURCE,
+    LLAMA2_SOURCE,
+    MINIGPT_BUFFERS,
+    REPOSITORY,
+    assemble_minigpt,
+    check_nothing_left,
+    check_projection,
+    llama_part,
+)
 from models.prompt import PromptFormat
 from models.released import ReleasedFiles
-from models.sentencepiece_tokenizer import SentencePieceTokenizer
 from models.tasks import Task
 from models.vision_language_model import VisionLanguageModel
 from models.weights import Part, rename, take_lora, take_prefix
@@ -87,18 +92,10 @@ TASKS = (
 class Config(FamilyConfig):
     """Keys of a MiniGPT-v2 YAML. `vision_config` overrides fields of transformers' `Blip2VisionConfig`."""
 
-    language_model: str = released_file(
-        "Llama-2-7b-chat from https://huggingface.co/meta-llama/Llama-2-7b-chat-hf (accept its licence there).",
-        default="meta-llama/Llama-2-7b-chat-hf",
-    )
-    vision_tower: str = released_file(
-        "Download https://storage.googleapis.com/sfr-vision-language-research/LAVIS/models/BLIP2/eva_vit_g.pth"
-        " into checkpoints/.",
-        default="eva_vit_g.pth",
-    )
+    language_model: str = released_file(LLAMA2_SOURCE, default="meta-llama/Llama-2-7b-chat-hf")
+    vision_tower: str = released_file(EVA_SOURCE, default="eva_vit_g.pth")
     checkpoint: str = released_file(
-        "Download minigptv2_checkpoint.pth from https://github.com/Vision-CAIR/MiniGPT-4 (README, MiniGPT-v2) into"
-        " checkpoints/minigpt_v2/."
+        f"Download minigptv2_checkpoint.pth from {REPOSITORY} (README, MiniGPT-v2) into checkpoints/minigpt_v2/."
     )
     image_size: int = 448
     vision_config: dict[str, Any] = field(default_factory=dict)
@@ -146,24 +143,12 @@ def parts(config: Config, files: ReleasedFiles) -> dict[str, Part]:
 
 def assemble(config: Config, files: ReleasedFiles, modules: Mapping[str, nn.Module]) -> VisionLanguageModel:
     """Put the loaded modules together."""
-    tower, llm = modules["vision_tower"], modules["language_model"]
-    assert isinstance(tower, EvaVisionTower) and isinstance(llm, PreTrainedModel)
-    return VisionLanguageModel(
-        vision_tower=tower,
-        vision_features=tower.features,
-        connector=modules["connector"],
-        language_model=llm,
-        tokenizer=SentencePieceTokenizer(files.path("language_model") / "tokenizer.model"),
-        image_processor=SquareResize(config.image_size),
+    vision = eva_vision_config(config.image_size, config.vision_config)
+    return assemble_minigpt(
+        config,
+        files,
+        modules,
         prompt_format=PROMPT,
-        num_image_tokens=tower.num_patches // MERGED_PATCHES,
-        info=ModelInfo(
-            name=config.name or "MiniGPT-v2",
-            family=config.family,
-            tasks=TASKS,
-            sampling=config.sampling,
-            description=config.description,
-            is_toy=config.is_toy,
-            context_tokens=config.context_tokens,
-        ),
+        tasks=TASKS,
+        num_image_tokens=num_patches(vision) // MERGED_PATCHES,
     )

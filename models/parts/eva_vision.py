@@ -39,9 +39,9 @@ class EvaVisionTower(Blip2VisionModel):
         self.post_layernorm.eps = LN_VISION_EPS
 
     @property
-    def num_patches(self) -> int:
-        """Patches of one image, without CLS."""
-        return (self.config.image_size // self.config.patch_size) ** 2
+    def image_size(self) -> int:
+        """Side of the square input in pixels."""
+        return int(self.config.image_size)  # type: ignore[arg-type]  # always one number here
 
     def features(self, pixel_values: Tensor) -> Tensor:
         """All tokens, CLS first, after `ln_vision`. pixel_values [B, 3, S, S] -> [B, 1 + patches, width]."""
@@ -64,9 +64,17 @@ def eva_vision_config(image_size: int, overrides: Mapping[str, Any] | None = Non
     return Blip2VisionConfig(**(values | dict(overrides or {}) | {"image_size": image_size}))
 
 
-def eva_vision_part(
-    released: Tensors, config: Blip2VisionConfig, *, source: str, ln_vision: Tensors | None
-) -> Part:
+def patch_grid(config: Blip2VisionConfig) -> int:
+    """Patches along one side of the image."""
+    return int(config.image_size) // int(config.patch_size)  # type: ignore[arg-type]  # always single numbers here
+
+
+def num_patches(config: Blip2VisionConfig) -> int:
+    """Patches of one image, without CLS."""
+    return patch_grid(config) ** 2
+
+
+def eva_vision_part(released: Tensors, config: Blip2VisionConfig, *, source: str, ln_vision: Tensors | None) -> Part:
     """The vision tower from the tensors of `eva_vit_g.pth`.
 
     `ln_vision` {"weight", "bias"} comes from the BLIP-2 or MiniGPT file; None means the identity, which is what the
@@ -77,13 +85,14 @@ def eva_vision_part(
     tensors = rename(released, (blocks_beyond, *_RULES))
     for layer in range(depth):
         prefix = f"encoder.layers.{layer}.self_attn."
-        bias = take_prefix(tensors, f"{prefix}q_") | {f"v_{k}": v for k, v in take_prefix(tensors, f"{prefix}v_").items()}
+        bias = take_prefix(tensors, f"{prefix}q_") | {
+            f"v_{k}": v for k, v in take_prefix(tensors, f"{prefix}v_").items()
+        }
         if bias.keys() == {"bias", "v_bias"}:
             tensors[f"{prefix}qkv.bias"] = fuse_qkv_bias(bias["bias"], bias["v_bias"])
     position = "embeddings.position_embedding"
     if position in tensors:
-        grid = config.image_size // config.patch_size
-        tensors[position] = interpolate_position_embedding(tensors[position], grid, source=source)
+        tensors[position] = interpolate_position_embedding(tensors[position], patch_grid(config), source=source)
     if ln_vision is None:
         ln_vision = {"weight": torch.ones(config.hidden_size), "bias": torch.zeros(config.hidden_size)}
     tensors |= {f"post_layernorm.{name}": tensor for name, tensor in ln_vision.items()}

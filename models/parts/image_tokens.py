@@ -5,8 +5,8 @@ sharing need. V rows in the text embedding, S image slots, T tokens per image, H
 
     id = V + (generation * S + slot) * T + offset        row in the bank = (id - V) mod (S * T)
 
-The generation of a slot grows whenever it takes another image, so an id never means two images: caches keyed by ids stay
-right while slots are recycled (least recently used first, never one in use).
+The generation of a slot grows whenever it takes another image, so an id never means two images: caches keyed by ids
+stay right while slots are recycled (least recently used first, never one in use).
 """
 
 from __future__ import annotations
@@ -148,8 +148,9 @@ class ImageBank:
         deadline = time.monotonic() + timeout
         with self._changed:
             while not self._fits(wanted):
-                if not self._changed.wait(timeout=max(0.0, deadline - time.monotonic())) and time.monotonic() >= deadline:
+                if (left := deadline - time.monotonic()) <= 0:
                     raise Busy("All image places are in use by other chats; try again in a moment.")
+                self._changed.wait(left)
             return PinnedImages(self, self._take(wanted))
 
     def reset(self) -> None:

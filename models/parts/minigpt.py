@@ -1,16 +1,35 @@
-"""The Llama language model of the MiniGPT families as a `Part`, and checks that a MiniGPT checkpoint belongs to it."""
+"""What the MiniGPT families share: their Llama as a `Part`, the checks of their stage checkpoint, and the assembly."""
 
 from __future__ import annotations
 
-from torch import Tensor
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedConfig
+from collections.abc import Mapping
 
+from torch import Tensor, nn
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedConfig, PreTrainedModel
+
+from models.config import FamilyConfig
 from models.errors import CheckpointMismatch, ConfigError
+from models.model_info import ModelInfo
+from models.parts.eva_vision import EvaVisionTower
+from models.preprocessing import SquareResize
+from models.prompt import PromptFormat
 from models.released import ReleasedFiles
+from models.sentencepiece_tokenizer import SentencePieceTokenizer
+from models.tasks import Task
+from models.vision_language_model import VisionLanguageModel
 from models.weights import Drop, Lora, Part, Tensors, rename
 
 # Left behind in MiniGPT checkpoints by the original saver, which keeps every buffer.
 MINIGPT_BUFFERS = Drop(r"rotary_emb\.inv_freq$|embeddings\.position_ids$", why="a buffer that is computed, not loaded")
+
+LLAMA2_SOURCE = (
+    "Llama-2-7b-chat is at https://huggingface.co/meta-llama/Llama-2-7b-chat-hf (accept its licence there first)."
+)
+EVA_SOURCE = (
+    "Download https://storage.googleapis.com/sfr-vision-language-research/LAVIS/models/BLIP2/eva_vit_g.pth"
+    " into checkpoints/."
+)
+REPOSITORY = "https://github.com/Vision-CAIR/MiniGPT-4"
 
 _SIZES = {4096: "7B", 5120: "13B"}
 
@@ -70,3 +89,37 @@ def check_nothing_left(checkpoint: Tensors, *, source: str) -> None:
             f"{source}: {len(checkpoint)} tensors fit nothing in this family (first: {min(checkpoint)}). "
             "Is it the checkpoint of another family? Choose its YAML."
         )
+
+
+def assemble_minigpt(
+    config: FamilyConfig,
+    files: ReleasedFiles,
+    modules: Mapping[str, nn.Module],
+    *,
+    prompt_format: PromptFormat,
+    tasks: tuple[Task, ...],
+    num_image_tokens: int,
+) -> VisionLanguageModel:
+    """EVA tower, connector and Llama, with the sentencepiece tokenizer and the square resize that all of them use."""
+    tower, llm = modules["vision_tower"], modules["language_model"]
+    assert isinstance(tower, EvaVisionTower)
+    assert isinstance(llm, PreTrainedModel)
+    return VisionLanguageModel(
+        vision_tower=tower,
+        vision_features=tower.features,
+        connector=modules["connector"],
+        language_model=llm,
+        tokenizer=SentencePieceTokenizer(files.path("language_model") / "tokenizer.model"),
+        image_processor=SquareResize(tower.image_size),
+        prompt_format=prompt_format,
+        num_image_tokens=num_image_tokens,
+        info=ModelInfo(
+            name=config.name or config.family,
+            family=config.family,
+            tasks=tasks,
+            sampling=config.sampling,
+            description=config.description,
+            is_toy=config.is_toy,
+            context_tokens=config.context_tokens,
+        ),
+    )

@@ -1,0 +1,150 @@
+"""The YAML: strict keys, overrides, placeholders, and eval configs of the original repository."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from models.checkpoints import find_local, needed_files, resolve
+from models.config import load_config
+from models.errors import CheckpointMissing, ConfigError, MiniVLMError
+from models.families import minigpt4, minigpt_v2
+
+V2 = "family: minigpt_v2\ncheckpoint: a.pth\n"
+
+
+def write(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "model.yaml"
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (V2 + "chekpoint: b.pth", r"unknown key 'chekpoint'; known keys: .*checkpoint"),
+        ("family: minigpt_v2", r"missing key 'checkpoint'"),
+        ("family: minigpt_v9\ncheckpoint: a", r"unknown family 'minigpt_v9'; available: .*minigpt_v2"),
+        ("checkpoint: a", r"'family' is missing"),
+        (V2 + "image_size: large", r"image_size is 'large'; it must be int"),
+        (V2 + "image_size: true", r"image_size is True"),
+        (V2 + "dtype: int4", r"dtype is 'int4'; choose one of auto"),
+        (V2 + "sampling: {temprature: 1}", r"sampling: unknown key 'temprature'"),
+        (V2 + "sampling: 3", r"sampling is 3; it must be a mapping"),
+        ("family: minigpt4\ncheckpoint: a\nlanguage_model: b\nconversation: x", r"conversation is 'x'"),
+        ("a: [1", r"line 1: not valid YAML"),
+        ("- a\n- b", r"expected keys and values"),
+        ("model: {arch: minigpt_v2, ckpt: a, nonsense: 1}", r"unknown key 'model.nonsense'"),
+    ],
+)
+def test_mistakes_are_named_in_one_line(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as error:
+        load_config(write(tmp_path, text))
+    assert "\n" not in str(error.value)
+
+
+def test_a_missing_yaml_lists_its_neighbours(tmp_path: Path) -> None:
+    write(tmp_path, V2)
+    with pytest.raises(ConfigError, match=r"other.yaml not found. In .*: model.yaml"):
+        load_config(tmp_path / "other.yaml")
+
+
+def test_overrides(tmp_path: Path) -> None:
+    path = write(tmp_path, V2)
+    config = load_config(path, ["sampling.temperature=0", "image_size=224", "checkpoint=b.pth"])
+    assert isinstance(config, minigpt_v2.Config)
+    assert (config.sampling.temperature, config.image_size, config.checkpoint) == (0.0, 224, "b.pth")
+    for bad in ("image_size", "=3", "family.x=1", "image_size={"):
+        with pytest.raises(ConfigError, match="--options"):
+            load_config(path, [bad])
+
+
+@pytest.mark.parametrize("value", ["please set this value to the path of ckpt", "/path/to/checkpoint/", "", "xxx"])
+def test_placeholders_are_recognised(tmp_path: Path, value: str) -> None:
+    config = load_config(write(tmp_path, f"family: minigpt_v2\ncheckpoint: {value!r}"))
+    with pytest.raises(ConfigError, match=r"placeholder .*Download"):
+        resolve(config, "checkpoint")
+
+
+def test_files_are_found_beside_the_yaml_and_by_base_name(tmp_path: Path) -> None:
+    config = load_config(write(tmp_path, V2 + "language_model: someone/llama"))
+    (tmp_path / "llama").mkdir()
+    assert find_local("someone/llama", config) == tmp_path / "llama"
+    (tmp_path / "someone" / "llama").mkdir(parents=True)
+    assert resolve(config, "language_model") == tmp_path / "someone" / "llama"
+    with pytest.raises(CheckpointMissing, match=r"checkpoint: a.pth not found .*Download minigptv2_checkpoint.pth"):
+        resolve(config, "checkpoint")
+    assert {file.key for file in needed_files(config)} == {"language_model", "vision_tower", "checkpoint"}
+
+
+def test_a_hub_id_that_cannot_be_downloaded_is_one_line(tmp_path: Path) -> None:
+    config = load_config(write(tmp_path, V2 + "language_model: someone/nowhere"))
+    with pytest.raises(MiniVLMError, match="someone/nowhere") as error:
+        resolve(config, "language_model")
+    assert "\n" not in str(error.value)
+
+
+ORIGINAL_V2 = """
+model:
+  arch: minigpt_v2
+  model_type: pretrain
+  max_txt_len: 500
+  end_sym: "</s>"
+  low_resource: True
+  prompt_template: '[INST] {} [/INST]'
+  ckpt: "/data/minigptv2.pth"
+  lora_r: 64
+  lora_alpha: 16
+
+datasets:
+  cc_sbu_align:
+    vis_processor:
+      train:
+        name: "blip2_image_eval"
+        image_size: 448
+    text_processor:
+      train:
+        name: "blip_caption"
+
+run:
+  task: image_text_pretrain
+"""
+ORIGINAL_MINIGPT4 = """
+model:
+  arch: minigpt4
+  model_type: {model_type}
+  max_txt_len: 160
+  end_sym: "###"
+  low_resource: False
+  prompt_template: '###Human: {{}} ###Assistant: '
+  ckpt: '/data/prerained_minigpt4_7b.pth'
+
+datasets:
+  cc_sbu_align:
+    vis_processor:
+      train:
+        name: "blip2_image_eval"
+        image_size: 224
+run:
+  task: image_text_pretrain
+"""
+
+
+def test_original_minigpt_v2_config(tmp_path: Path) -> None:
+    config = load_config(write(tmp_path, ORIGINAL_V2), ["model.llama_model=/data/llama"])
+    assert isinstance(config, minigpt_v2.Config)
+    assert (config.checkpoint, config.language_model) == ("/data/minigptv2.pth", "/data/llama")
+    assert (config.image_size, config.lora_rank, config.lora_alpha, config.quantization) == (448, 64, 16.0, "8bit")
+
+
+@pytest.mark.parametrize(
+    ("model_type", "conversation", "has_qformer"),
+    [("pretrain_vicuna0", "vicuna_v0", True), ("pretrain_llama2", "llama_2", False)],
+)
+def test_original_minigpt4_config(tmp_path: Path, model_type: str, conversation: str, has_qformer: bool) -> None:
+    config = load_config(write(tmp_path, ORIGINAL_MINIGPT4.format(model_type=model_type)))
+    assert isinstance(config, minigpt4.Config)
+    assert (config.conversation, config.has_qformer, config.image_size) == (conversation, has_qformer, 224)
+    assert config.quantization == "none"
+    assert ("qformer" in {file.key for file in needed_files(config)}) == has_qformer

@@ -1,0 +1,114 @@
+"""Every released variant at full size, on the meta device: each parameter has a tensor, each tensor a use."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from models.config import FamilyConfig, family_module, load_config
+from models.devices import weight_bytes
+from models.errors import CheckpointMismatch
+from models.loader import check_parts
+from models.released import ReleasedFiles
+from models.weights import Part, Tensors
+
+ROOT = Path(__file__).resolve().parents[2]
+LAYOUTS = ROOT / "tests" / "data" / "layouts" / "minigpt4"
+
+LLAMA_7B = {"hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "num_attention_heads": 32}
+LLAMA_13B = {"hidden_size": 5120, "intermediate_size": 13824, "num_hidden_layers": 40, "num_attention_heads": 40}
+LANGUAGE_MODELS = {
+    "Vision-CAIR/vicuna-7b": LLAMA_7B | {"vocab_size": 32001},
+    "Vision-CAIR/vicuna": LLAMA_13B | {"vocab_size": 32001},
+    "meta-llama/Llama-2-7b-chat-hf": LLAMA_7B | {"vocab_size": 32000},
+}
+CHECKPOINT_LAYOUTS = {
+    "minigpt4_vicuna0_7b": "minigpt4_vicuna0_7b",
+    "minigpt4_vicuna0_13b": "minigpt4_vicuna0_13b",
+    "minigpt4_llama2_7b": "minigpt4_llama2_7b",
+    "minigpt_v2": "minigpt_v2",
+    "minigpt_v2_stage2": "minigpt_v2",
+    "minigpt_v2_stage3": "minigpt_v2",
+}
+
+
+class LayoutFiles(ReleasedFiles):
+    """Released files as names and shapes on the meta device."""
+
+    def __init__(self, config: FamilyConfig, layouts: dict[str, str]) -> None:
+        super().__init__(config)
+        self.config, self.layouts = config, layouts
+
+    def source(self, key: str) -> str:
+        return f"{key} ({getattr(self.config, key)})"
+
+    def language_model_config(self, key: str) -> LlamaConfig:
+        return LlamaConfig.from_dict(LANGUAGE_MODELS[getattr(self.config, key)])
+
+    def tensors(self, key: str) -> Tensors:
+        if key == "language_model":
+            with torch.device("meta"):
+                return dict(LlamaForCausalLM(self.language_model_config(key)).state_dict())
+        shapes = json.loads((LAYOUTS / f"{self.layouts[key]}.json").read_text())
+        return {
+            name: torch.empty(shape, dtype=getattr(torch, dtype), device="meta")
+            for name, (shape, dtype) in shapes.items()
+        }
+
+
+def parts_of(name: str, checkpoint: str | None = None) -> tuple[FamilyConfig, dict[str, Part]]:
+    config = load_config(ROOT / "eval_configs" / f"{name}.yaml")
+    layouts = {
+        "vision_tower": "eva_vit_g",
+        "qformer": "blip2_pretrained_flant5xxl",
+        "checkpoint": checkpoint or CHECKPOINT_LAYOUTS[name],
+    }
+    parts: dict[str, Part] = family_module(config.family, source=name).parts(config, LayoutFiles(config, layouts))
+    return config, parts
+
+
+@pytest.mark.parametrize("name", CHECKPOINT_LAYOUTS)
+def test_released_variant_is_complete(name: str) -> None:
+    _, parts = parts_of(name)
+    check_parts(parts)
+
+
+def test_no_layout_is_forgotten() -> None:
+    used = {"eva_vit_g", "blip2_pretrained_flant5xxl", *CHECKPOINT_LAYOUTS.values()}
+    assert used == {path.stem for path in LAYOUTS.glob("*.json")}
+
+
+@pytest.mark.parametrize(
+    ("name", "checkpoint", "message"),
+    [
+        ("minigpt4_vicuna0_7b", "minigpt4_vicuna0_13b", "13B language model .* is a 7B one"),
+        ("minigpt4_vicuna0_13b", "minigpt4_vicuna0_7b", "7B language model .* is a 13B one"),
+        ("minigpt4_vicuna0_7b", "minigpt4_llama2_7b", "without a Q-Former"),
+        ("minigpt4_llama2_7b", "minigpt4_vicuna0_7b", "with a Q-Former"),
+        ("minigpt4_llama2_7b", "minigpt_v2", "it is MiniGPT-v2"),
+        ("minigpt_v2", "minigpt4_llama2_7b", "no LoRA tensors"),
+        ("minigpt_v2", "eva_vit_g", "no LoRA tensors"),
+        ("minigpt4_vicuna0_7b", "eva_vit_g", "not a MiniGPT-4 or MiniGPT-v2 checkpoint"),
+    ],
+)
+def test_a_wrong_pair_of_files_is_explained(name: str, checkpoint: str, message: str) -> None:
+    with pytest.raises(CheckpointMismatch, match=message):
+        parts_of(name, checkpoint)
+
+
+@pytest.mark.parametrize(
+    ("quantization", "gigabytes"),
+    # 6.74 B Llama values, of which 0.26 B in embeddings and head stay 16-bit, and about 1 B of EVA ViT-g.
+    [
+        ("none", 2 * (6.738 + 0.986)),
+        ("8bit", 6.476 + 2 * (0.262 + 0.986)),
+        ("4bit", 6.476 * 0.5625 + 2 * (0.262 + 0.986)),
+    ],
+)
+def test_memory_estimate_of_the_full_size(quantization: str, gigabytes: float) -> None:
+    _, parts = parts_of("minigpt_v2")
+    assert weight_bytes(parts.values(), torch.float16, quantization) / 1e9 == pytest.approx(gigabytes, rel=0.02)

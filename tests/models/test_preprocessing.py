@@ -1,0 +1,36 @@
+"""Pixels as the originals prepared them, with any Pillow."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from models.preprocessing import CLIP_MEAN, CLIP_STD, SquareResize
+
+DATA = Path(__file__).resolve().parents[1] / "data" / "preprocess"
+CASES = json.loads((DATA / "expected.json").read_text())["cases"]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case['image']}-{case['target']}")
+def test_resize_gives_the_recorded_bytes(case: dict[str, Any]) -> None:
+    pixel_values = SquareResize(case["target"])(Image.open(DATA / case["image"]))
+    std, mean = (torch.tensor(values).view(3, 1, 1) for values in (CLIP_STD, CLIP_MEAN))
+    pixels = ((pixel_values * std + mean) * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
+    assert pixels.sum(dtype=np.int64) == case["sum"]
+    assert hashlib.md5(np.ascontiguousarray(pixels).tobytes()).hexdigest() == case["md5_of_uint8_hwc"]
+
+
+def test_key_depends_on_content_alone() -> None:
+    resize = SquareResize(56)
+    image = Image.open(DATA / "tall.png").convert("RGB")
+    other = image.copy()
+    other.putpixel((3, 4), (1, 2, 3))
+    assert resize.key(image) == resize.key(image.copy())
+    assert len({resize.key(image), resize.key(other), SquareResize(112).key(image)}) == 3
