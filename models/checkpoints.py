@@ -14,7 +14,7 @@ CHECKPOINTS_DIR = Path(__file__).resolve().parent.parent / "checkpoints"
 
 _PLACEHOLDER = re.compile(r"please set|path[ _/]to|^/?path/|your[ _/-]|^<.*>$|^\s*$|^x{3,}$", re.IGNORECASE)
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-_MODEL_FILES = ["*.json", "*.model", "*.safetensors", "*.bin", "*.txt", "*.tiktoken"]
+_MODEL_FILES = ["*.json", "*.model", "*.safetensors", "*.txt", "*.tiktoken"]
 
 
 @dataclass(frozen=True)
@@ -67,13 +67,16 @@ def resolve(config: FamilyConfig, key: str) -> Path:
 
 
 def _download(repository: str, *, where: str, hint: str) -> Path:
+    """The folder of a hub repository in the local cache, downloaded where it is not there yet."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 
     try:
-        # A folder with safetensors usually holds the same weights as .bin too; take one set.
-        patterns = [pattern for pattern in _MODEL_FILES if pattern != "*.bin" or not _has_safetensors(repository)]
-        return Path(snapshot_download(repository, allow_patterns=patterns))
+        folder = Path(snapshot_download(repository, allow_patterns=_MODEL_FILES))
+        if not any(folder.glob("*.safetensors")):
+            # Many repositories hold the same weights twice; the pickled ones are taken only where there are no others.
+            snapshot_download(repository, allow_patterns="*.bin")
+        return folder
     except GatedRepoError as error:
         raise CheckpointMissing(
             f"{where}: {repository} is gated; accept its licence on its hub page, then run `hf auth login`. {hint}"
@@ -85,12 +88,6 @@ def _download(repository: str, *, where: str, hint: str) -> Path:
             f"{where}: {repository} is not on this machine and the hub can't be reached "
             f"({type(error).__name__}). {hint}"
         ) from error
-
-
-def _has_safetensors(repository: str) -> bool:
-    from huggingface_hub import HfApi
-
-    return any(name.endswith(".safetensors") for name in HfApi().list_repo_files(repository))
 
 
 def _neighbours(value: str) -> str:
