@@ -41,6 +41,8 @@ def llama_part(files: ReleasedFiles, *, lora: Lora | None = None) -> Part:
         raise ConfigError(
             f"{files.source('language_model')}: this family needs a Llama or Vicuna model, found {config.model_type!r}."
         )
+    if config.pad_token_id is not None and not 0 <= config.pad_token_id < config.vocab_size:
+        config.pad_token_id = None  # Vicuna v0 says -1; nothing here pads with it
     return Part(
         name="language model",
         source=files.source("language_model"),
