@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 from transformers import AutoConfig, PreTrainedConfig
 
@@ -30,12 +32,23 @@ class ReleasedFiles:
         """Every tensor in the file or folder, by released name, memory-mapped."""
         return dict(read_tensors(self.path(key)))
 
-    def language_model_config(self, key: str) -> PreTrainedConfig:
-        """The folder's config.json as a transformers configuration."""
+    def config_values(self, key: str) -> dict[str, Any]:
+        """The folder's config.json as it stands."""
         folder = self.path(key)
-        if not (folder / "config.json").is_file():
+        file = folder / "config.json"
+        if not file.is_file():
             raise CheckpointMissing(f"{folder} has no config.json; {key} must be a transformers model folder.")
         try:
-            return AutoConfig.from_pretrained(folder)
-        except (ValueError, OSError, KeyError) as error:
-            raise CheckpointCorrupt(f"{folder / 'config.json'} can't be used: {str(error).splitlines()[0]}") from error
+            values: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        except (ValueError, OSError) as error:
+            raise CheckpointCorrupt(f"{file} can't be used: {str(error).splitlines()[0]}") from error
+        return values
+
+    def language_model_config(self, key: str) -> PreTrainedConfig:
+        """The folder's config.json as a transformers configuration."""
+        values = self.config_values(key)
+        try:
+            return AutoConfig.for_model(**values)
+        except (ValueError, TypeError, KeyError) as error:
+            file = self.path(key) / "config.json"
+            raise CheckpointCorrupt(f"{file} can't be used: {str(error).splitlines()[0]}") from error

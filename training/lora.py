@@ -13,7 +13,8 @@ def attach_lora(model: VisionLanguageModel, *, dropout: float = 0.05) -> dict[st
     """Put `model.lora` (see `load_model(keep_lora=True)`) into trainable adapters.
 
     Returns the trainable parameters by the name of the weight they update, with `.lora_A` / `.lora_B` for the suffix.
-    Raises ValueError if the model was loaded with its LoRA merged.
+    Weights whose updates share one A in the checkpoint (a fused q, k, v) share one parameter. Raises ValueError if the
+    model was loaded with its LoRA merged.
     """
     lora = model.lora
     if lora is None:
@@ -28,12 +29,14 @@ def attach_lora(model: VisionLanguageModel, *, dropout: float = 0.05) -> dict[st
     )
     inject_adapter_in_model(config, model.language_model)
     trainable: dict[str, nn.Parameter] = {}
+    parameters: dict[int, nn.Parameter] = {}
     for name, (lora_a, lora_b) in lora.pairs.items():
         layer = model.language_model.get_submodule(name.removesuffix(".weight"))
         for suffix, tensor in (("lora_A", lora_a), ("lora_B", lora_b)):
-            parameter = getattr(layer, suffix)["default"].weight
+            linear = getattr(layer, suffix)["default"]
+            parameter = parameters.setdefault(id(tensor), linear.weight)
             with torch.no_grad():
                 parameter.copy_(tensor)
-            parameter.requires_grad_(True)
+            linear.weight = parameter.requires_grad_(True)
             trainable[name.removesuffix(".weight") + f".{suffix}"] = parameter
     return trainable

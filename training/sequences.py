@@ -41,16 +41,17 @@ class Batch:
 
 
 def conversation_answers(
-    questions: Sequence[str], answers: Sequence[str], *, end: str, template: str
+    questions: Sequence[str], answers: Sequence[str], *, end: str, template: str, bos: str = "<s>"
 ) -> tuple[tuple[str, bool], ...]:
     """The predicted part of a conversation: answer 1, then each later question (not predicted) and its answer.
 
+    `bos` is the text of the tokenizer's BOS, which goes before each later question.
     Source: `minigpt_base.py`, `prepare_conversation`-style datasets (`conv_q`, `conv_a`).
     """
     pieces: list[tuple[str, bool]] = []
     for index, (question, answer) in enumerate(zip(questions, answers, strict=True)):
         if index:
-            pieces.append(("<s>" + template.format(question), False))
+            pieces.append((bos + template.format(question), False))
         pieces.append((answer + end, True))
     return tuple(pieces)
 
@@ -67,15 +68,15 @@ def make_batch(
     Answers are cut to `max_text_tokens` and prompts to `max_prompt_tokens`, at their right ends.
     """
     rows = [_row(model, sample, max_text_tokens, max_prompt_tokens) for sample in samples]
-    length = max(len(ids) for ids, _ in rows)
+    length = max(len(ids) for ids, _, _ in rows)
     # Padding is masked and comes last, so its id has no effect; 0 exists in every vocabulary.
     input_ids = torch.zeros(len(rows), length, dtype=torch.long)
     labels = torch.full((len(rows), length), IGNORED_LABEL)
     mask = torch.zeros(len(rows), length, dtype=torch.long)
-    for row, (ids, targets) in enumerate(rows):
+    for row, (ids, targets, seen) in enumerate(rows):
         input_ids[row, : len(ids)] = torch.tensor(ids)
         labels[row, : len(ids)] = torch.tensor(targets)
-        mask[row, : len(ids)] = 1
+        mask[row, : len(ids)] = torch.tensor(seen)
     images = [sample.image for sample in samples if sample.image is not None]
     pixel_values = model.pixel_values(images).to(model.device) if images else None
     return Batch(input_ids.to(model.device), mask.to(model.device), labels.to(model.device), pixel_values)
@@ -83,8 +84,8 @@ def make_batch(
 
 def _row(
     model: VisionLanguageModel, sample: Sample, max_text_tokens: int, max_prompt_tokens: int
-) -> tuple[list[int], list[int]]:
-    """Ids and labels of one sample, without padding."""
+) -> tuple[list[int], list[int], list[bool]]:
+    """Ids, labels and attention mask of one sample, without padding."""
     encode, pad = model.tokenizer.encode, model.tokenizer.pad_token_id
     prompt: list[int] = []
     for index, chunk in enumerate(sample.prompt.split(IMAGE_SLOT)):
@@ -99,4 +100,6 @@ def _row(
         answer += ids
         labels += [token if is_predicted and token != pad else IGNORED_LABEL for token in ids]
     answer, labels = answer[:max_text_tokens], labels[:max_text_tokens]
-    return prompt + answer, [IGNORED_LABEL] * len(prompt) + labels
+    # In conversations the reference takes the pad id for padding wherever it stands (TinyGPT-V's BOS is that id).
+    seen = [len(sample.answers) == 1 or token != pad for token in answer]
+    return prompt + answer, [IGNORED_LABEL] * len(prompt) + labels, [True] * len(prompt) + seen

@@ -15,9 +15,10 @@ from torch import nn
 from models.config import FamilyConfig, released_file
 from models.conversation import Sampling
 from models.errors import CheckpointMismatch, ConfigError
-from models.parts.connectors import PatchMergeProjector, QFormerConnector, qformer_config, qformer_tensors
+from models.parts.connectors import BLIP2_UNUSED, PatchMergeProjector, QFormerConnector, qformer_config, qformer_tensors
 from models.parts.eva_vision import eva_vision_config, eva_vision_part, num_patches
 from models.parts.minigpt import (
+    BLIP2_SOURCE,
     EVA_SOURCE,
     LLAMA2_SOURCE,
     MINIGPT_BUFFERS,
@@ -27,51 +28,15 @@ from models.parts.minigpt import (
     check_projection,
     llama_part,
 )
-from models.prompt import PromptFormat
+from models.parts.minigpt_chat import DESCRIBING_TASKS, LLAMA_2, VICUNA_V0
 from models.released import ReleasedFiles
-from models.tasks import Task
+from models.sentencepiece_tokenizer import SentencePieceTokenizer
 from models.vision_language_model import VisionLanguageModel
-from models.weights import Drop, Part, Tensors, rename, take_lora, take_prefix
+from models.weights import Part, Tensors, rename, take_lora, take_prefix
 
 MERGED_PATCHES = 4
 
-_SYSTEM = (
-    "Give the following image: <Img>ImageContent</Img>. "
-    "You will be able to see the image once I provide it to you. Please answer my questions."
-)
-_RESERVED = ("<s>", "</s>", "<unk>", "<ImageHere>", "<Img>", "</Img>")
-
-PROMPTS = {
-    # `CONV_VISION_Vicuna0`
-    "vicuna_v0": PromptFormat(
-        system=_SYSTEM + "###",
-        user_prefix="Human: ",
-        user_suffix="###",
-        assistant_prefix="Assistant: ",
-        assistant_suffix="###",
-        stop_strings=("###",),
-        answer_starts_after="Assistant:",
-        reserved=(*_RESERVED, "###"),
-    ),
-    # `CONV_VISION_LLama2`
-    "llama_2": PromptFormat(
-        system=_SYSTEM,
-        user_prefix="<s>[INST] ",
-        assistant_prefix=" [/INST] ",
-        stop_strings=("###",),
-        answer_starts_after="Assistant:",
-        reserved=(*_RESERVED, "[INST]", "[/INST]"),
-    ),
-}
-
-TASKS = (
-    Task(label="Chat", prompt="", hint="Type whatever you want to know about the image."),
-    Task(label="Describe", prompt="Describe this image in detail.", hint="A detailed description of the image."),
-    Task(label="Story", prompt="Tell a short story about this image.", hint="Something to read about the image."),
-    Task(label="What is odd?", prompt="What is unusual about this image?", hint="What does not belong there."),
-)
-
-_BLIP2_UNUSED = Drop(r"^(t5_proj|t5_model|opt_proj|visual_encoder)\.", why="of BLIP-2's own language model and tower")
+PROMPTS = {"vicuna_v0": VICUNA_V0, "llama_2": LLAMA_2}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,11 +48,7 @@ class Config(FamilyConfig):
         f" (13B); {LLAMA2_SOURCE}"
     )
     vision_tower: str = released_file(EVA_SOURCE, default="eva_vit_g.pth")
-    qformer: str | None = released_file(
-        "Download https://storage.googleapis.com/sfr-vision-language-research/LAVIS/models/BLIP2/"
-        "blip2_pretrained_flant5xxl.pth into checkpoints/.",
-        default="blip2_pretrained_flant5xxl.pth",
-    )
+    qformer: str | None = released_file(BLIP2_SOURCE, default="blip2_pretrained_flant5xxl.pth")
     checkpoint: str = released_file(f"Download it from {REPOSITORY} (README, MiniGPT-4) into checkpoints/minigpt4/.")
     conversation: str = "vicuna_v0"
     has_qformer: bool = True
@@ -113,7 +74,7 @@ def parts(config: Config, files: ReleasedFiles) -> dict[str, Part]:
     if take_lora(checkpoint, prefix="llama_model.", alpha=1.0):
         raise CheckpointMismatch(f"{source} has LoRA tensors: it is MiniGPT-v2; use eval_configs/minigpt_v2.yaml.")
     # Tensors trained along with the projection win over the files they started from, as in the original loader.
-    frozen = rename(files.tensors("qformer"), (_BLIP2_UNUSED,)) if config.has_qformer else {}
+    frozen = rename(files.tensors("qformer"), (BLIP2_UNUSED,)) if config.has_qformer else {}
     frozen |= {name: checkpoint.pop(name) for name in list(checkpoint) if not name.startswith("llama_proj.")}
     eva = files.tensors("vision_tower") | take_prefix(frozen, "visual_encoder.")
     ln_vision = take_prefix(frozen, "ln_vision.") or None
@@ -163,9 +124,9 @@ def assemble(config: Config, files: ReleasedFiles, modules: Mapping[str, nn.Modu
     vision = eva_vision_config(config.image_size, config.vision_config)
     return assemble_minigpt(
         config,
-        files,
         modules,
+        tokenizer=SentencePieceTokenizer(files.path("language_model") / "tokenizer.model"),
         prompt_format=PROMPTS[config.conversation],
-        tasks=TASKS,
+        tasks=DESCRIBING_TASKS,
         num_image_tokens=config.num_query_tokens if config.has_qformer else num_patches(vision) // MERGED_PATCHES,
     )

@@ -26,66 +26,13 @@ from models.parts.minigpt import (
     check_projection,
     llama_part,
 )
-from models.prompt import PromptFormat
+from models.parts.minigpt_chat import GROUNDING_TASKS, MINIGPT_V2
 from models.released import ReleasedFiles
-from models.tasks import Task
+from models.sentencepiece_tokenizer import SentencePieceTokenizer
 from models.vision_language_model import VisionLanguageModel
 from models.weights import Part, rename, take_lora, take_prefix
 
 MERGED_PATCHES = 4
-
-# `CONV_VISION_minigptv2`: BOS is written out and added by the tokenizer as well, so prompts begin with two.
-PROMPT = PromptFormat(
-    user_prefix="<s>[INST] ",
-    assistant_prefix=" [/INST]",
-    stop_strings=("###",),
-    answer_starts_after="Assistant:",
-    reserved=("<s>", "</s>", "<unk>", "<ImageHere>", "<Img>", "</Img>", "[INST]", "[/INST]"),
-)
-
-TASKS = (
-    Task(label="Chat", prompt="", hint="Type whatever you want to know about the image."),
-    Task(
-        label="Caption",
-        identifier="[caption]",
-        prompt="[caption] Briefly describe this image.",
-        hint="A short description of the whole image.",
-    ),
-    Task(
-        label="Question",
-        identifier="[vqa]",
-        prompt="[vqa] ",
-        hint="Type a question to get a short answer.",
-    ),
-    Task(
-        label="Grounding",
-        identifier="[grounding]",
-        prompt="[grounding] describe this image in detail",
-        hint="A description in which every phrase comes with its box.",
-        gives_boxes=True,
-    ),
-    Task(
-        label="Refer",
-        identifier="[refer]",
-        prompt="[refer] ",
-        hint="Type a phrase for one object in the image to see where it is.",
-        gives_boxes=True,
-    ),
-    Task(
-        label="Detection",
-        identifier="[detection]",
-        prompt="[detection] ",
-        hint="Type a kind of object, or a caption, to see every place where it occurs.",
-        gives_boxes=True,
-    ),
-    Task(
-        label="Identify",
-        identifier="[identify]",
-        prompt="[identify] what is this ",
-        hint="Draw a box on the image, then send.",
-        takes_box=True,
-    ),
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,9 +93,9 @@ def assemble(config: Config, files: ReleasedFiles, modules: Mapping[str, nn.Modu
     vision = eva_vision_config(config.image_size, config.vision_config)
     return assemble_minigpt(
         config,
-        files,
         modules,
-        prompt_format=PROMPT,
-        tasks=TASKS,
+        tokenizer=SentencePieceTokenizer(files.path("language_model") / "tokenizer.model"),
+        prompt_format=MINIGPT_V2,
+        tasks=GROUNDING_TASKS,
         num_image_tokens=num_patches(vision) // MERGED_PATCHES,
     )

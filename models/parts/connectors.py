@@ -6,6 +6,7 @@ B images, P patches, V vision width, Q query tokens, H language model width.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -13,6 +14,8 @@ from torch import Tensor, nn
 from transformers import Blip2QFormerConfig, Blip2QFormerModel
 
 from models.weights import Drop, Rename, Tensors, rename, take_prefix
+
+BLIP2_UNUSED = Drop(r"^(t5_proj|t5_model|opt_proj|visual_encoder)\.", why="of BLIP-2's own language model and tower")
 
 _QFORMER_RULES = (
     Drop(r"embeddings\.(position_ids|word_embeddings|position_embeddings)", why="the Q-Former reads no text here"),
@@ -46,14 +49,21 @@ class PatchMergeProjector(nn.Module):
 class QFormerConnector(nn.Module):
     """Learned queries read all vision tokens through a Q-Former: [B, 1 + P, V] -> [B, Q, H].
 
+    `inner_width` puts a second linear layer behind the first, with nothing between them (TinyGPT-V).
     Source: MiniGPT-4, `minigpt4.py`, `encode_img` (BLIP-2, arXiv:2301.12597).
     """
 
-    def __init__(self, *, config: Blip2QFormerConfig, num_query_tokens: int, text_width: int) -> None:
+    def __init__(
+        self, *, config: Blip2QFormerConfig, num_query_tokens: int, text_width: int, inner_width: int | None = None
+    ) -> None:
         super().__init__()
         self.qformer = Blip2QFormerModel(config)
         self.query_tokens = nn.Parameter(torch.zeros(1, num_query_tokens, config.hidden_size))
-        self.projection = nn.Linear(config.hidden_size, text_width)
+        widths = (
+            [config.hidden_size, text_width] if inner_width is None else [config.hidden_size, inner_width, text_width]
+        )
+        layers = [nn.Linear(before, after) for before, after in pairwise(widths)]
+        self.projection = layers[0] if inner_width is None else nn.Sequential(*layers)
 
     def prepare(self, features: Tensor) -> Tensor:
         """What the projection is given: [B, 1 + P, V] -> [B, Q, Q-Former width]."""

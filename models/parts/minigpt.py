@@ -14,9 +14,8 @@ from models.parts.eva_vision import EvaVisionTower
 from models.preprocessing import SquareResize
 from models.prompt import PromptFormat
 from models.released import ReleasedFiles
-from models.sentencepiece_tokenizer import SentencePieceTokenizer
 from models.tasks import Task
-from models.vision_language_model import VisionLanguageModel
+from models.vision_language_model import Tokenizer, VisionLanguageModel
 from models.weights import Drop, Lora, Part, Tensors, rename
 
 # Left behind in MiniGPT checkpoints by the original saver, which keeps every buffer.
@@ -28,6 +27,10 @@ LLAMA2_SOURCE = (
 EVA_SOURCE = (
     "Download https://storage.googleapis.com/sfr-vision-language-research/LAVIS/models/BLIP2/eva_vit_g.pth"
     " into checkpoints/."
+)
+BLIP2_SOURCE = (
+    "Download https://storage.googleapis.com/sfr-vision-language-research/LAVIS/models/BLIP2/"
+    "blip2_pretrained_flant5xxl.pth into checkpoints/."
 )
 REPOSITORY = "https://github.com/Vision-CAIR/MiniGPT-4"
 
@@ -95,14 +98,14 @@ def check_nothing_left(checkpoint: Tensors, *, source: str) -> None:
 
 def assemble_minigpt(
     config: FamilyConfig,
-    files: ReleasedFiles,
     modules: Mapping[str, nn.Module],
     *,
+    tokenizer: Tokenizer,
     prompt_format: PromptFormat,
     tasks: tuple[Task, ...],
     num_image_tokens: int,
 ) -> VisionLanguageModel:
-    """EVA tower, connector and Llama, with the sentencepiece tokenizer and the square resize that all of them use."""
+    """EVA tower, connector and language model, with the square resize that all of them use."""
     tower, llm = modules["vision_tower"], modules["language_model"]
     assert isinstance(tower, EvaVisionTower)
     assert isinstance(llm, PreTrainedModel)
@@ -111,7 +114,7 @@ def assemble_minigpt(
         vision_features=tower.features,
         connector=modules["connector"],
         language_model=llm,
-        tokenizer=SentencePieceTokenizer(files.path("language_model") / "tokenizer.model"),
+        tokenizer=tokenizer,
         image_processor=SquareResize(tower.image_size),
         prompt_format=prompt_format,
         num_image_tokens=num_image_tokens,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ from models.released import ReleasedFiles
 from models.weights import Part, Tensors
 
 ROOT = Path(__file__).resolve().parents[2]
-LAYOUTS = ROOT / "tests" / "data" / "layouts" / "minigpt4"
+LAYOUTS = ROOT / "tests" / "data" / "layouts"
 
 LLAMA_7B = {"hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "num_attention_heads": 32}
 LLAMA_13B = {"hidden_size": 5120, "intermediate_size": 13824, "num_hidden_layers": 40, "num_attention_heads": 40}
@@ -26,14 +27,35 @@ LANGUAGE_MODELS = {
     "Vision-CAIR/vicuna": LLAMA_13B | {"vocab_size": 32001},
     "meta-llama/Llama-2-7b-chat-hf": LLAMA_7B | {"vocab_size": 32000},
 }
-CHECKPOINT_LAYOUTS = {
-    "minigpt4_vicuna0_7b": "minigpt4_vicuna0_7b",
-    "minigpt4_vicuna0_13b": "minigpt4_vicuna0_13b",
-    "minigpt4_llama2_7b": "minigpt4_llama2_7b",
-    "minigpt_v2": "minigpt_v2",
-    "minigpt_v2_stage2": "minigpt_v2",
-    "minigpt_v2_stage3": "minigpt_v2",
+PHI_2 = {
+    "model_type": "phi", "hidden_size": 2560, "intermediate_size": 10240, "num_hidden_layers": 32,
+    "num_attention_heads": 32, "vocab_size": 51200, "partial_rotary_factor": 0.4, "tie_word_embeddings": False,
+}  # fmt: skip
+# YAML and the layout of its checkpoint; every layout is in here.
+VARIANTS = {
+    "minigpt4_vicuna0_7b": ["minigpt4/minigpt4_vicuna0_7b"],
+    "minigpt4_vicuna0_13b": ["minigpt4/minigpt4_vicuna0_13b"],
+    "minigpt4_llama2_7b": ["minigpt4/minigpt4_llama2_7b"],
+    "minigpt_v2": ["minigpt4/minigpt_v2"],
+    "minigpt_v2_stage2": ["minigpt4/minigpt_v2"],
+    "minigpt_v2_stage3": ["minigpt4/minigpt_v2"],
+    "tinygptv_stage1": [
+        "tinygpt_v/TinyGPT-V_for_Stage1.pth",
+        "tinygpt_v/TinyGPT-V_for_Stage1.pth.no-lora-variant",
+    ],
+    "tinygptv_stage2": ["tinygpt_v/TinyGPT-V_for_Stage2.pth"],
+    "tinygptv_stage3": ["tinygpt_v/TinyGPT-V_for_Stage3.pth"],
+    "tinygptv_stage4": [
+        "tinygpt_v/TinyGPT-V_for_Stage4.pth",
+        "tinygpt_v/TinyGPT-V_for_Stage4.pth.trained-qformer-variant",
+    ],
 }
+EVA = {"minigpt": "minigpt4/eva_vit_g", "tinygpt": "tinygpt_v/eva_vit_g.pth"}
+BLIP2 = {"minigpt": "minigpt4/blip2_pretrained_flant5xxl", "tinygpt": "tinygpt_v/blip2_pretrained_flant5xxl.pth"}
+PHI_2_FOLDER = "tinygpt_v/phi-2-fused-folder"
+each_variant = pytest.mark.parametrize(
+    ("name", "checkpoint"), [(name, layout) for name, layouts in VARIANTS.items() for layout in layouts]
+)
 
 
 class LayoutFiles(ReleasedFiles):
@@ -49,8 +71,12 @@ class LayoutFiles(ReleasedFiles):
     def language_model_config(self, key: str) -> LlamaConfig:
         return LlamaConfig.from_dict(LANGUAGE_MODELS[getattr(self.config, key)])
 
+    def config_values(self, key: str) -> dict[str, Any]:
+        assert getattr(self.config, key) == "microsoft/phi-2"
+        return PHI_2
+
     def tensors(self, key: str) -> Tensors:
-        if key == "language_model":
+        if key == "language_model" and key not in self.layouts:
             with torch.device("meta"):
                 return dict(LlamaForCausalLM(self.language_model_config(key)).state_dict())
         shapes = json.loads((LAYOUTS / f"{self.layouts[key]}.json").read_text())
@@ -60,26 +86,24 @@ class LayoutFiles(ReleasedFiles):
         }
 
 
-def parts_of(name: str, checkpoint: str | None = None) -> tuple[FamilyConfig, dict[str, Part]]:
+def parts_of(name: str, checkpoint: str) -> dict[str, Part]:
     config = load_config(ROOT / "eval_configs" / f"{name}.yaml")
-    layouts = {
-        "vision_tower": "eva_vit_g",
-        "qformer": "blip2_pretrained_flant5xxl",
-        "checkpoint": checkpoint or CHECKPOINT_LAYOUTS[name],
-    }
+    kind = name[:7]
+    layouts = {"vision_tower": EVA[kind], "qformer": BLIP2[kind], "checkpoint": checkpoint}
+    if kind == "tinygpt":
+        layouts["language_model"] = PHI_2_FOLDER
     parts: dict[str, Part] = family_module(config.family, source=name).parts(config, LayoutFiles(config, layouts))
-    return config, parts
+    return parts
 
 
-@pytest.mark.parametrize("name", CHECKPOINT_LAYOUTS)
-def test_released_variant_is_complete(name: str) -> None:
-    _, parts = parts_of(name)
-    check_parts(parts)
+@each_variant
+def test_released_variant_is_complete(name: str, checkpoint: str) -> None:
+    check_parts(parts_of(name, checkpoint))
 
 
 def test_no_layout_is_forgotten() -> None:
-    used = {"eva_vit_g", "blip2_pretrained_flant5xxl", *CHECKPOINT_LAYOUTS.values()}
-    assert used == {path.stem for path in LAYOUTS.glob("*.json")}
+    used = {*EVA.values(), *BLIP2.values(), PHI_2_FOLDER, *(v for layouts in VARIANTS.values() for v in layouts)}
+    assert used == {str(path.relative_to(LAYOUTS))[: -len(".json")] for path in LAYOUTS.glob("*/*.json")}
 
 
 @pytest.mark.parametrize(
@@ -92,12 +116,13 @@ def test_no_layout_is_forgotten() -> None:
         ("minigpt4_llama2_7b", "minigpt_v2", "it is MiniGPT-v2"),
         ("minigpt_v2", "minigpt4_llama2_7b", "no LoRA tensors"),
         ("minigpt_v2", "eva_vit_g", "no LoRA tensors"),
+        ("tinygptv_stage3", "minigpt4_vicuna0_7b", "no llama_proj2.weight; it is not a TinyGPT-V stage file"),
         ("minigpt4_vicuna0_7b", "eva_vit_g", "not a MiniGPT-4 or MiniGPT-v2 checkpoint"),
     ],
 )
 def test_a_wrong_pair_of_files_is_explained(name: str, checkpoint: str, message: str) -> None:
     with pytest.raises(CheckpointMismatch, match=message):
-        parts_of(name, checkpoint)
+        parts_of(name, f"minigpt4/{checkpoint}")
 
 
 @pytest.mark.parametrize(
@@ -110,5 +135,5 @@ def test_a_wrong_pair_of_files_is_explained(name: str, checkpoint: str, message:
     ],
 )
 def test_memory_estimate_of_the_full_size(quantization: str, gigabytes: float) -> None:
-    _, parts = parts_of("minigpt_v2")
+    parts = parts_of("minigpt_v2", "minigpt4/minigpt_v2")
     assert weight_bytes(parts.values(), torch.float16, quantization) / 1e9 == pytest.approx(gigabytes, rel=0.02)

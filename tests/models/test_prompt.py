@@ -9,7 +9,7 @@ from PIL import Image
 
 from models.conversation import Turn
 from models.errors import RequestError
-from models.families import minigpt4, minigpt_v2
+from models.parts.minigpt_chat import LLAMA_2, MINIGPT_V2, VICUNA_V0
 from models.prompt import PromptFormat
 
 IMAGE = Image.new("RGB", (8, 8))
@@ -17,7 +17,7 @@ SYSTEM = (
     "Give the following image: <Img>ImageContent</Img>. You will be able to see the image once I provide it to you. "
     "Please answer my questions."
 )
-FORMATS = {**minigpt4.PROMPTS, "minigpt_v2": minigpt_v2.PROMPT}
+FORMATS = {"vicuna_v0": VICUNA_V0, "llama_2": LLAMA_2, "minigpt_v2": MINIGPT_V2}
 EXPECTED = {
     "vicuna_v0": (
         SYSTEM + "###Human: <Img><ImageHere></Img> Describe this image.###Assistant: ",

@@ -1,0 +1,174 @@
+"""A recorded run of an original implementation, in either of the two forms the recordings have."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from safetensors.torch import load_file
+from torch import Tensor
+
+from models.conversation import Turn
+from training.sequences import Sample, conversation_answers
+
+Answers = list[tuple[tuple[str, bool], ...]]  # for each sample, its pieces of text and whether each is predicted
+
+MINIGPT_HISTORIES = {"turns": 1.0, "turns_repetition_penalty_1.05": 1.05}
+TINYGPT_HISTORIES = ("turns", "turns_with_answers_kept_in_history")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecordedTurn:
+    """One greedy answer of the reference and how it came about; `text` is None where only the ids were recorded."""
+
+    turns: list[Turn]
+    segments: list[str]
+    segment_ids: list[list[int]]
+    penalty: float
+    max_new_tokens: int
+    ids: list[int]
+    text: str | None
+    raw: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecordedStep:
+    """One training step of the reference: the batch, the loss, and the gradient norm of every trainable tensor."""
+
+    samples: list[Sample]
+    max_text_tokens: int
+    loss: float
+    gradient_norms: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A folder with case.json, training.json, expected.safetensors, pictures, weights and our config.yaml."""
+
+    folder: Path
+
+    @cached_property
+    def record(self) -> dict[str, Any]:
+        return json.loads((self.folder / "case.json").read_text())
+
+    @cached_property
+    def training(self) -> dict[str, Any]:
+        return json.loads((self.folder / "training.json").read_text())
+
+    @cached_property
+    def expected(self) -> dict[str, Tensor]:
+        return load_file(self.folder / "expected.safetensors")
+
+    @property
+    def is_tinygpt(self) -> bool:
+        """The other form of recording."""
+        return str(self.record.get("family", "")).startswith("tinygpt")
+
+    def tensor(self, *names: str) -> Tensor | None:
+        """The first of the named tensors that was recorded."""
+        return next((self.expected[name] for name in names if name in self.expected), None)
+
+    def image(self, name: str = "image.png") -> Image.Image:
+        return Image.open(self.folder / name).convert("RGB")
+
+    def histories(self) -> list[str]:
+        """Names of the recorded conversations."""
+        return [name for name in (*MINIGPT_HISTORIES, *TINYGPT_HISTORIES[1:]) if name in self.record]
+
+    def conversation(self, history: str) -> Iterator[RecordedTurn]:
+        """Every recorded answer with the turns before it as that recording had them."""
+        turns: list[Turn] = []
+        for index, record in enumerate(self.record[history]):
+            question = record["question"] if self.is_tinygpt else self.record["questions"][index]
+            turns.append(Turn("user", question, (self.image(),) if index == 0 else ()))
+            yield from self._tinygpt_turn(record, turns) if self.is_tinygpt else [self._turn(history, record, turns)]
+            # TinyGPT-V's stage-4 demo forgets its answers: their place in the history stays empty.
+            forgets = self.is_tinygpt and history == "turns" and TINYGPT_HISTORIES[1] in self.record
+            turns.append(Turn("assistant", "" if forgets else record["answer"]))
+
+    def _turn(self, history: str, record: dict[str, Any], turns: list[Turn]) -> RecordedTurn:
+        return RecordedTurn(
+            turns=list(turns),
+            segments=record["segments"],
+            segment_ids=record["segment_ids"],
+            penalty=MINIGPT_HISTORIES[history],
+            max_new_tokens=self.record["generation"]["max_new_tokens"],
+            ids=record["output_ids"][1:],  # transformers 4.30 puts one BOS in front
+            text=record["answer"],
+            raw=record["raw_decoded"],
+        )
+
+    def _tinygpt_turn(self, record: dict[str, Any], turns: list[Turn]) -> Iterator[RecordedTurn]:
+        for penalty, key in ((1.05, "greedy_ids"), (1.0, "greedy_ids_rep_penalty_1.0")):
+            yield RecordedTurn(
+                turns=list(turns),
+                segments=record["segments"],
+                segment_ids=record["segment_ids"],
+                penalty=penalty,
+                max_new_tokens=record["max_new_tokens"],
+                ids=record[key],
+                text=record["answer"] if penalty != 1 else None,
+                raw=record["raw_text"],
+            )
+
+    def steps(self) -> list[str]:
+        """Names of the recorded training steps."""
+        if self.is_tinygpt:
+            return ["batch", *(["conversation"] if "conversation_case" in self.training else [])]
+        return ["batch", *self.training.get("extra_cases", {})]
+
+    def step(self, kind: str) -> RecordedStep:
+        """One recorded training step."""
+        return self._tinygpt_step(kind) if self.is_tinygpt else self._minigpt_step(kind)
+
+    def _tinygpt_step(self, kind: str) -> RecordedStep:
+        record = self.training if kind == "batch" else self.training["conversation_case"]
+        end, template = self.training["end_sym"], "[INST] {} [/INST]"
+        if kind == "batch":
+            prompts = record["rendered_instructions"]
+            answers: Answers = [((text + end, True),) for text in record["answers"]]
+            norms = {parameter["name"]: parameter["grad_norm"] for parameter in record["trainable_parameters"]}
+        else:
+            prompts, answers = _conversations(record, end=end, template=template, bos="<|endoftext|>")
+            norms = record["grad_norms"]
+        samples = [
+            Sample(p, a, self.image(name)) for p, a, name in zip(prompts, answers, record["images"], strict=True)
+        ]
+        limit = self.training["max_txt_len"]
+        return RecordedStep(samples=samples, max_text_tokens=limit, loss=record["loss"], gradient_norms=norms)
+
+    def _minigpt_step(self, kind: str) -> RecordedStep:
+        settings, batch = self.record["config"]["model"], self.training["batch"]
+        template = settings["prompt_template"] if settings.get("chat_template") else "{}"
+        end, limit = settings["end_sym"], settings["max_txt_len"]
+        if kind == "stage1":
+            record = batch["stage1"]
+            answers: Answers = [((text + record["end_sym"], True),) for text in record["answer"]]
+            prompts, limit = ["<ImageHere>"] * len(answers), record["max_txt_len"]
+        elif kind == "conversation":
+            prompts, answers = _conversations(batch["conv"], end=end, template=template, bos="<s>")
+        else:
+            record = batch["text_only"] if kind == "text_only" else batch
+            prompts = [template.format(text) for text in record["instruction_input"]]
+            answers = [((text + end, True),) for text in record["answer"]]
+        images = [None, None] if kind == "text_only" else [self.image("image.png"), self.image("image2.png")]
+        samples = [Sample(p, a, image) for p, a, image in zip(prompts, answers, images, strict=True)]
+        record = self.training if kind == "batch" else self.training["extra_cases"][kind]
+        return RecordedStep(
+            samples=samples, max_text_tokens=limit, loss=record["loss"], gradient_norms=record["grad_l2"]
+        )
+
+
+def _conversations(record: dict[str, Any], *, end: str, template: str, bos: str) -> tuple[list[str], Answers]:
+    """Prompts and answer pieces of recorded multi-turn samples, which join their turns with `connect_sym`."""
+    questions = [text.split(record["connect_sym"]) for text in record["conv_q"]]
+    replies = [text.split(record["connect_sym"]) for text in record["conv_a"]]
+    answers = [
+        conversation_answers(q, a, end=end, template=template, bos=bos) for q, a in zip(questions, replies, strict=True)
+    ]
+    return [template.format(first) for first, *_ in questions], answers
