@@ -9,7 +9,7 @@ import pytest
 from models.checkpoints import find_local, needed_files, resolve
 from models.config import load_config
 from models.errors import CheckpointMissing, ConfigError, MiniVLMError
-from models.families import minigpt4, minigpt_v2
+from models.families import minigpt4, minigpt_v2, tinygpt_v
 
 V2 = "family: minigpt_v2\ncheckpoint: a.pth\n"
 
@@ -129,6 +129,27 @@ datasets:
 run:
   task: image_text_pretrain
 """
+
+
+@pytest.mark.parametrize(
+    ("arch", "conversation", "image_size"), [("minigpt4", "vicuna_v0", 224), ("minigpt_v2", "minigpt_v2", 448)]
+)
+def test_original_tinygpt_v_config(tmp_path: Path, arch: str, conversation: str, image_size: int) -> None:
+    """Its arch names are MiniGPT-4's; the key that only its configs have tells."""
+    original = ORIGINAL_V2.replace("arch: minigpt_v2", f'arch: {arch}\n  bos_token_id: "###"').replace(
+        "448", str(image_size)
+    )
+    config = load_config(write(tmp_path, original))
+    assert isinstance(config, tinygpt_v.Config)
+    assert (config.conversation, config.image_size) == (conversation, image_size)
+    assert (config.language_model, config.lora_rank) == ("microsoft/phi-2", 64)
+
+
+def test_original_tinygpt_v_config_is_told_by_its_checkpoint(tmp_path: Path) -> None:
+    stage = Path(__file__).resolve().parents[1] / "goldens" / "tinygptv-stage3" / "weights" / "TinyGPT-V_for_Stage3.pth"
+    path = write(tmp_path, ORIGINAL_MINIGPT4.format(model_type="pretrain_vicuna0"))
+    assert load_config(path, [f"model.ckpt={stage}"]).family == "tinygpt_v"
+    assert load_config(path).family == "minigpt4"
 
 
 def test_original_minigpt_v2_config(tmp_path: Path) -> None:
