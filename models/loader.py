@@ -104,7 +104,7 @@ def materialise(
         return module.to(device=device, dtype=dtype)
     options: dict[str, Any] = {}
     if part.is_quantizable and quantization != "none":
-        options["quantization_config"] = _quantization_config(part, quantization, dtype, device)
+        options["quantization_config"] = _quantization_config(quantization, dtype)
     module = part.module_class.from_pretrained(
         None, config=part.config, state_dict=tensors, dtype=dtype, device_map={"": device}, **options
     )
@@ -119,28 +119,12 @@ def _construct(part: Part) -> nn.Module:
     return part.module_class(**part.config)
 
 
-def _quantization_config(part: Part, quantization: str, dtype: torch.dtype, device: torch.device) -> BitsAndBytesConfig:
+def _quantization_config(quantization: str, dtype: torch.dtype) -> BitsAndBytesConfig:
     # bitsandbytes warns at every single product that it casts its input; once is said in the documentation.
     logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
     if quantization == "8bit":
         return BitsAndBytesConfig(load_in_8bit=True)
-    # Full names: transformers matches this list by suffix, and a short one would silently skip more than is meant.
-    skipped = ["lm_head", *(_not_packable(part) if device.type == "cpu" else [])]
-    return BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_compute_dtype=dtype,
-        llm_int8_skip_modules=skipped,
-    )
-
-
-def _not_packable(part: Part) -> list[str]:
-    """Layers that bitsandbytes' 4-bit CPU kernel can't take, for its blocks are 32 outputs by 64 inputs."""
-    return [
-        name.removesuffix(".weight")
-        for name, tensor in part.tensors.items()
-        if tensor.dim() == 2 and "embed" not in name and (tensor.shape[0] % 32 or tensor.shape[1] % 64)
-    ]
+    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)
 
 
 def _check_quantized(module: nn.Module, part: Part, quantization: str) -> None:
@@ -148,5 +132,10 @@ def _check_quantized(module: nn.Module, part: Part, quantization: str) -> None:
     import bitsandbytes
 
     kind = bitsandbytes.nn.Linear8bitLt if quantization == "8bit" else bitsandbytes.nn.Linear4bit
-    if not any(isinstance(layer, kind) for layer in module.modules()):
+    layers = [layer for layer in module.modules() if isinstance(layer, kind)]
+    if not layers:
         raise ConfigError(f"{part.source}: {quantization} loading changed no layer of the {part.name}; use none.")
+    for layer in layers:
+        if quantization == "4bit" and (layer.out_features % 32 or layer.in_features % 64):
+            # bitsandbytes' fast CPU kernel takes blocks of this size only, and fails on others (no released model has).
+            layer.support_avx512bf16_for_cpu = False

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 
 from models.checkpoints import find_local, needed_files, resolve
-from models.config import load_config
+from models.config import available_families, family_module, load_config
 from models.errors import CheckpointMissing, ConfigError, MiniVLMError
 from models.families import minigpt4, minigpt_v2, tinygpt_v
 
@@ -169,3 +170,12 @@ def test_original_minigpt4_config(tmp_path: Path, model_type: str, conversation:
     assert (config.conversation, config.has_qformer, config.image_size) == (conversation, has_qformer, 224)
     assert config.quantization == "none"
     assert ("qformer" in {file.key for file in needed_files(config)}) == has_qformer
+
+
+def test_every_key_is_documented() -> None:
+    text = (Path(__file__).resolve().parents[2] / "docs" / "configuration.md").read_text()
+    for family in available_families():
+        config_class = family_module(family, source="test").Config
+        missing = [field.name for field in dataclasses.fields(config_class) if f"`{field.name}`" not in text]
+        assert missing in ([], ["source"]), family
+        assert f"`{family}`" in text
