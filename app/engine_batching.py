@@ -1,0 +1,165 @@
+"""transformers' continuous batching, adapted: what its manager, router and prefix cache do differently here.
+
+Outputs go straight to a mailbox per request; the prefix cache forgets its oldest pages first; prompts are read in small
+pieces while answers are being written; the thread never keeps the program alive.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import Any, cast
+
+from transformers.generation.continuous_batching.cache import PagedAttentionCache
+from transformers.generation.continuous_batching.cache_allocators.cache_allocator import BlockLedger
+from transformers.generation.continuous_batching.continuous_api import (
+    ContinuousBatchingManager,
+    ContinuousBatchProcessor,
+    OutputRouter,
+)
+from transformers.generation.continuous_batching.requests import GenerationOutput, RequestStatus
+
+
+class Mailbox:
+    """The newest output of one request. The loop overwrites it and never waits for the reader."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._output: GenerationOutput | None = None
+        self._is_closed = False
+
+    def put(self, output: GenerationOutput) -> None:
+        with self._changed:
+            self._output = output
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        """Wake the reader for good."""
+        with self._changed:
+            self._is_closed = True
+            self._changed.notify_all()
+
+    def wait(self, seen: int, timeout: float) -> GenerationOutput | None:
+        """An output with more than `seen` ids or the last one, whichever is there within `timeout` seconds."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._is_closed or self._has_news(seen), timeout)
+            return self._output if self._has_news(seen) else None
+
+    def wait_end(self, timeout: float) -> None:
+        """Let `timeout` seconds pass, or less if the request ends."""
+        with self._changed:
+            self._changed.wait_for(
+                lambda: self._is_closed or (self._output is not None and self._output.is_finished()), timeout
+            )
+
+    def _has_news(self, seen: int) -> bool:
+        output = self._output
+        return output is not None and (output.is_finished() or len(output.generated_tokens) > seen)
+
+
+class MailboxRouter(OutputRouter):
+    """Puts each output into its request's mailbox."""
+
+    def __init__(self, mailboxes: dict[str, Mailbox]) -> None:
+        super().__init__()
+        self._mailboxes = mailboxes
+
+    def deliver(self, output: GenerationOutput) -> None:
+        if mailbox := self._mailboxes.get(output.request_id):
+            mailbox.put(output)
+
+    def deliver_batch(self, outputs: list[GenerationOutput]) -> None:
+        for output in outputs:
+            self.deliver(output)
+
+
+class OldestFirstLedger(BlockLedger):
+    """Makes room by forgetting the pages that were unused for longest, where the library forgets all of them."""
+
+    def __init__(self, at_least: int) -> None:
+        super().__init__()
+        self._at_least = at_least
+
+    def evict_cached_blocks(self) -> list[int]:
+        count = max(self._at_least, len(self.cached_blocks) // 4)
+        evicted = list(self.cached_blocks)[:count]
+        for block in evicted:
+            del self.cached_blocks[block]
+            del self.hash_to_block[self.block_to_hash.pop(block)]
+        return evicted
+
+
+class Manager(ContinuousBatchingManager):
+    """The library's manager with a thread that dies with the program, and the first fatal error kept."""
+
+    crash: Exception | None = None
+    num_reused = 0  # prompt tokens found in the prefix cache
+    busy_prefill_tokens: int | None = None  # see `_generation_loop_body`
+
+    def start(self) -> None:
+        self.background_thread_status.clear()
+        thread = threading.Thread(target=self._run_generation_loop, name="generation loop", daemon=True)
+        setattr(self, "_generation_thread", thread)  # noqa: B010 (untyped in the library)
+        thread.start()
+
+    def _handle_critical_error(self, error: Exception, batch_processor: ContinuousBatchProcessor | None) -> None:
+        self.crash = error  # before the requests hear of it
+        super()._handle_critical_error(error, batch_processor)
+
+    def _generation_loop_body(self, batch_processor: ContinuousBatchProcessor, bootstrapping: bool) -> bool:
+        scheduler = batch_processor.scheduler
+        running = list(scheduler.active_requests.values())
+        # When memory ran out the library admits nobody until a running request finishes. If those were all cancelled
+        # instead, it would wait forever.
+        if scheduler.block_new_requests and not running:
+            scheduler.block_new_requests = False
+        # A step costs as much as the prompts it reads: with somebody's answer under way it takes a few tokens of each.
+        batch_processor.max_batch_tokens = batch_processor.cache.max_batch_tokens
+        answering = sum(state.status == RequestStatus.DECODING for state in running)
+        if answering and self.busy_prefill_tokens is not None:
+            prompts = len(running) - answering + len(scheduler.waiting_requests) + self.input_queue.qsize()
+            step = answering + self.busy_prefill_tokens * max(1, prompts)
+            batch_processor.max_batch_tokens = min(step, batch_processor.max_batch_tokens)
+        go_on: bool = super()._generation_loop_body(batch_processor, bootstrapping)
+        return go_on
+
+    def _create_batch_processor(self) -> ContinuousBatchProcessor:
+        is_new = self.batch_processor is None
+        processor = super()._create_batch_processor()
+        if is_new:
+            # What one step can ask for: a full prefill chunk and one new page for each request.
+            config = self.continuous_batching_config
+            per_step = processor.cache.max_batch_tokens // config.page_size + cast(int, config.max_requests_per_batch)
+            for allocator in processor.cache.cache_allocators.values():
+                allocator.ledger = OldestFirstLedger(per_step)
+            self._count_reuse(processor.cache)
+            leave_config_alone(processor)
+        return processor
+
+    def _count_reuse(self, cache: PagedAttentionCache) -> None:
+        search = cache.search_prefix_match
+
+        def counted(request_id: str, prompt_ids: list[int]) -> int:
+            found: int = search(request_id, prompt_ids)
+            self.num_reused += found
+            return found
+
+        setattr(cache, "search_prefix_match", counted)  # noqa: B010 (the library has no hook for it)
+
+
+def leave_config_alone(processor: ContinuousBatchProcessor) -> None:
+    """Keep the loop's forward passes from writing to the model's config.
+
+    Given `is_causal=False`, transformers sets it in the shared config for the time of the call. Another thread that
+    runs the model meanwhile (`generate`) then attends to the future, and may even leave the config that way for good.
+    With a mask, which continuous batching builds for all but flash attention, the argument changes nothing else.
+    """
+    inputs = processor.inputs_and_outputs
+    with_is_causal = inputs.get_model_kwargs
+
+    def get_model_kwargs(use_padding: bool = False) -> Any:
+        kwargs: Any = with_is_causal(use_padding)
+        if kwargs["attention_mask"] is not None:
+            del kwargs["is_causal"]
+        return kwargs
+
+    setattr(inputs, "get_model_kwargs", get_model_kwargs)  # noqa: B010 (the library has no hook for it)

@@ -1,0 +1,103 @@
+"""A conversation as a prompt that fits the model's context: whole oldest turns are left out, never part of one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from PIL import Image
+
+from models.conversation import Turn
+from models.errors import ContextOverflow, RequestError
+
+if TYPE_CHECKING:
+    from models.vision_language_model import VisionLanguageModel
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prompt:
+    """`parts` are token ids with the images between them. `length_notice` is said if the answer reaches its limit."""
+
+    parts: list[list[int] | Image.Image]
+    num_tokens: int
+    max_new_tokens: int
+    dropped_turns: int = 0
+    notices: tuple[str, ...] = ()
+    length_notice: str | None = None
+
+    @property
+    def images(self) -> list[Image.Image]:
+        return [part for part in self.parts if isinstance(part, Image.Image)]
+
+
+def check_turns(model: VisionLanguageModel, turns: Sequence[Turn]) -> None:
+    """Raise RequestError for a conversation that this model can't be asked."""
+    model.prompt_format.render(turns)
+    question = turns[-1]
+    if not question.text.strip() and not question.images:
+        raise RequestError("The question is empty; type one.")
+    most = model.info.max_images_per_turn
+    if len(question.images) > most:
+        raise RequestError(f"{len(question.images)} images in one question; {model.info.name} takes at most {most}.")
+    if not model.info.answers_without_image and not any(turn.images for turn in turns):
+        raise RequestError(f"{model.info.name} answers questions about an image; add one first.")
+
+
+def fit_prompt(model: VisionLanguageModel, turns: Sequence[Turn], max_new_tokens: int) -> Prompt:
+    """The longest end of the conversation that leaves room for the answer.
+
+    Room is kept for `max_new_tokens`, but never for more than half of the context: a generous limit must not cost the
+    history. Raises ContextOverflow when the last question alone does not fit.
+    """
+    context = model.info.context_tokens
+    reserved = min(max_new_tokens, context // 2)
+    for dropped in range(0, len(turns), 2):
+        kept, notice = drop_oldest(turns, dropped)
+        parts = model.tokenize(model.prompt_format.render(kept))
+        size = count_tokens(parts, model.num_image_tokens)
+        is_last = dropped + 2 > len(turns)
+        if size + reserved <= context or (is_last and size < context):
+            break
+    else:
+        images = sum(isinstance(part, Image.Image) for part in parts)
+        raise ContextOverflow(
+            f"The question takes {size} tokens ({images * model.num_image_tokens} of them for images), but the model "
+            f"reads at most {context} with its answer. Ask something shorter{' or fewer images' if images > 1 else ''}."
+        )
+    room = context - size
+    length_notice = None
+    if room < max_new_tokens:
+        length_notice = (
+            f"The answer was cut at {room} tokens instead of {max_new_tokens}: with the conversation's {size} it fills "
+            f"the model's context of {context}."
+        )
+    return Prompt(
+        parts=parts,
+        num_tokens=size,
+        max_new_tokens=min(max_new_tokens, room),
+        dropped_turns=dropped,
+        notices=(notice,) if notice else (),
+        length_notice=length_notice,
+    )
+
+
+def drop_oldest(turns: Sequence[Turn], count: int) -> tuple[list[Turn], str | None]:
+    """The turns without the first `count` (an even number), and a sentence that says so.
+
+    If that would take the conversation's last image away, the image moves to the first question that is kept.
+    """
+    kept = list(turns[count:])
+    if not count:
+        return kept, None
+    notice = f"The conversation is longer than the model's context: its first {count} messages were left out."
+    images = [turn.images for turn in turns[:count] if turn.images]
+    if images and not any(turn.images for turn in kept):
+        kept[0] = replace(kept[0], images=images[-1])
+        notice = f"{notice[:-1]}, but not the image."
+    return kept, notice
+
+
+def count_tokens(parts: Sequence[list[int] | Image.Image], num_image_tokens: int) -> int:
+    """Prompt length in tokens."""
+    return sum(num_image_tokens if isinstance(part, Image.Image) else len(part) for part in parts)

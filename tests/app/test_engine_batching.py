@@ -1,0 +1,126 @@
+"""What the engine changes about the library's batching: pages, prompts in pieces, mailboxes."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+from torch import Tensor, nn
+from transformers.generation.continuous_batching.requests import GenerationOutput, RequestStatus
+
+from app.engine import ChatEngine
+from app.engine_batching import Mailbox, OldestFirstLedger
+from app.engine_queue import Admission
+from models.conversation import Turn
+from models.errors import Busy
+from tests.app.tiny_model import GREEDY, ask, quick_process, say, tiny_model
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _quick() -> Iterator[None]:
+    with quick_process():
+        yield
+
+
+def output(ids: list[int], status: RequestStatus = RequestStatus.DECODING) -> GenerationOutput:
+    return GenerationOutput("chat", prompt_ids=[], generated_tokens=ids, status=status)
+
+
+def test_pages_unused_for_longest_are_forgotten_first() -> None:
+    ledger = OldestFirstLedger(at_least=2)
+    for block in range(4):
+        ledger.register_new_hash(block, 100 + block)
+        assert not ledger.release(block)
+    ledger.acquire(0)
+    ledger.release(0)  # used again: now the newest
+    assert ledger.evict_cached_blocks() == [1, 2]
+    assert sorted(ledger.hash_to_block) == [100, 103]
+    assert ledger.evict_cached_blocks() == [3, 0]
+    assert ledger.evict_cached_blocks() == []
+    assert not ledger.block_to_hash
+
+
+def test_a_chat_in_use_keeps_its_prefix_while_others_come_and_go() -> None:
+    """Enough visitors to fill the cache many times over; the library alone would forget everything at once."""
+    model = tiny_model()
+    say(model, 0, "")
+    with ChatEngine(model, max_concurrent=1, page_size=8, max_batch_tokens=64, update_interval=0) as engine:
+        mine: tuple[Turn, ...] = ask("My own long conversation, " * 4)
+        list(engine.stream(mine, GREEDY))
+        for visitor in range(20):
+            list(engine.stream(ask(f"{visitor} " * 80), GREEDY))
+            before = engine.stats().prompt_tokens_reused
+            list(engine.stream(mine, GREEDY))
+            assert engine.stats().prompt_tokens_reused - before > 80
+        assert engine.stats().pages_kept <= engine.stats().pages_total
+
+
+def test_prompts_are_read_in_small_pieces_while_an_answer_is_written() -> None:
+    model = tiny_model()
+    model.language_model.script = lambda _: 3 + ord("a")  # type: ignore[assignment]
+    sizes: list[int] = []
+
+    def note(_module: nn.Module, args: tuple[Tensor]) -> None:
+        sizes.append(args[0].numel())
+
+    with ChatEngine(model, page_size=8, busy_prefill_tokens=16, update_interval=0) as engine:
+        hook = model.language_model.get_input_embeddings().register_forward_pre_hook(note)
+        list(engine.stream(ask("a prompt that nobody has to wait for " * 4), replace(GREEDY, max_new_tokens=1)))
+        assert max(sizes) > 100
+        with engine.stream(ask("hi"), replace(GREEDY, max_new_tokens=400)) as first:
+            next(first)
+            sizes.clear()
+            next(engine.stream(ask("another prompt, which comes while an answer is written " * 3), GREEDY))
+            assert 16 < max(sizes) <= 17
+        hook.remove()
+
+
+def test_a_mailbox_holds_the_newest_output_and_never_makes_the_writer_wait() -> None:
+    mailbox = Mailbox()
+    assert mailbox.wait(0, timeout=0) is None
+    for count in range(1, 5):
+        mailbox.put(output([7] * count))
+    newest = mailbox.wait(1, timeout=0)
+    assert newest is not None
+    assert len(newest.generated_tokens) == 4
+    assert mailbox.wait(4, timeout=0.01) is None
+    mailbox.put(output([7] * 4, RequestStatus.FINISHED))
+    assert mailbox.wait(4, timeout=0) is not None  # the end is news, even without a new token
+
+
+@pytest.mark.parametrize("how", ["close", "finish"])
+def test_a_reader_that_waits_for_the_end_is_woken_by_it(how: str) -> None:
+    mailbox = Mailbox()
+    wake = mailbox.close if how == "close" else lambda: mailbox.put(output([], RequestStatus.FINISHED))
+    threading.Timer(0.05, wake).start()
+    start = time.monotonic()
+    mailbox.wait_end(30)
+    assert time.monotonic() - start < 5
+
+
+def test_places_go_to_who_waited_longest() -> None:
+    admission, order = Admission(places=1, max_waiting=3), []
+    never = threading.Event()
+    assert admission.enter(never)
+
+    def visit(name: int) -> None:
+        assert admission.enter(never)
+        order.append(name)
+        admission.leave()
+
+    threads = []
+    for name in range(3):
+        threads.append(threading.Thread(target=visit, args=(name,)))
+        threads[-1].start()
+        while admission.num_waiting <= name:
+            time.sleep(0.001)
+    with pytest.raises(Busy, match="3 questions are waiting"):
+        admission.enter(never)
+    admission.leave()
+    for thread in threads:
+        thread.join(timeout=10)
+    assert order == [0, 1, 2]
+    assert (admission.num_active, admission.num_waiting) == (0, 0)
