@@ -26,15 +26,42 @@ class SquareResize:
 
     def __call__(self, image: Image.Image) -> Tensor:
         """RGB picture of any size -> [3, size, size] float32."""
-        # Two calls, width first: a single call gives other bytes for tall pictures from Pillow 13 on.
-        image = image.convert("RGB")
-        image = image.resize((self.size, image.height), Image.Resampling.BICUBIC)
-        image = image.resize((self.size, self.size), Image.Resampling.BICUBIC)
-        return normalise(image)
+        return normalise(resize_square(image.convert("RGB"), self.size))
 
     def key(self, image: Image.Image) -> str:
         """A hash of the picture's content and of this preprocessing."""
         return content_key(image, f"square-{self.size}")
+
+
+@dataclass(frozen=True)
+class PadAndResize:
+    """Pad to a centred square with the mean colour, then resize to size x size, bicubic, CLIP normalisation.
+
+    Source: LLaVA, `mm_utils.py`, `expand2square` and `process_images`.
+    """
+
+    size: int
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        """RGB picture of any size -> [3, size, size] float32."""
+        image = image.convert("RGB")
+        side = max(image.size)
+        square = Image.new("RGB", (side, side), tuple(int(255 * value) for value in CLIP_MEAN))
+        square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
+        return normalise(resize_square(square, self.size))
+
+    def key(self, image: Image.Image) -> str:
+        """A hash of the picture's content and of this preprocessing."""
+        return content_key(image, f"padded-{self.size}")
+
+
+def resize_square(image: Image.Image, size: int) -> Image.Image:
+    """Bicubic resize to size x size in two calls, width first.
+
+    A single call gives other bytes for tall pictures from Pillow 13 on.
+    """
+    image = image.resize((size, image.height), Image.Resampling.BICUBIC)
+    return image.resize((size, size), Image.Resampling.BICUBIC)
 
 
 def normalise(image: Image.Image, mean: Sequence[float] = CLIP_MEAN, std: Sequence[float] = CLIP_STD) -> Tensor:

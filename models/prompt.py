@@ -24,7 +24,9 @@ Segment = str | Image.Image
 class PromptFormat:
     """system, then for each turn prefix + text + suffix; an open assistant turn is its prefix alone.
 
+    `answer_prefix` stands only before answers that are already there.
     `image` is put before the text of a turn once per image, `image_separator` between the last image and the text.
+    With `numbers_images` the k-th of several images in a conversation is preceded by "Image k:".
     `stop_strings` end the answer and are cut from it. `answer_starts_after`: only the answer's text after the last
     occurrence of this string counts (a model that repeats the role name; the originals cut there too).
     `reserved` strings mean something to the tokenizer or the format: `neutralise` breaks them in user text.
@@ -34,9 +36,11 @@ class PromptFormat:
     user_prefix: str
     user_suffix: str = ""
     assistant_prefix: str
+    answer_prefix: str = ""
     assistant_suffix: str = ""
     image: str = f"<Img>{IMAGE_SLOT}</Img>"
     image_separator: str = " "
+    numbers_images: bool = False
     stop_strings: tuple[str, ...] = ()
     answer_starts_after: str | None = None
     reserved: tuple[str, ...] = field(default=("<s>", "</s>", "<unk>", IMAGE_SLOT, "<Img>", "</Img>"))
@@ -52,7 +56,7 @@ class PromptFormat:
             if turn.role != ("user", "assistant")[index % 2]:
                 raise RequestError(f"Turn {index + 1} is by the {turn.role}; turns must alternate and begin with user.")
             if turn.role == "assistant":
-                text += self.assistant_prefix + _plain(turn.text) + self.assistant_suffix
+                text += self.assistant_prefix + self.answer_prefix + _plain(turn.text) + self.assistant_suffix
                 continue
             slots = self.image * len(turn.images) + (self.image_separator if turn.images else "")
             text += self.user_prefix + slots + _plain(turn.text) + self.user_suffix
@@ -61,6 +65,8 @@ class PromptFormat:
             raise RequestError("The conversation must end with a question.")
         text += self.assistant_prefix
         chunks = text.split(IMAGE_SLOT)
+        if self.numbers_images and len(images) > 1:
+            chunks = [f"{chunk}Image {k}:" for k, chunk in enumerate(chunks[:-1], start=1)] + chunks[-1:]
         segments: list[Segment] = [chunks[0]]
         for image, chunk in zip(images, chunks[1:], strict=True):
             segments += [image, chunk]

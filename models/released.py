@@ -34,15 +34,22 @@ class ReleasedFiles:
 
     def config_values(self, key: str) -> dict[str, Any]:
         """The folder's config.json as it stands."""
-        folder = self.path(key)
+        return self.read_config(self.path(key))
+
+    def read_config(self, folder: Path) -> dict[str, Any]:
+        """A folder's config.json as it stands."""
         file = folder / "config.json"
         if not file.is_file():
-            raise CheckpointMissing(f"{folder} has no config.json; {key} must be a transformers model folder.")
+            raise CheckpointMissing(f"{folder} has no config.json; it must be a transformers model folder.")
         try:
             values: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
         except (ValueError, OSError) as error:
             raise CheckpointCorrupt(f"{file} can't be used: {str(error).splitlines()[0]}") from error
         return values
+
+    def read(self, path: Path) -> Tensors:
+        """Every tensor of a file or folder that no key names itself."""
+        return dict(read_tensors(path))
 
     def language_model_config(self, key: str) -> PreTrainedConfig:
         """The folder's config.json as a transformers configuration."""

@@ -6,7 +6,7 @@ Shapes: B images or sequences, L tokens, N image tokens per image, H width of th
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 import torch
 from PIL import Image
@@ -51,7 +51,9 @@ class ImageProcessor(Protocol):
 class VisionLanguageModel(nn.Module):
     """Encodes pictures into image tokens and answers about them. Families fill the slots.
 
-    `vision_features` is what the tower gives the connector: pixel values [B, 3, S, S] -> features [B, P, V].
+    `vision_features` is what the tower gives the connector: pixel values [B, 3, S, S] float32 -> features, for most
+    families [B, P, V]; it casts to the tower's own dtype.
+    `embed_scale` multiplies image tokens on their way into a language model that scales its own embeddings (Gemma).
     `eos_token_ids` end an answer; `penalised_ids` count as already said for the repetition penalty (the id that the
     originals' `generate` puts before an answer). `lora` is set only when it was asked to be left unmerged.
     """
@@ -60,7 +62,7 @@ class VisionLanguageModel(nn.Module):
         self,
         *,
         vision_tower: nn.Module,
-        vision_features: Callable[[Tensor], Tensor],
+        vision_features: Callable[[Tensor], Any],
         connector: nn.Module,
         language_model: PreTrainedModel,
         tokenizer: Tokenizer,
@@ -68,6 +70,7 @@ class VisionLanguageModel(nn.Module):
         prompt_format: PromptFormat,
         num_image_tokens: int,
         info: ModelInfo,
+        embed_scale: float = 1.0,
     ) -> None:
         super().__init__()
         self.vision_tower = vision_tower
@@ -80,6 +83,7 @@ class VisionLanguageModel(nn.Module):
         self.num_image_tokens = num_image_tokens
         self.info = info
         self.lora: Lora | None = None
+        self.embed_scale = embed_scale
         config = language_model.config.get_text_config()
         eos = config.eos_token_id
         self.eos_token_ids: tuple[int, ...] = tuple(eos) if isinstance(eos, list | tuple) else (int(eos),)
@@ -104,8 +108,8 @@ class VisionLanguageModel(nn.Module):
 
     def image_embeds(self, pixel_values: Tensor) -> Tensor:
         """Pixel values [B, 3, S, S] -> image tokens [B, N, H]; keeps gradients of the connector."""
-        weight = next(self.vision_tower.parameters())
-        return self.connector(self.vision_features(pixel_values.to(weight.device, weight.dtype)))
+        device = next(self.vision_tower.parameters()).device
+        return self.connector(self.vision_features(pixel_values.to(device)))
 
     @torch.inference_mode()
     def encode_images(self, images: Sequence[Image.Image]) -> Tensor:
@@ -129,7 +133,7 @@ class VisionLanguageModel(nn.Module):
         pieces = []
         for segment in self.tokenize(self.prompt_format.render(turns)):
             if isinstance(segment, Image.Image):
-                pieces.append(self.encode_images([segment])[0].to(embed.weight.dtype))
+                pieces.append(self.encode_images([segment])[0].to(embed.weight.dtype) * self.embed_scale)
             elif segment:
                 pieces.append(embed(torch.tensor(segment, device=self.device)))
         return torch.cat(pieces)
@@ -152,6 +156,7 @@ class VisionLanguageModel(nn.Module):
         embeds = self.text_embedding(input_ids.masked_fill(is_image, 0))
         if pixel_values is not None:
             image_embeds = self.image_embeds(pixel_values).flatten(0, 1).to(embeds.dtype)  # [images * N, H]
+            image_embeds = image_embeds * self.embed_scale
             if len(image_embeds) != int(is_image.sum()):
                 raise ValueError(
                     f"input_ids has {int(is_image.sum())} image placeholders, but {len(pixel_values)} images give "

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import pickle
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +54,8 @@ class Part:
     """One module and the released tensors it is loaded from, before anything is allocated.
 
     `config` is the transformers configuration for a transformers class, or the keyword arguments of a plain module.
-    `is_quantizable`: 8-bit and 4-bit loading apply to this part. `hint` completes a wrong-size message.
+    `released_shapes` turns the module's names and shapes into the released ones, where transformers itself converts
+    while it loads. `is_quantizable`: 8-bit and 4-bit loading apply to this part. `hint` completes a wrong-size message.
     """
 
     name: str
@@ -65,7 +66,7 @@ class Part:
     lora: Lora | None = None
     is_quantizable: bool = False
     hint: str = ""
-    overrides: Mapping[str, Any] = field(default_factory=dict)
+    released_shapes: Callable[[dict[str, torch.Size]], dict[str, torch.Size]] | None = None
 
 
 def read_tensors(path: Path) -> Tensors:

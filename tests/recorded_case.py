@@ -1,4 +1,4 @@
-"""A recorded run of an original implementation, in either of the two forms the recordings have."""
+"""A recorded run of an original implementation, in any of the three forms the recordings have."""
 
 from __future__ import annotations
 
@@ -20,6 +20,15 @@ Answers = list[tuple[tuple[str, bool], ...]]  # for each sample, its pieces of t
 
 MINIGPT_HISTORIES = {"turns": 1.0, "turns_repetition_penalty_1.05": 1.05}
 TINYGPT_HISTORIES = ("turns", "turns_with_answers_kept_in_history")
+MGM_HISTORIES = ("turns", "multi_image", "text_only")
+# Around the questions of an MGM prompt, by the conversation's name: what follows one, what comes before a later one.
+MGM_MARKS = {
+    "gemma": ("<end_of_turn>", "<eos><start_of_turn>user\n"),
+    "vicuna_v1": (" ASSISTANT:", "</s>USER: "),
+    "mistral_instruct": (" [/INST]", "</s><s>[INST] "),
+    "chatml_direct": ("<|im_end|>", "<|im_end|><|im_start|>user\n"),
+    "llama_3": ("<|eot_id|>", "<|eot_id|><|start_header_id|>user<|end_header_id|>\n\n"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,8 +75,13 @@ class Case:
 
     @property
     def is_tinygpt(self) -> bool:
-        """The other form of recording."""
+        """TinyGPT-V's form of recording."""
         return str(self.record.get("family", "")).startswith("tinygpt")
+
+    @property
+    def is_mgm(self) -> bool:
+        """Mini-Gemini's form of recording."""
+        return self.record.get("family") == "mini_gemini"
 
     def tensor(self, *names: str) -> Tensor | None:
         """The first of the named tensors that was recorded."""
@@ -78,10 +92,15 @@ class Case:
 
     def histories(self) -> list[str]:
         """Names of the recorded conversations."""
+        if self.is_mgm:
+            return [name for name in MGM_HISTORIES if name == "turns" or name in self.record]
         return [name for name in (*MINIGPT_HISTORIES, *TINYGPT_HISTORIES[1:]) if name in self.record]
 
     def conversation(self, history: str) -> Iterator[RecordedTurn]:
         """Every recorded answer with the turns before it as that recording had them."""
+        if self.is_mgm:
+            yield from self._mgm_conversation(history)
+            return
         turns: list[Turn] = []
         for index, record in enumerate(self.record[history]):
             question = record["question"] if self.is_tinygpt else self.record["questions"][index]
@@ -116,8 +135,37 @@ class Case:
                 raw=record["raw_text"],
             )
 
+    def _mgm_conversation(self, history: str) -> Iterator[RecordedTurn]:
+        after, between = MGM_MARKS[self.record["conversation_template"]]
+        turns: list[Turn] = []
+        for key in ("turn1", "turn2") if history == "turns" else (history,):
+            record = self.record[key]
+            segments = record.get("segment_texts", [record["prompt"]])
+            bos = self.record["tokenizer"]["bos"]
+            # The reference tokenizes every piece with its BOS and drops all but the first.
+            first, *rest = record.get("segment_token_ids", [record["input_ids"]])
+            first_question = self.record["turn1"]["segment_texts"][-1].removeprefix("\n").split(after)[0]
+            question = segments[-1].removeprefix("\n").split(after)[0] if history == "multi_image" else first_question
+            if key == "turn2":
+                question = segments[-1].rsplit(between, 1)[1].split(after)[0]
+            names = record.get("images", self.record["images"]) if key in ("turn1", "multi_image") else []
+            turns.append(Turn("user", question, tuple(self.image(name) for name in names)))
+            yield RecordedTurn(
+                turns=list(turns),
+                segments=segments,
+                segment_ids=[first, *(ids[1:] if ids[:1] == [bos] else ids for ids in rest)],
+                penalty=1.0,
+                max_new_tokens=18 if key == "text_only" else self.record["generation"]["max_new_tokens"],
+                ids=record["generated_ids"],
+                text=record.get("decoded_stripped"),
+                raw=record.get("decoded", ""),
+            )
+            turns.append(Turn("assistant", record.get("decoded_stripped", "")))
+
     def steps(self) -> list[str]:
         """Names of the recorded training steps."""
+        if self.is_mgm:
+            return []  # its training data and sequences are not part of training/ yet
         if self.is_tinygpt:
             return ["batch", *(["conversation"] if "conversation_case" in self.training else [])]
         return ["batch", *self.training.get("extra_cases", {})]

@@ -16,6 +16,7 @@ from app.engine import ChatEngine
 from models.conversation import Sampling, Turn
 from models.generation import generate
 from models.loader import load_model
+from models.parts.dual_vision import DualFeatures, DualVisionTower
 from models.prompt import PromptFormat
 from models.vision_language_model import VisionLanguageModel
 from tests.recorded_case import Case, RecordedTurn
@@ -63,10 +64,18 @@ def greedy(turn: RecordedTurn) -> Sampling:
 
 def test_pixel_values_and_features(case: Case, model: VisionLanguageModel) -> None:
     pixel_values = model.pixel_values([case.image()])
-    assert_close(pixel_values, case.tensor("pixel_values"), 1e-6)
+    assert_close(pixel_values, case.tensor("pixel_values_high", "pixel_values"), 1e-6)
     with torch.inference_mode():
         features = model.vision_features(pixel_values)
-        assert_close(features, case.tensor("vision_features"), 1e-4)
+        if isinstance(features, DualFeatures):
+            assert isinstance(model.vision_tower, DualVisionTower)
+            low_views = model.vision_tower.low_views(pixel_values)
+            assert_close(low_views.reshape(case.expected["pixel_values"].shape), case.tensor("pixel_values"), 1e-6)
+            assert_close(features.high, case.tensor("vision_features_high"), 1e-4)
+            low = features.low.reshape(case.expected["vision_features"].shape)
+        else:
+            low = features
+        assert_close(low, case.tensor("vision_features"), 1e-4)
         connector_input = model.connector.prepare(features)  # type: ignore[operator]
         assert_close(connector_input, case.tensor("connector_input", "qformer_output"), 1e-4)
         assert_close(model.encode_images([case.image()]), case.tensor("image_features"), 1e-4)
@@ -77,7 +86,9 @@ def test_prompt_embeddings_and_logits(case: Case, model: VisionLanguageModel) ->
     with torch.inference_mode():
         embeds = model.embed_prompt(turns)[None]
         logits = model.language_model(inputs_embeds=embeds).logits
-    assert_close(embeds[0], case.expected["inputs_embeds"].flatten(0, -2), 1e-4)
+    expected = case.tensor("inputs_embeds_times_sqrt_hidden", "inputs_embeds")
+    assert expected is not None
+    assert_close(embeds[0], expected.flatten(0, -2), 1e-4)
     assert_close(logits[0], case.expected["logits"].flatten(0, -2), 1e-4)
 
 

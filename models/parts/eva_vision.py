@@ -45,7 +45,7 @@ class EvaVisionTower(Blip2VisionModel):
 
     def features(self, pixel_values: Tensor) -> Tensor:
         """All tokens, CLS first, after `ln_vision`. pixel_values [B, 3, S, S] -> [B, 1 + patches, width]."""
-        return self(pixel_values=pixel_values).last_hidden_state
+        return self(pixel_values=pixel_values.to(self.dtype)).last_hidden_state
 
 
 def eva_vision_config(image_size: int, overrides: Mapping[str, Any] | None = None) -> Blip2VisionConfig:

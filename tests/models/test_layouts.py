@@ -14,8 +14,9 @@ from models.config import FamilyConfig, family_module, load_config
 from models.devices import weight_bytes
 from models.errors import CheckpointMismatch
 from models.loader import check_parts
+from models.parts.dual_vision import CLIP_RULES, CONVNEXT_RULES
 from models.released import ReleasedFiles
-from models.weights import Part, Tensors
+from models.weights import Drop, Part, Tensors, rename
 
 ROOT = Path(__file__).resolve().parents[2]
 LAYOUTS = ROOT / "tests" / "data" / "layouts"
@@ -50,6 +51,22 @@ VARIANTS = {
         "tinygpt_v/TinyGPT-V_for_Stage4.pth.trained-qformer-variant",
     ],
 }
+# The language model's values in the config.json of the released MGM folders (the HD ones have the same tensors).
+MGM = {
+    "2b": {"hidden_size": 2048, "intermediate_size": 16384, "num_hidden_layers": 18, "num_attention_heads": 8,
+           "num_key_value_heads": 1, "head_dim": 256, "vocab_size": 256000, "tie_word_embeddings": True},
+    "7b": LLAMA_7B | {"vocab_size": 32000},
+    "13b": LLAMA_13B | {"vocab_size": 32000},
+    "8b": {"hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32, "num_attention_heads": 32,
+           "num_key_value_heads": 8, "vocab_size": 128256},
+    "8x7b": {"hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32, "num_attention_heads": 32,
+             "num_key_value_heads": 8, "vocab_size": 32000, "num_local_experts": 8},
+    "34b": {"hidden_size": 7168, "intermediate_size": 20480, "num_hidden_layers": 60, "num_attention_heads": 56,
+            "num_key_value_heads": 8, "vocab_size": 64000},
+}  # fmt: skip
+VARIANTS |= {f"mgm_{size}": [f"mini_gemini/MGM-{size.upper().replace('X', 'x')}"] for size in MGM}
+VARIANTS |= {f"mgm_{size}_hd": VARIANTS[f"mgm_{size}"] for size in MGM if size != "2b"}
+TOWERS = {"mini_gemini/base.clip-vit-large-patch14-336", "mini_gemini/base.openclip-convnext-large-d-320"}
 EVA = {"minigpt": "minigpt4/eva_vit_g", "tinygpt": "tinygpt_v/eva_vit_g.pth"}
 BLIP2 = {"minigpt": "minigpt4/blip2_pretrained_flant5xxl", "tinygpt": "tinygpt_v/blip2_pretrained_flant5xxl.pth"}
 PHI_2_FOLDER = "tinygpt_v/phi-2-fused-folder"
@@ -71,7 +88,12 @@ class LayoutFiles(ReleasedFiles):
     def language_model_config(self, key: str) -> LlamaConfig:
         return LlamaConfig.from_dict(LANGUAGE_MODELS[getattr(self.config, key)])
 
+    def path(self, key: str) -> Path:
+        return Path("not on this machine") / key
+
     def config_values(self, key: str) -> dict[str, Any]:
+        if (name := self.config.source.stem).startswith("mgm_"):
+            return MGM[name.split("_")[1]]
         assert getattr(self.config, key) == "microsoft/phi-2"
         return PHI_2
 
@@ -79,19 +101,25 @@ class LayoutFiles(ReleasedFiles):
         if key == "language_model" and key not in self.layouts:
             with torch.device("meta"):
                 return dict(LlamaForCausalLM(self.language_model_config(key)).state_dict())
-        shapes = json.loads((LAYOUTS / f"{self.layouts[key]}.json").read_text())
-        return {
-            name: torch.empty(shape, dtype=getattr(torch, dtype), device="meta")
-            for name, (shape, dtype) in shapes.items()
-        }
+        return layout_tensors(self.layouts[key])
+
+
+def layout_tensors(layout: str) -> Tensors:
+    """The names, shapes and types of a released file on the meta device."""
+    shapes = json.loads((LAYOUTS / f"{layout}.json").read_text())
+    return {
+        name: torch.empty(shape, dtype=getattr(torch, dtype), device="meta") for name, (shape, dtype) in shapes.items()
+    }
 
 
 def parts_of(name: str, checkpoint: str) -> dict[str, Part]:
     config = load_config(ROOT / "eval_configs" / f"{name}.yaml")
     kind = name[:7]
-    layouts = {"vision_tower": EVA[kind], "qformer": BLIP2[kind], "checkpoint": checkpoint}
+    layouts = {"vision_tower": EVA.get(kind, ""), "qformer": BLIP2.get(kind, ""), "checkpoint": checkpoint}
     if kind == "tinygpt":
         layouts["language_model"] = PHI_2_FOLDER
+    elif name.startswith("mgm"):
+        layouts = {"language_model": checkpoint}
     parts: dict[str, Part] = family_module(config.family, source=name).parts(config, LayoutFiles(config, layouts))
     return parts
 
@@ -101,8 +129,26 @@ def test_released_variant_is_complete(name: str, checkpoint: str) -> None:
     check_parts(parts_of(name, checkpoint))
 
 
+def test_the_towers_of_mgm_load_from_their_own_folders_too() -> None:
+    """What they are given from there is complete and of the same sizes as what the shards hold."""
+    shards = parts_of("mgm_7b", "mini_gemini/MGM-7B")
+    rules = {"vision_tower": CLIP_RULES, "vision_tower_aux": CONVNEXT_RULES}
+    for (key, part_rules), layout in zip(rules.items(), sorted(TOWERS), strict=True):
+        unused = (
+            Drop(r"encoder\.layers\.23\.", why="the last layer of CLIP") if key == "vision_tower" else part_rules[0]
+        )
+        tensors = rename(layout_tensors(layout), (unused, *part_rules))
+        assert {n: t.shape for n, t in tensors.items()} == {n: t.shape for n, t in shards[key].tensors.items()}
+
+
 def test_no_layout_is_forgotten() -> None:
-    used = {*EVA.values(), *BLIP2.values(), PHI_2_FOLDER, *(v for layouts in VARIANTS.values() for v in layouts)}
+    used = {
+        *TOWERS,
+        *EVA.values(),
+        *BLIP2.values(),
+        PHI_2_FOLDER,
+        *(v for layouts in VARIANTS.values() for v in layouts),
+    }
     assert used == {str(path.relative_to(LAYOUTS))[: -len(".json")] for path in LAYOUTS.glob("*/*.json")}
 
 

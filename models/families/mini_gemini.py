@@ -1,0 +1,225 @@
+"""Mini-Gemini / MGM (arXiv:2403.18814): CLIP-L/14-336 and ConvNeXt-L over one picture -> patch info mining -> an LLM.
+
+Released by dvlab-research/MGM as whole folders (towers included) over Gemma, Vicuna, LLaMA-3, Mixtral and Yi. 576 image
+tokens, or 2880 for the HD models (four crops and the whole).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from transformers import CLIPVisionConfig, ConvNextConfig, GemmaForCausalLM, PreTrainedModel
+
+from models.checkpoints import find_local
+from models.config import FamilyConfig, released_file
+from models.conversation import Sampling
+from models.errors import CheckpointMismatch, ConfigError
+from models.model_info import ModelInfo
+from models.parts.causal_lm import causal_lm_part
+from models.parts.dual_vision import (
+    CLIP_RULES,
+    CONVNEXT_RULES,
+    UNUSED_CLIP_LAYERS,
+    ClipPatches,
+    ConvNextStages,
+    DualVisionTower,
+)
+from models.parts.llava_chat import DESCRIBING_TASKS, FORMATS, STOP_PIECES
+from models.parts.patch_mining import PatchMiningConnector
+from models.piece_tokenizer import PieceTokenizer
+from models.preprocessing import PadAndResize
+from models.released import ReleasedFiles
+from models.vision_language_model import VisionLanguageModel
+from models.weights import Drop, Part, Rename, Tensors, rename, take_prefix
+
+CLIP_L_336 = {
+    "hidden_size": 1024,
+    "intermediate_size": 4096,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 16,
+    "image_size": 336,
+    "patch_size": 14,
+}
+CONVNEXT_L = {"hidden_sizes": [192, 384, 768, 1536], "depths": [3, 3, 27, 3]}
+
+_CONNECTOR_RULES = (
+    Rename(r"^vlm_uni_query_projector\.", "query."),
+    Rename(r"^vlm_uni_aux_projector\.", "key."),
+    Rename(r"^vlm_uni_val_projector\.", "value."),
+    Rename(r"^mm_projector\.", "projection."),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(FamilyConfig):
+    """Keys of an MGM YAML. Sizes come from the folder's config.json; the tower folders are optional.
+
+    `vision_config`, `vision_aux_config` override fields of transformers' `CLIPVisionConfig`, `ConvNextConfig`.
+    """
+
+    language_model: str = released_file("The released MGM models are at https://huggingface.co/YanweiLi.")
+    vision_tower: str | None = None
+    vision_tower_aux: str | None = None
+    conversation: str | None = None
+    vision_config: dict[str, Any] = field(default_factory=dict)
+    vision_aux_config: dict[str, Any] = field(default_factory=dict)
+    context_tokens: int = 2048
+    sampling: Sampling = field(
+        default_factory=lambda: Sampling(temperature=0.2, top_p=1.0, max_new_tokens=512, repetition_penalty=1.0)
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.conversation not in (None, *FORMATS):
+            known = ", ".join(FORMATS)
+            raise ConfigError(f"{self.source}: conversation is {self.conversation!r}; use one of {known}.")
+
+
+def parts(config: Config, files: ReleasedFiles) -> dict[str, Part]:
+    """Both towers, the connector and the language model, all from the shards; a tower folder beside them wins."""
+    source = files.source("language_model")
+    values = files.config_values("language_model")
+    tensors = files.tensors("language_model")
+    visual = {
+        name.removeprefix("model."): tensors.pop(name)
+        for name in list(tensors)
+        if name.startswith(("model.vision_tower", "model.mm_projector", "model.vlm_uni"))
+    }
+    if not any(name.startswith("vlm_uni") for name in visual):
+        raise CheckpointMismatch(f"{source} has no patch info mining (vlm_uni_*), so it is not an MGM model folder.")
+    llm = causal_lm_part(tensors, values, source=source)
+    low = _clip_part(config, files, take_prefix(visual, "vision_tower."), source)
+    high = _convnext_part(config, files, take_prefix(visual, "vision_tower_aux."), source)
+    connector = Part(
+        name="connector",
+        source=source,
+        module_class=PatchMiningConnector,
+        config={
+            "vision_width": low.config.hidden_size,
+            "aux_width": sum(high.config.hidden_sizes),
+            "text_width": llm.config.hidden_size,
+        },
+        tensors=rename(visual, _CONNECTOR_RULES),
+        hint="Is the folder complete?",
+    )
+    return {"vision_tower": low, "vision_tower_aux": high, "connector": connector, "language_model": llm}
+
+
+def _clip_part(config: Config, files: ReleasedFiles, shards: Tensors, source: str) -> Part:
+    """CLIP: the shards' weights (as the reference ends up with), the sizes of its folder where there is one."""
+    folder = tower_folder(config, files, "vision_tower")
+    values = dict(CLIP_L_336)
+    if folder is not None and (folder / "config.json").is_file():
+        values |= files.read_config(folder).get("vision_config", {})
+    clip = CLIPVisionConfig(**(values | config.vision_config))
+    clip.num_hidden_layers -= UNUSED_CLIP_LAYERS
+    unused = Drop(rf"encoder\.layers\.{clip.num_hidden_layers}\.", why="the layer behind the one whose output is used")
+    released = shards or (files.read(folder) if folder is not None else {})
+    return Part(
+        name="vision tower",
+        source=source if shards else str(folder),
+        module_class=ClipPatches,
+        config=clip,
+        tensors=rename(released, (unused, *CLIP_RULES)),
+        hint="Is it CLIP ViT-L/14 at 336 px?",
+    )
+
+
+def _convnext_part(config: Config, files: ReleasedFiles, shards: Tensors, source: str) -> Part:
+    """ConvNeXt: the OpenCLIP file where there is one (as the reference does), else the shards."""
+    folder = tower_folder(config, files, "vision_tower_aux")
+    file = folder / "open_clip_pytorch_model.bin" if folder is not None else None
+    released = files.read(file) if file is not None and file.is_file() else shards
+    tensors = rename(released, CONVNEXT_RULES)
+    values = dict(CONVNEXT_L) | _convnext_sizes(tensors) | config.vision_aux_config
+    return Part(
+        name="high-resolution tower",
+        source=str(file) if released is not shards else source,
+        module_class=ConvNextStages,
+        config=ConvNextConfig(**values, hidden_act="gelu", layer_norm_eps=1e-6),
+        tensors=tensors,
+        hint="Is it CLIP-convnext_large_d_320?",
+    )
+
+
+def _convnext_sizes(tensors: Tensors) -> dict[str, Any]:
+    """Widths and depths of the stages, which no config of these files says in a usable form."""
+    depths: list[int] = []
+    widths: list[int] = []
+    while f"encoder.stages.{len(depths)}.layers.0.dwconv.weight" in tensors:
+        stage = len(depths)
+        widths.append(tensors[f"encoder.stages.{stage}.layers.0.dwconv.weight"].shape[0])
+        names = [name for name in tensors if name.startswith(f"encoder.stages.{stage}.layers.")]
+        depths.append(1 + max(int(name.split(".")[4]) for name in names))
+    return {"hidden_sizes": widths, "depths": depths, "num_stages": len(depths)} if depths else {}
+
+
+def tower_folder(config: Config, files: ReleasedFiles, key: str) -> Path | None:
+    """A tower's own folder: as the YAML or config.json gives it, near the model folder, or by base name; or None."""
+    given = getattr(config, key)
+    value = given or files.config_values("language_model").get(f"mm_{key}")
+    if not value:
+        return None
+    if (found := find_local(value, config)) is not None:
+        return found
+    if given:
+        raise ConfigError(
+            f"{config.source}: {key}: {given} not found; leave the key out to use the model's own weights."
+        )
+    folder = files.path("language_model")
+    candidates = (parent / name for parent in (folder, *folder.parents[:4]) for name in (value, Path(value).name))
+    return next((path for path in candidates if path.is_dir()), None)
+
+
+def assemble(config: Config, files: ReleasedFiles, modules: Mapping[str, nn.Module]) -> VisionLanguageModel:
+    """Put the loaded modules together."""
+    low, high, llm = modules["vision_tower"], modules["vision_tower_aux"], modules["language_model"]
+    assert isinstance(low, ClipPatches)
+    assert isinstance(high, ConvNextStages)
+    assert isinstance(llm, PreTrainedModel)
+    values = files.config_values("language_model")
+    tower = DualVisionTower(
+        low=low, high=high, grid=values.get("image_grid") or 1, has_global=bool(values.get("image_global"))
+    )
+    tokenizer = PieceTokenizer(files.path("language_model"))
+    conversation = config.conversation or conversation_of(tokenizer, values, llm)
+    model = VisionLanguageModel(
+        vision_tower=tower,
+        vision_features=tower.features,
+        connector=modules["connector"],
+        language_model=llm,
+        tokenizer=tokenizer,
+        image_processor=PadAndResize(values["image_size_aux"]),
+        prompt_format=FORMATS[conversation],
+        num_image_tokens=tower.num_patches * tower.num_views,
+        embed_scale=llm.config.hidden_size**0.5 if isinstance(llm, GemmaForCausalLM) else 1.0,
+        info=ModelInfo(
+            name=config.name or "Mini-Gemini",
+            family=config.family,
+            tasks=DESCRIBING_TASKS,
+            sampling=config.sampling,
+            description=config.description,
+            is_toy=config.is_toy,
+            max_images_per_turn=3 if tower.grid == 1 else 1,
+            context_tokens=values.get("tokenizer_model_max_length") or config.context_tokens,
+        ),
+    )
+    stops = (tokenizer.id_of(piece) for piece in STOP_PIECES[conversation])
+    model.eos_token_ids = tuple({tokenizer.eos_token_id, *(stop for stop in stops if stop is not None)})
+    model.penalised_ids = ()
+    return model
+
+
+def conversation_of(tokenizer: PieceTokenizer, values: Mapping[str, Any], llm: PreTrainedModel) -> str:
+    """The prompt format a released language model was trained with, from its vocabulary and class."""
+    if tokenizer.id_of("<|eot_id|>") is not None:
+        return "llama_3"
+    if tokenizer.id_of("<|im_end|>") is not None:
+        return "chatml_direct"
+    if isinstance(llm, GemmaForCausalLM):
+        return "gemma"
+    return "mistral_instruct" if "num_local_experts" in values else "vicuna_v1"
