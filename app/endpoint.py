@@ -1,0 +1,111 @@
+"""The named endpoint `/chat` for programs (gradio_client or plain HTTP): an image and a text in, an answer out.
+
+It keeps nothing between calls: earlier turns come along as `history`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import gradio as gr
+
+from app.chat_model import ChatModel
+from app.images import open_picture
+from app.markup import regions_json
+from app.overlay import entities_of
+from app.session import ChatSession, Exchange
+from models.conversation import Answer, Sampling
+from models.errors import MiniVLMError, RequestError
+from models.grounding import parse_grounded_text
+
+
+def add_chat_endpoint(model: ChatModel, *, concurrency_limit: int) -> None:
+    """Add `/chat` to the page that is being built; its components exist for their types and are never shown."""
+    defaults = model.info.sampling
+    with gr.Group(visible=False):
+        inputs = [
+            gr.File(type="filepath", file_types=["image"], label="image"),
+            gr.Textbox(label="text"),
+            gr.JSON(value=[], label="history"),
+            gr.Number(defaults.temperature, label="temperature"),
+            gr.Number(defaults.top_p, label="top_p"),
+            gr.Number(defaults.max_new_tokens, precision=0, label="max_new_tokens"),
+            gr.Number(defaults.repetition_penalty, label="repetition_penalty"),
+            gr.Number(None, precision=0, label="seed"),
+        ]
+        outputs = [gr.Textbox(label="answer"), gr.JSON(label="regions")]
+        button = gr.Button()
+
+    def chat(
+        image: str | None,
+        text: str,
+        history: list[dict[str, str]] | None = None,
+        temperature: float = defaults.temperature,
+        top_p: float = defaults.top_p,
+        max_new_tokens: int = defaults.max_new_tokens,
+        repetition_penalty: float = defaults.repetition_penalty,
+        seed: int | None = None,
+    ) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Ask about an image (or without one); yields the answer as it grows, with the regions it names.
+
+        `history` holds earlier turns as {"role": "user" | "assistant", "content": text}; the image belongs to the
+        first of them.
+        """
+        sampling = Sampling(
+            temperature=temperature,
+            top_p=top_p,
+            max_new_tokens=max_new_tokens,
+            repetition_penalty=repetition_penalty,
+            seed=seed,
+        )
+        try:
+            for exchange, size in answers(model, image, text or "", history or [], sampling):
+                if exchange.error:
+                    raise RequestError(exchange.error)
+                entities = entities_of(parse_grounded_text(exchange.text))
+                yield exchange.text, json.loads(regions_json(entities, size=size)) if size else {}
+        except MiniVLMError as error:
+            raise gr.Error(str(error), print_exception=False) from error
+
+    button.click(
+        chat,
+        inputs,
+        outputs,
+        api_name="chat",
+        api_description="Ask about an image; streams the answer and its regions.",
+        concurrency_limit=concurrency_limit,
+        concurrency_id="answers",
+    )
+
+
+def answers(
+    model: ChatModel, image: str | None, text: str, history: list[dict[str, str]], sampling: Sampling
+) -> Iterator[tuple[Exchange, tuple[int, int] | None]]:
+    """The exchange as it grows, with the size of the image it is about."""
+    pictures = [open_picture(image)] if image else []
+    session = ChatSession()
+    session.exchanges = past_exchanges(model, history)
+    if session.exchanges and pictures:
+        session.exchanges[0].pictures = tuple(pictures)
+        pictures = []
+    for exchange in session.ask(model, text, pictures, sampling):
+        picture = session.picture_of(len(session.exchanges) - 1)
+        yield exchange, picture.image.size if picture else None
+
+
+def past_exchanges(model: ChatModel, history: list[dict[str, str]]) -> list[Exchange]:
+    """Earlier turns, which must alternate and begin with the user."""
+    exchanges: list[Exchange] = []
+    for index, turn in enumerate(history):
+        is_turn = isinstance(turn, dict) and isinstance(turn.get("content"), str)
+        if not is_turn or turn.get("role") != ("user", "assistant")[index % 2]:
+            raise RequestError('history must hold {"role", "content"} turns of user and assistant by turns.')
+        if index % 2 == 0:
+            exchanges.append(Exchange(model.neutralise(turn["content"]), (), sampling=Sampling()))
+        else:
+            exchanges[-1].answer = Answer(text=turn["content"], finish_reason="stop")
+    if len(history) % 2:
+        raise RequestError("history must end with an answer; the new question goes into text.")
+    return exchanges

@@ -1,0 +1,190 @@
+"""What happens when something is pressed: values in, values out. Which component a value belongs to, ui.py knows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from html import escape
+from typing import Any, NamedTuple
+
+import gradio as gr
+from PIL import Image
+
+from app.box_tool import box_of, tool_value
+from app.chat_model import ChatModel
+from app.examples import Example
+from app.images import Picture
+from app.messages import messages_of
+from app.questions import with_task
+from app.scratch import ScratchFolder
+from app.session import ChatSession, Exchange
+from models.conversation import Sampling
+from models.errors import ImageError, MiniVLMError, RequestError
+
+
+class View(NamedTuple):
+    """New values of the parts of the page; what stays as it is, is skipped."""
+
+    chat: Any = gr.skip()
+    question: Any = gr.skip()
+    notice: Any = gr.skip()
+    tool: Any = gr.skip()
+    session: Any = gr.skip()  # given back once per question: that starts its time to live
+
+
+class Handlers:
+    """The listeners of one page. Each visitor's conversation comes in as `session` and is changed in place."""
+
+    def __init__(
+        self,
+        model: ChatModel,
+        *,
+        examples: Sequence[Example] = (),
+        new_scene: Callable[[], Image.Image] | None = None,
+    ) -> None:
+        self._model = model
+        self._examples = examples
+        self._new_scene = new_scene
+        self._scratch = ScratchFolder()
+
+    def ask(self, session: ChatSession, value: dict[str, Any], tool: Any, *settings: Any) -> Iterator[View]:
+        """Send the text box. It is emptied only once the question has been accepted."""
+        draft = session.draft
+        try:
+            pictures = session.attach(value["files"])
+            sampling = sampling_of(*settings)
+            updates = session.ask(self._model, value["text"], pictures, sampling, box=box_of(tool))
+        except MiniVLMError as error:
+            yield View(notice=error_notice(str(error)))
+            return
+        question = answering(value=draft or {"text": "", "files": []})
+        session.draft = None
+        yield View(messages_of(session), question, "", tool_value(session.picture, clear=True), session)
+        yield from self._follow(session, updates)
+
+    def retry(self, session: ChatSession, *settings: Any) -> Iterator[View]:
+        """Answer the last question again, with the settings of now."""
+        try:
+            updates = session.retry(self._model, sampling_of(*settings))
+        except MiniVLMError as error:
+            yield View(notice=error_notice(str(error)))
+            return
+        yield View(messages_of(session), answering(), "")
+        yield from self._follow(session, updates)
+
+    def _follow(self, session: ChatSession, updates: Iterator[Exchange]) -> Iterator[View]:
+        shown: Any = None
+        for exchange in updates:
+            state = (exchange.answer, exchange.error)
+            # Nothing new is sent all the same: gradio notices only then that the tab was closed.
+            yield View(messages_of(session) if state != shown else gr.skip())
+            shown = state
+        yield View(messages_of(session), idle())
+
+    def stop(self, session: ChatSession) -> None:
+        """End the running answer; its own listener then draws the rest."""
+        session.stop()
+
+    def reset(self, session: ChatSession) -> View:
+        """New chat; what is in the text box stays."""
+        session.reset()
+        return View([], idle(), "", tool_value(session.picture, clear=True))
+
+    def undo(self, session: ChatSession, value: dict[str, Any]) -> View:
+        """Take the last question back into the text box, unless something else has been typed there."""
+        exchange = session.undo()
+        if exchange is None:
+            return View()
+        question = idle() if is_filled(value) else idle(value=self._question_value(exchange))
+        return View(messages_of(session), question, "", tool_value(session.picture, clear=True))
+
+    def edit(self, session: ChatSession, value: dict[str, Any], event: gr.EventData) -> View:
+        """Put an earlier question into the text box; sending it replaces that question and all after it."""
+        try:
+            exchange = session.edit(int(event.index))
+        except RequestError as error:
+            return View(notice=error_notice(str(error)))
+        session.draft = session.draft or (value if is_filled(value) else None)
+        notice = (
+            f'<p class="mv-info" role="status">Editing question {(session.editing or 0) + 1}. '
+            '<button type="button" class="mv-action" data-action="cancel_edit">Cancel</button></p>'
+        )
+        return View(messages_of(session), gr.update(value=self._question_value(exchange)), notice)
+
+    def cancel_edit(self, session: ChatSession) -> View:
+        """Leave the conversation as it is and give the text box its former content."""
+        session.editing = None
+        draft, session.draft = session.draft, None
+        return View(messages_of(session), gr.update(value=draft or {"text": "", "files": []}), "")
+
+    def attach(self, session: ChatSession, value: dict[str, Any]) -> View:
+        """Files were added or removed: refuse bad ones now, and show the box tool the image of the next question."""
+        good: list[str] = []
+        notice: Any = gr.skip()
+        for path in value["files"]:
+            try:
+                session.attach([*good, path])
+                good.append(path)
+            except ImageError as error:
+                notice = error_notice(str(error))
+        pictures = session.attach(good)
+        question = gr.skip() if len(good) == len(value["files"]) else gr.update(value={**value, "files": good})
+        return View(gr.skip(), question, notice, tool_value(pictures[-1] if pictures else session.picture))
+
+    def choose_task(self, index: int, value: dict[str, Any]) -> View:
+        """A task button: its prompt goes around what was typed."""
+        tasks = self._model.info.tasks
+        return View(question=gr.update(value={**value, "text": with_task(value["text"], tasks[index], tasks)}))
+
+    def example(self, event: gr.EventData) -> View:
+        """An example card: its picture and question go into the text box."""
+        example = self._examples[int(event.index)]
+        return View(question=gr.update(value={"text": example.question, "files": [str(example.path)]}), notice="")
+
+    def new_scene(self, value: dict[str, Any]) -> View:
+        """Draw a fresh scene and attach it in place of what is attached."""
+        if self._new_scene is None:
+            return View()
+        path = self._scratch.save(self._new_scene(), name="scene")
+        return View(question=gr.update(value={"text": value["text"], "files": [str(path)]}), notice="")
+
+    def _question_value(self, exchange: Exchange) -> dict[str, Any]:
+        """A question as the text box's content."""
+        return {"text": exchange.question, "files": [self._file_of(picture) for picture in exchange.pictures]}
+
+    def _file_of(self, picture: Picture) -> str:
+        """A file with the picture: the one it came from, or a new one if that has expired."""
+        if picture.path is not None and picture.path.is_file():
+            return str(picture.path)
+        return str(self._scratch.save(picture.image))
+
+
+def sampling_of(temperature: float, top_p: float, max_new_tokens: float, penalty: float, seed: str) -> Sampling:
+    """The settings of the page; an empty seed is a new one for every answer."""
+    if seed.strip() and not seed.strip().isdecimal():
+        raise RequestError("The seed must be a whole number from 0 up, or empty for a new one.")
+    return Sampling(
+        temperature=float(temperature),
+        top_p=float(top_p),
+        max_new_tokens=int(max_new_tokens),
+        repetition_penalty=float(penalty),
+        seed=int(seed) if seed.strip() else None,
+    )
+
+
+def answering(**changes: Any) -> Any:
+    """The text box while an answer is written: Stop instead of Send. It stays open for the next question."""
+    return gr.update(submit_btn=False, stop_btn=True, **changes)
+
+
+def idle(**changes: Any) -> Any:
+    """The text box when nothing is running."""
+    return gr.update(submit_btn=True, stop_btn=False, **changes)
+
+
+def is_filled(value: dict[str, Any]) -> bool:
+    return bool(value["text"].strip() or value["files"])
+
+
+def error_notice(message: str) -> str:
+    """A line above the text box about what could not be done."""
+    return f'<p class="mv-error" role="alert">{escape(message)}</p>'

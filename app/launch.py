@@ -1,0 +1,189 @@
+"""Around the page: command-line arguments, the list of configurations, and the server's settings.
+
+Nothing here imports torch or gradio at the top, so that `--help`, `--version` and argument errors answer at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import socket
+import sys
+import threading
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, NoReturn
+
+from models.errors import MiniVLMError, RequestError
+
+if TYPE_CHECKING:
+    import gradio as gr
+    from PIL import Image
+
+    from models.checkpoints import NeededFile
+
+ROOT = Path(__file__).resolve().parent.parent
+CONFIG_DIR = ROOT / "eval_configs"
+DEFAULT_CONFIG = CONFIG_DIR / "tiny_minigpt_v2.yaml"
+_FILE_SUFFIXES = (".pth", ".pt", ".bin", ".safetensors")  # what no repository on the hub is called
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line, as all errors of this program are."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {message} (see {self.prog} --help)\n")
+
+
+def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line of demo.py. `device` is filled from `--gpu-id`; `cfg_path` is a path that may not exist."""
+    parser = OneLineParser(
+        prog="demo.py",
+        description="Chat about images in the browser with a released vision-language checkpoint.",
+        epilog="Without --cfg-path it serves the bundled tiny model, which needs no download and no GPU.",
+    )
+    parser.add_argument("--cfg-path", type=Path, metavar="YAML", help="configuration to load (see --list)")
+    parser.add_argument("--list", action="store_true", help="print every configuration and whether its files are here")
+    parser.add_argument("--version", action="version", version=f"MiniVLM Chat {version()}")
+    _add_model_arguments(parser)
+    _add_server_arguments(parser)
+    args = parser.parse_args(argv)
+    args.cfg_path = args.cfg_path or Path(os.environ.get("MINIVLM_CFG_PATH", DEFAULT_CONFIG))
+    args.options = [option for group in args.options or [] for option in group]
+    if args.gpu_id is not None:
+        args.device = f"cuda:{args.gpu_id}"
+    return args
+
+
+def _add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    model = parser.add_argument_group("model")
+    where = model.add_mutually_exclusive_group()
+    where.add_argument("--device", type=_device, metavar="D", help="cpu, mps, cuda or cuda:N (default: the YAML's)")
+    where.add_argument("--gpu-id", type=_count, metavar="N", help="the same as --device cuda:N")
+    model.add_argument("--dtype", choices=("auto", "float32", "bfloat16", "float16"), help="numbers of the weights")
+    model.add_argument("--quantization", choices=("none", "8bit", "4bit"), help="shrink the language model's weights")
+    model.add_argument(
+        "--options",
+        nargs="+",
+        action="append",
+        metavar="KEY=VALUE",
+        help="override keys of the YAML, for example sampling.temperature=0.2",
+    )
+
+
+def _add_server_arguments(parser: argparse.ArgumentParser) -> None:
+    # Spaces and containers set these two variables; without them nobody but this machine is served.
+    host = os.environ.get("GRADIO_SERVER_NAME", "127.0.0.1")
+    port = os.environ.get("GRADIO_SERVER_PORT", "7860")
+    server = parser.add_argument_group("server")
+    server.add_argument("--host", default=host, help="address to listen on; 0.0.0.0 is every network (%(default)s)")
+    server.add_argument("--port", type=_count, default=port, help="port to listen on; 0 takes any (%(default)s)")
+    server.add_argument("--share", action="store_true", help="also open a public link through gradio's servers")
+    server.add_argument("--auth", type=_auth, metavar="USER:PASSWORD", help="ask visitors for this name and password")
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 up")
+    return int(text)
+
+
+def _device(text: str) -> str:
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a device; choose auto, cpu, mps, cuda or cuda:N")
+    return text
+
+
+def _auth(text: str) -> tuple[str, str]:
+    user, colon, password = text.partition(":")
+    if not (user and colon and password):
+        raise argparse.ArgumentTypeError("write USER:PASSWORD, neither part empty")
+    return user, password
+
+
+def version() -> str:
+    """The program's version, from pyproject.toml, which is the only place that holds it."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    return str(project["version"])
+
+
+def describe_configs(folder: Path = CONFIG_DIR) -> str:
+    """Every YAML of a folder with its family, name, the files it needs and whether they are here, for `--list`."""
+    blocks = [_describe_config(path) for path in sorted(folder.glob("*.yaml"))]
+    return "\n\n".join(blocks) if blocks else f"No configurations in {folder}."
+
+
+def _describe_config(path: Path) -> str:
+    from models.checkpoints import needed_files
+    from models.config import load_config
+
+    shown = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+    try:
+        config = load_config(path)
+    except MiniVLMError as error:  # one broken file must not hide the others
+        return f"{shown}\n  error: {error}"
+    states = [(_state(file), file) for file in needed_files(config)]
+    ready = all(state == "here" for state, _ in states)
+    lines = [f"{shown}  [{'ready' if ready else 'files missing'}]", f"  {config.name or path.stem} ({config.family})"]
+    for state, file in states:
+        lines.append(f"  {state:<8} {file.key:<15} {file.value}")
+        if state != "here":
+            lines.append(f"{'':26} {'Downloaded at the first start. ' if state == 'on hub' else ''}{file.hint}")
+    return "\n".join(lines)
+
+
+def _state(file: NeededFile) -> Literal["here", "on hub", "missing"]:
+    """Where a released file is."""
+    if file.path is not None:
+        return "here"
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", file.value) or Path(file.value).suffix in _FILE_SUFFIXES:
+        return "missing"
+    from huggingface_hub import try_to_load_from_cache
+
+    return "here" if isinstance(try_to_load_from_cache(file.value, "config.json"), str) else "on hub"
+
+
+def free_port(host: str, port: int) -> int:
+    """The port to serve on, checked to be free; 0 becomes one that is. Raises RequestError when it is taken."""
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port whose last server just closed is free
+        try:
+            probe.bind((host, port))
+        except OverflowError as error:
+            raise RequestError(f"--port {port} does not exist; choose one from 1 to 65535.") from error
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise RequestError(f"can't listen on {host}:{port} ({reason}); try another --port or --host.") from error
+        return int(probe.getsockname()[1])
+
+
+def be_private() -> None:
+    """Switch off the libraries' telemetry; must come before their first import."""
+    os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+
+
+def run(demo: gr.Blocks, args: argparse.Namespace, port: int) -> None:
+    """Serve the page until Ctrl+C, which arrives as KeyboardInterrupt."""
+    if args.share and not args.auth:
+        print("note: --share without --auth lets anyone who has the link use this machine.", file=sys.stderr)
+    _, local_url, share_url = demo.launch(
+        server_name=args.host, server_port=port, share=args.share, auth=args.auth, prevent_thread_lock=True, quiet=True
+    )
+    print("\n".join(f"Open {url} in a browser; Ctrl+C stops." for url in (local_url, share_url) if url), flush=True)
+    try:
+        threading.Event().wait()
+    finally:
+        demo.close(verbose=False)
+
+
+def new_scene() -> Image.Image:
+    """A fresh picture of the only kind that the bundled models know, for the page's "New scene" button."""
+    import numpy as np
+
+    from training.scenes.render import render_image
+    from training.scenes.scene import sample_scene
+
+    return render_image(sample_scene(np.random.default_rng(), min_objects=2))

@@ -1,0 +1,198 @@
+"""The page: components and which handler belongs to which. What the handlers do is in events.py."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from PIL import Image
+
+from app.box_tool import make_box_tool
+from app.chat_model import ChatModel
+from app.endpoint import add_chat_endpoint
+from app.events import Handlers
+from app.examples import FOLDER, examples_html, find_examples
+from app.page_text import TITLE, header_html, model_html, placeholder_html, tasks_html, toy_html
+from app.session import ChatSession
+from models.model_info import ModelInfo
+
+ASSETS = Path(__file__).parent / "assets"
+
+MAX_UPLOAD = "25mb"
+MAX_QUESTION_CHARACTERS = 20_000  # above this a paste becomes a file, which the text box then refuses
+MAX_STREAMS = 48  # answers the page streams at once; the model has its own, smaller limit and queue
+MAX_WAITING = 128
+EXPIRY = (3600, 24 * 3600)  # seconds: how often to look for uploads to delete, and their age by then
+
+# What app.js asks for, by the name of the event.
+_BRIDGE = """
+document.addEventListener("minivlm", (event) => {
+  const { name, ...detail } = event.detail;
+  for (const known of ["edit", "retry", "undo", "cancel_edit", "attach", "example", "stop"]) {
+    if (name === known) trigger(known, detail);
+  }
+});
+"""
+
+
+class ChatPage(gr.Blocks):
+    """gr.Blocks whose launch is private and carries the page's own style, however it is launched."""
+
+    def launch(self, *args: Any, **settings: Any) -> Any:
+        """As gr.Blocks.launch; see `launch_options` for what is different by default."""
+        return super().launch(*args, **{**launch_options(), **settings})
+
+
+def launch_options() -> dict[str, Any]:
+    """Defaults for launch: only this machine, nothing recorded, no upload above a limit, our style and script."""
+    script = (ASSETS / "app.js").read_text(encoding="utf-8")
+    return {
+        "server_name": "127.0.0.1",
+        "share": False,
+        "run_history": False,
+        "enable_monitoring": False,
+        "max_file_size": MAX_UPLOAD,
+        "max_threads": 2 * MAX_STREAMS,
+        "allowed_paths": [str(ASSETS)],
+        "footer_links": [],
+        "favicon_path": str(ASSETS / "favicon.png"),
+        "pwa": False,
+        "ssr_mode": False,
+        "theme": make_theme(),
+        "css_paths": [ASSETS / "style.css"],
+        "head": f'<meta name="referrer" content="no-referrer"><script>{script}</script>',
+    }
+
+
+def make_theme() -> gr.themes.Base:
+    """The system's own fonts, so that nothing is fetched; colours are in style.css."""
+    fonts = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif")
+    mono = ("ui-monospace", "SFMono-Regular", "Menlo", "monospace")
+    return gr.themes.Base(
+        primary_hue="indigo", neutral_hue="slate", radius_size="lg", font=list(fonts), font_mono=list(mono)
+    )
+
+
+def build_demo(
+    model: ChatModel,
+    *,
+    new_scene: Callable[[], Image.Image] | None = None,
+    examples_dir: Path = FOLDER,
+) -> gr.Blocks:
+    """The page for a model. `new_scene` draws a picture for the button of that name; without it there is no button."""
+    info = model.info
+    examples = find_examples(info.tasks, examples_dir)
+    handlers = Handlers(model, examples=examples, new_scene=new_scene)
+    with ChatPage(title=TITLE, analytics_enabled=False, delete_cache=EXPIRY, fill_height=True) as demo:
+        session = gr.State(ChatSession(), delete_callback=ChatSession.stop)
+        parts = _Parts(info, examples_html(examples) if examples else "", has_scenes=new_scene is not None)
+        _connect(parts, handlers, session)
+        demo.load(None, js="() => window.minivlm.start()")
+        add_chat_endpoint(model, concurrency_limit=MAX_STREAMS)
+    demo.queue(max_size=MAX_WAITING, default_concurrency_limit=MAX_STREAMS)
+    return demo
+
+
+class _Parts:
+    """The components, from top to bottom."""
+
+    def __init__(self, info: ModelInfo, examples: str, *, has_scenes: bool) -> None:
+        takes_box = any(task.takes_box for task in info.tasks)
+        self.settings = _settings(info)
+        gr.HTML(header_html(info), apply_default_css=False, elem_id="mv-header")
+        if info.is_toy:
+            gr.HTML(toy_html(), apply_default_css=False, elem_id="mv-toy")
+        self.chat = gr.Chatbot(
+            elem_id="mv-chat",
+            label="Conversation",
+            show_label=False,
+            container=False,
+            buttons=[],
+            latex_delimiters=[],
+            height=None,
+            layout="bubble",
+            placeholder=placeholder_html(info),
+        )
+        if examples:
+            gr.HTML(examples, apply_default_css=False, elem_id="mv-examples")
+        self.tool = make_box_tool() if takes_box else gr.State(None)
+        self.notice = gr.HTML("", apply_default_css=False, elem_id="mv-notice")
+        with gr.Row(elem_id="mv-tasks-row"):
+            self.tasks = [
+                gr.Button(task.label, size="sm", elem_id=f"mv-task-{index}", elem_classes="mv-chip", min_width=0)
+                for index, task in enumerate(info.tasks)
+            ]
+            self.new_scene = gr.Button(
+                "New scene", size="sm", elem_id="mv-new-scene", elem_classes="mv-chip", min_width=0, visible=has_scenes
+            )
+            self.reset = gr.Button("New chat", size="sm", elem_id="mv-new-chat", elem_classes="mv-chip", min_width=0)
+        gr.HTML(tasks_html(info), apply_default_css=False, elem_id="mv-tasks")
+        self.question = gr.MultimodalTextbox(
+            elem_id="mv-question",
+            label="Question",
+            show_label=False,
+            container=False,
+            placeholder="Drop, paste or choose an image, and ask about it",
+            file_types=["image"],
+            file_count="multiple",
+            sources=["upload"],
+            lines=1,
+            max_lines=8,
+            max_plain_text_length=MAX_QUESTION_CHARACTERS,
+            autofocus=True,
+        )
+        self.bridge = gr.HTML("", js_on_load=_BRIDGE, elem_id="mv-bridge", visible="hidden")
+
+
+def _settings(info: ModelInfo) -> Sequence[gr.components.Component]:
+    """The sidebar, with the family's defaults."""
+    defaults = info.sampling
+    with gr.Sidebar(position="right", open=False, elem_id="mv-settings", label="Settings"):
+        gr.Markdown("## Settings\nFor the next answer. Each answer keeps its own under *Details*.")
+        most = max(defaults.max_new_tokens, min(1024, info.context_tokens))
+        components = [
+            gr.Slider(0, 2, defaults.temperature, step=0.05, label="Temperature", info="0 always takes the likeliest."),
+            gr.Slider(0.05, 1, defaults.top_p, step=0.05, label="Top-p", info="Draw from this share of likely tokens."),
+            gr.Slider(1, most, defaults.max_new_tokens, step=1, label="Max new tokens", info="Longest answer."),
+            gr.Slider(1, 2, defaults.repetition_penalty, step=0.05, label="Repetition penalty", info="1 is none."),
+            gr.Textbox(
+                "" if defaults.seed is None else str(defaults.seed),
+                label="Seed",
+                info="The same seed gives the same answer.",
+                placeholder="A new one for every answer",
+                max_lines=1,
+            ),
+        ]
+        gr.HTML(model_html(info), apply_default_css=False)
+    return components
+
+
+def _connect(parts: _Parts, handlers: Handlers, session: gr.State) -> None:
+    """Who listens to what. Long-running listeners go through the queue, quick ones do not."""
+    view = [parts.chat, parts.question, parts.notice, parts.tool, session]
+    streams: dict[str, Any] = {
+        "outputs": view,
+        "show_progress": "hidden",
+        "concurrency_limit": MAX_STREAMS,
+        "concurrency_id": "answers",
+        "api_visibility": "private",
+        "trigger_mode": "multiple",  # "once" would drop a question without a word while an answer is ending
+    }
+    quick: dict[str, Any] = {"outputs": view, "show_progress": "hidden", "queue": False, "api_visibility": "private"}
+    parts.question.submit(handlers.ask, [session, parts.question, parts.tool, *parts.settings], **streams)
+    parts.bridge.retry(handlers.retry, [session, *parts.settings], **streams)
+    for stopped in (parts.question.stop, parts.bridge.stop):
+        stopped(handlers.stop, [session], show_progress="hidden", queue=False, api_visibility="private")
+    parts.reset.click(handlers.reset, [session], **quick)
+    parts.bridge.undo(handlers.undo, [session, parts.question], **quick)
+    parts.bridge.edit(handlers.edit, [session, parts.question], **quick)
+    parts.bridge.cancel_edit(handlers.cancel_edit, [session], **quick)
+    parts.bridge.attach(handlers.attach, [session, parts.question], trigger_mode="always_last", **quick)
+    parts.bridge.example(handlers.example, **quick)
+    parts.new_scene.click(handlers.new_scene, [parts.question], **quick)
+    for index, button in enumerate(parts.tasks):
+        button.click(partial(handlers.choose_task, index), [parts.question], **quick)
+    parts.question.change(None, [parts.question], js="(value) => window.minivlm.questionChanged(value)")
