@@ -1,0 +1,22 @@
+"""Every module imports, with the installed requirements and nothing else set up."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def module_names() -> list[str]:
+    """`demo` and every module of the three packages, by dotted name."""
+    files = [path for package in ("app", "models", "training") for path in sorted((ROOT / package).rglob("*.py"))]
+    names = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in files]
+    return ["demo", *(name.removesuffix(".__init__") for name in names if not name.endswith("__main__"))]
+
+
+@pytest.mark.parametrize("name", module_names())
+def test_module_imports(name: str) -> None:
+    importlib.import_module(name)
