@@ -14,7 +14,7 @@ import threading
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from models.errors import MiniVLMError, RequestError
 
@@ -22,12 +22,10 @@ if TYPE_CHECKING:
     import gradio as gr
     from PIL import Image
 
-    from models.checkpoints import NeededFile
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIG_DIR = ROOT / "eval_configs"
 DEFAULT_CONFIG = CONFIG_DIR / "tiny_minigpt_v2.yaml"
-_FILE_SUFFIXES = (".pth", ".pt", ".bin", ".safetensors")  # what no repository on the hub is called
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -124,25 +122,22 @@ def _describe_config(path: Path) -> str:
         config = load_config(path)
     except MiniVLMError as error:  # one broken file must not hide the others
         return f"{shown}\n  error: {error}"
-    states = [(_state(file), file) for file in needed_files(config)]
-    ready = all(state == "here" for state, _ in states)
+    files = [(file.state, file) for file in needed_files(config)]
+    ready = all(state == "here" for state, _ in files)
     lines = [f"{shown}  [{'ready' if ready else 'files missing'}]", f"  {config.name or path.stem} ({config.family})"]
-    for state, file in states:
+    for state, file in files:
         lines.append(f"  {state:<8} {file.key:<15} {file.value}")
         if state != "here":
             lines.append(f"{'':26} {'Downloaded at the first start. ' if state == 'on hub' else ''}{file.hint}")
     return "\n".join(lines)
 
 
-def _state(file: NeededFile) -> Literal["here", "on hub", "missing"]:
-    """Where a released file is."""
-    if file.path is not None:
-        return "here"
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", file.value) or Path(file.value).suffix in _FILE_SUFFIXES:
-        return "missing"
-    from huggingface_hub import try_to_load_from_cache
-
-    return "here" if isinstance(try_to_load_from_cache(file.value, "config.json"), str) else "on hub"
+def show(text: str) -> None:
+    """Print, and end quietly when the reader has had enough (`demo.py --list | head`)."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains again at exit
 
 
 def free_port(host: str, port: int) -> int:

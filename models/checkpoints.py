@@ -6,6 +6,7 @@ import dataclasses
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from models.config import FamilyConfig
 from models.errors import CheckpointMissing, ConfigError
@@ -14,6 +15,7 @@ CHECKPOINTS_DIR = Path(__file__).resolve().parent.parent / "checkpoints"
 
 _PLACEHOLDER = re.compile(r"please set|path[ _/]to|^/?path/|your[ _/-]|^<.*>$|^\s*$|^x{3,}$", re.IGNORECASE)
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_FILE_SUFFIXES = (".pth", ".pt", ".bin", ".safetensors")  # what no repository on the hub is called
 _MODEL_FILES = ["*.json", "*.model", "*.safetensors", "*.txt", "*.tiktoken"]
 
 
@@ -25,6 +27,22 @@ class NeededFile:
     value: str
     path: Path | None
     hint: str
+
+    @property
+    def is_hub_id(self) -> bool:
+        """Whether the value could be a repository on the hub."""
+        return bool(_HUB_ID.fullmatch(self.value)) and Path(self.value).suffix not in _FILE_SUFFIXES
+
+    @property
+    def state(self) -> Literal["here", "on hub", "missing"]:
+        """Where it is: on this machine (or in the hub's cache), to be downloaded at the first start, or nowhere."""
+        if self.path is not None:
+            return "here"
+        if not self.is_hub_id or _PLACEHOLDER.search(self.value):
+            return "missing"
+        from huggingface_hub import try_to_load_from_cache
+
+        return "here" if isinstance(try_to_load_from_cache(self.value, "config.json"), str) else "on hub"
 
 
 def needed_files(config: FamilyConfig) -> list[NeededFile]:
@@ -59,7 +77,7 @@ def resolve(config: FamilyConfig, key: str) -> Path:
         raise ConfigError(f"{where} is the placeholder {file.value!r}; set it to the real path. {file.hint}")
     if file.path is not None:
         return file.path
-    if _HUB_ID.fullmatch(file.value) and not Path(file.value).suffix:
+    if file.is_hub_id:
         return _download(file.value, where=where, hint=file.hint)
     raise CheckpointMissing(
         f"{where}: {file.value} not found beside the YAML or in {CHECKPOINTS_DIR}.{_neighbours(file.value)} {file.hint}"
@@ -94,5 +112,5 @@ def _neighbours(value: str) -> str:
     """Names that do exist in the folder the value points into, to spot a typing error."""
     parent = Path(value).expanduser().parent
     folder = parent if parent.is_absolute() else CHECKPOINTS_DIR / parent
-    names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    names = sorted(path.name for path in folder.glob("[!.]*")) if folder.is_dir() else []
     return f" There: {', '.join(names[:8])}." if names else ""

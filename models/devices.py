@@ -74,12 +74,16 @@ def free_bytes(device: torch.device) -> int:
 def check_memory(needed: int, device: torch.device, *, name: str, quantization: str) -> str:
     """A line with the estimate; raises NotEnoughMemory with what to do when it does not fit."""
     free = free_bytes(device)
-    estimate = f"{name}: about {needed / 2**30:.2f} GiB of weights; {free / 2**30:.1f} GiB free on {device}."
+    estimate = f"{name}: about {_size(needed)} of weights; {_size(free)} free on {device}."
     if needed * _HEADROOM > free:
         smaller = {"none": "quantization=8bit (or 4bit)", "8bit": "quantization=4bit"}.get(quantization)
         advice = f"Try --options {smaller}, or" if smaller else "Use"
         raise NotEnoughMemory(f"{estimate} That is not enough. {advice} a device with more memory.")
     return estimate
+
+
+def _size(count: int) -> str:
+    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"
 
 
 def _container_limit() -> int:

@@ -179,3 +179,10 @@ def test_every_key_is_documented() -> None:
         missing = [field.name for field in dataclasses.fields(config_class) if f"`{field.name}`" not in text]
         assert missing in ([], ["source"]), family
         assert f"`{family}`" in text
+
+
+def test_a_version_number_does_not_make_a_hub_id_a_file(tmp_path: Path) -> None:
+    config = load_config(write(tmp_path, V2 + "language_model: lmsys/vicuna-7b-v1.5"))
+    states = {file.key: file.state for file in needed_files(config)}
+    assert states["language_model"] == "on hub"
+    assert states["checkpoint"] == "missing"
