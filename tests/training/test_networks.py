@@ -1,0 +1,255 @@
+"""The trained modules: one step runs, the shared image prefix is exact, and export gives files that load the same."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from models.conversation import Turn
+from models.loader import load_model
+from models.parts.connectors import QFormerConnector
+from models.parts.minigpt_chat import MINIGPT_V2
+from models.sentencepiece_tokenizer import SentencePieceTokenizer
+from training import export
+from training.dense import NUM_BINS, MentionHead, TrainingHeads, centre_map, dense_targets, iou, soft_bins
+from training.images import pixel_values_of
+from training.muon import Muon, orthogonalise
+from training.networks import (
+    LORA_ALPHA,
+    NUM_PATCHES,
+    DecoderShape,
+    QFormerShape,
+    TinyModel,
+    TowerShape,
+    add_lora,
+    build_decoder,
+    build_merge_connector,
+    build_qformer_connector,
+    build_vision_tower,
+    merged_decoder_state,
+)
+from training.rows import MINIGPT_V2_LAST_MIXTURE, MINIGPT_V2_MIXTURE, RowFormat
+from training.samples import Sample, make_caption
+from training.scenes.render import render_image
+from training.scenes.scene import sample_scene
+from training.tokenizer import COORDINATES
+from training.train_language import LanguageRecipe, LanguageTrainer
+
+TOKENIZER = Path(__file__).parents[2] / "checkpoints" / "tiny_minigpt_v2" / "llama" / "tokenizer.model"
+TOWER = TowerShape(width=32, layers=2, heads=2, mlp_width=64)
+DECODER = DecoderShape(width=32, layers=3, heads=2, mlp_width=64)
+QFORMER = QFormerShape(width=32, layers=2, heads=2, mlp_width=64)
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> SentencePieceTokenizer:
+    return SentencePieceTokenizer(TOKENIZER)
+
+
+def tiny_model(tokenizer: SentencePieceTokenizer, *, qformer: bool = False) -> TinyModel:
+    torch.manual_seed(0)
+    ids = [tokenizer.encode(piece)[-1] for piece in COORDINATES]
+    decoder = build_decoder(DECODER, vocabulary_size=len(tokenizer), coordinate_ids=ids)
+    if not qformer:
+        add_lora(decoder)
+        for name, parameter in decoder.named_parameters():
+            if name.endswith("lora_b"):
+                nn.init.normal_(parameter, std=0.1)
+    tower = build_vision_tower(TOWER, trains_ln_vision=qformer)
+    connector = build_qformer_connector(TOWER, DECODER, QFORMER) if qformer else build_merge_connector(TOWER, DECODER)
+    return TinyModel(tower, connector, decoder).eval()
+
+
+def trainer_of(model: TinyModel, tokenizer: SentencePieceTokenizer, save_to: Path) -> LanguageTrainer:
+    rows = RowFormat(prompt_format=MINIGPT_V2, tokenizer=tokenizer, answer_end="</s>")
+    ids = [tokenizer.encode(piece)[-1] for piece in COORDINATES]
+    recipe = LanguageRecipe(steps=1, mixture=MINIGPT_V2_MIXTURE, images=2, rows=3, mention_layer=2)
+    return LanguageTrainer(model, TrainingHeads(TOWER.width, DECODER.width, NUM_PATCHES), rows, ids, recipe, save_to)
+
+
+VISION_YAML = "{hidden_size: 32, num_hidden_layers: 2, num_attention_heads: 2, intermediate_size: 64, patch_size: 12}"
+
+
+def write_yaml(folder: Path, lines: list[str]) -> Path:
+    path = folder / "config.yaml"
+    path.write_text("\n".join([*lines, "image_size: 144", f"vision_config: {VISION_YAML}", "dtype: float32"]) + "\n")
+    return path
+
+
+def test_exported_minigpt_v2_loads_with_the_same_image_tokens_and_logits(
+    tokenizer: SentencePieceTokenizer, tmp_path: Path
+) -> None:
+    model = tiny_model(tokenizer)
+    export.export_vision_tower(model.vision_tower, tmp_path / "eva_vit_g.pth")
+    export.export_stage_checkpoint(model.connector, model.language_model, tmp_path / "v2.pth")
+    export.export_language_model(model.language_model, TOKENIZER, tmp_path / "llama")
+    lines = ["family: minigpt_v2", f"language_model: {tmp_path / 'llama'}", f"checkpoint: {tmp_path / 'v2.pth'}"]
+    path = write_yaml(tmp_path, [*lines, f"vision_tower: {tmp_path / 'eva_vit_g.pth'}", f"lora_alpha: {LORA_ALPHA}"])
+    check_same(model, path)
+
+
+def test_exported_minigpt4_loads_with_the_same_image_tokens_and_logits(
+    tokenizer: SentencePieceTokenizer, tmp_path: Path
+) -> None:
+    model = tiny_model(tokenizer, qformer=True)
+    nn.init.normal_(model.vision_tower.post_layernorm.weight)
+    export.export_vision_tower(model.vision_tower, tmp_path / "eva_vit_g.pth")
+    assert isinstance(model.connector, QFormerConnector)
+    export.export_qformer(model.connector, model.vision_tower, tmp_path / "blip2.pth")
+    export.export_stage_checkpoint(model.connector, model.language_model, tmp_path / "stage.pth")
+    export.export_language_model(model.language_model, TOKENIZER, tmp_path / "vicuna")
+    lines = ["family: minigpt4", "conversation: vicuna_v0", f"language_model: {tmp_path / 'vicuna'}"]
+    lines += [f"checkpoint: {tmp_path / 'stage.pth'}", f"qformer: {tmp_path / 'blip2.pth'}", "num_query_tokens: 32"]
+    lines += ["qformer_config: {hidden_size: 32, num_hidden_layers: 2, num_attention_heads: 2, intermediate_size: 64}"]
+    check_same(model, write_yaml(tmp_path, [*lines, f"vision_tower: {tmp_path / 'eva_vit_g.pth'}"]))
+
+
+@torch.no_grad()
+def check_same(model: TinyModel, path: Path) -> None:
+    """Files hold fp16, so values agree to about three digits."""
+    loaded = load_model(path, device="cpu", report=lambda _: None)
+    pixel_values = pixel_values_of([sample_scene(np.random.default_rng(1))])
+    ours = model.connector(model.vision_tower.features(pixel_values))
+    theirs = loaded.image_embeds(pixel_values)
+    torch.testing.assert_close(theirs, ours, atol=2e-3, rtol=1e-2)
+    logits = [m(inputs_embeds=ours).logits for m in (model.language_model, loaded.language_model)]
+    torch.testing.assert_close(logits[1], logits[0], atol=2e-3, rtol=1e-2)
+
+
+def test_merging_lora_keeps_the_decoder_as_it_is(tokenizer: SentencePieceTokenizer) -> None:
+    with_lora = tiny_model(tokenizer).language_model
+    plain = build_decoder(DECODER, vocabulary_size=len(tokenizer), coordinate_ids=list(range(NUM_BINS)))
+    plain.load_state_dict(merged_decoder_state(with_lora.state_dict()))
+    ids = torch.arange(20)[None]
+    torch.testing.assert_close(plain(ids).logits, with_lora(ids).logits, atol=1e-4, rtol=1e-4)
+
+
+def test_a_training_step_runs_and_goes_on_where_it_stopped(tokenizer: SentencePieceTokenizer, tmp_path: Path) -> None:
+    trainer = trainer_of(tiny_model(tokenizer), tokenizer, tmp_path / "state.pt")
+    trainer.run()
+    again = trainer_of(tiny_model(tokenizer), tokenizer, tmp_path / "state.pt")
+    again.resume()
+    assert again.first_step == 1
+    for ours, saved in zip(again.model.parameters(), trainer.model.parameters(), strict=True):
+        assert torch.equal(ours, saved)
+    biases = [p for name, p in trainer.model.vision_tower.named_parameters() if name.endswith("qkv.bias")]
+    assert all(bias.chunk(3)[1].abs().max() < 1e-2 for bias in biases)  # no key bias in EVA: the file drops it
+
+
+def test_rows_after_the_shared_image_equal_whole_prompts(tokenizer: SentencePieceTokenizer, tmp_path: Path) -> None:
+    """The decoder reads the image once per scene; a row must see what a conversation sees at inference."""
+    model = tiny_model(tokenizer)
+    trainer = trainer_of(model, tokenizer, tmp_path / "state.pt")
+    rng = np.random.default_rng(3)
+    scene = sample_scene(rng)
+    sample = make_caption(rng, scene)
+    row = trainer.row_format.row([sample])
+    image = render_image(scene)
+    segments = MINIGPT_V2.render([Turn("user", sample.prompt, (image,))])
+    assert segments[1] is image
+    assert trainer.prefix.tolist() == tokenizer.encode(str(segments[0]), add_bos=True)
+    assert row.prompt == tokenizer.encode(str(segments[2]))
+    assert row.answer == [*tokenizer.encode(sample.answer), tokenizer.eos_token_id]
+    with torch.no_grad():
+        embeds = model.connector(model.vision_tower.features(pixel_values_of([scene])))
+        embed = model.language_model.model.embed_tokens
+        ids = torch.tensor(row.prompt + row.answer)
+        whole = torch.cat((embed(trainer.prefix)[None], embeds, embed(ids[:-1])[None]), dim=1)
+        logits = model.language_model(inputs_embeds=whole).logits[0, -len(row.answer) :]
+        expected = trainer._token_losses(logits, torch.tensor(row.answer), 2.0)
+        losses, _, _ = trainer._run_rows([(0, row)], trainer._read_image(embeds), 2.0)
+    torch.testing.assert_close(losses, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_mentions_point_at_the_end_of_their_phrase(tokenizer: SentencePieceTokenizer) -> None:
+    item = sample_scene(np.random.default_rng(1)).objects[0]
+    rows = RowFormat(prompt_format=MINIGPT_V2, tokenizer=tokenizer, answer_end="</s>")
+    earlier = Sample("colour", "[vqa] what color is the star?", "red")
+    sample = Sample("refer", "[refer] where is the red star ?", "{<1><2><3><4>}", (item,), (("red star", (item,)),))
+    row = rows.row([earlier, sample])
+    ((index, _),) = row.mentions
+    assert tokenizer.decode(row.prompt[: index + 1]).endswith("the red star")
+
+
+def test_dense_labels_name_what_covers_a_patch() -> None:
+    scenes = [sample_scene(np.random.default_rng(seed)) for seed in range(4)]
+    targets = dense_targets(scenes, 12)
+    assert targets.names.shape == (4, 144)
+    assert targets.counts.tolist() == [len(scene.objects) for scene in scenes]
+    assert (targets.names >= 0).any(dim=1).all()
+    assert targets.has_centre.sum() <= sum(len(scene.objects) for scene in scenes)
+
+
+def test_soft_labels_peak_at_the_true_bin() -> None:
+    soft = soft_bins(torch.tensor([0.0, 40.0, 100.0]), 2.0)
+    assert soft.argmax(-1).tolist() == [0, 40, 100]
+    torch.testing.assert_close(soft.sum(-1), torch.ones(3))
+
+
+def test_iou_of_boxes() -> None:
+    a = torch.tensor([0.0, 0.0, 0.5, 0.5])
+    assert iou(a, a).item() == pytest.approx(1, abs=1e-4)
+    assert iou(a, a + 0.6).item() == 0
+
+
+def test_orthogonalise_brings_singular_values_near_one() -> None:
+    torch.manual_seed(0)
+    values = torch.linalg.svdvals(orthogonalise(torch.randn(3, 16, 48)))
+    assert values.min() > 0.5
+    assert values.max() < 1.4
+
+
+def test_muon_updates_fused_matrices_one_by_one() -> None:
+    weight = nn.Parameter(torch.zeros(12, 4))
+    weight.grad = torch.randn(12, 4, generator=torch.Generator().manual_seed(0))
+    Muon([{"params": [weight], "num_fused": 3}], lr=1.0).step()
+    for part in weight.detach().chunk(3):
+        assert torch.linalg.svdvals(part).min() > 0.5
+
+
+def test_a_longer_leg_goes_on_from_a_shorter_one(tokenizer: SentencePieceTokenizer, tmp_path: Path) -> None:
+    trainer = trainer_of(tiny_model(tokenizer), tokenizer, tmp_path / "state.pt")
+    trainer.run()
+    trainer.recipe = replace(trainer.recipe, steps=2)
+    trainer.resume()
+    trainer.run()
+    assert torch.load(tmp_path / "state.pt", weights_only=True)["step"] == 2
+
+
+def test_the_refinement_learns_sets_of_objects(tokenizer: SentencePieceTokenizer, tmp_path: Path) -> None:
+    trainer = trainer_of(tiny_model(tokenizer), tokenizer, tmp_path / "state.pt")
+    trainer.recipe = replace(trainer.recipe, set_weight=1.0, rows=12, mixture=MINIGPT_V2_LAST_MIXTURE)
+    loss, report = trainer.loss(np.random.default_rng(1), 0.5)
+    loss.backward()
+    assert loss.isfinite()
+    assert 0 <= report["alike"] <= 1
+    for head in (trainer.heads.dense.alike, trainer.heads.mention.centres):
+        assert head.weight.grad is not None
+        assert head.weight.grad.abs().max() > 0
+
+
+def test_patches_know_how_many_objects_are_like_theirs() -> None:
+    scene = next(s for s in (sample_scene(np.random.default_rng(i)) for i in range(50)) if len(s.objects) == 1)
+    targets = dense_targets([scene], 12)
+    assert set(targets.alike[targets.names >= 0].flatten().tolist()) == {1}
+
+
+def test_centre_maps_mark_every_object_of_a_phrase() -> None:
+    scene = sample_scene(np.random.default_rng(2))
+    patches = {(int(item.centre[0] // 12), int(item.centre[1] // 12)) for item in scene.objects}
+    assert centre_map(scene.objects, 12).sum() == len(patches)
+    assert centre_map((), 12).sum() == 0
+
+
+def test_only_phrases_of_one_object_are_asked_for_a_box() -> None:
+    head = MentionHead(32, NUM_PATCHES)
+    hidden, centres = torch.randn(2, 32), torch.zeros(2, NUM_PATCHES)
+    boxes = torch.tensor([[0.1, 0.1, 0.3, 0.3], [float("nan")] * 4])
+    loss, _ = head.loss(hidden, boxes, centres, bin_width=2.0)
+    alone, _ = head.loss(hidden[:1], boxes[:1], centres[:1], bin_width=2.0)
+    torch.testing.assert_close(loss, alone)

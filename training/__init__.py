@@ -1,0 +1,1 @@
+"""Training of the tiny bundled checkpoints: scenes, samples, recipe, export and evaluation."""

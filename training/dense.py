@@ -1,0 +1,227 @@
+"""Dense supervision of the vision tower: what every patch should know about the object that covers it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from training.scenes import vocabulary as vocab
+from training.scenes.render import owner_map
+from training.scenes.scene import Scene, SceneObject
+
+NAMES = (*vocab.SHAPES, *vocab.DIGITS, *vocab.WORDS)
+NUM_BINS = 101  # coordinate tokens <0> … <100>
+_MIN_COVER = 0.2  # a patch belongs to an object that covers at least this share of it
+
+
+@dataclass(frozen=True)
+class DenseTargets:
+    """Labels of B images with P patches each. -1 in `names` marks background patches."""
+
+    names: Tensor  # [B, P] index into NAMES
+    colours: Tensor  # [B, P]
+    sizes: Tensor  # [B, P]
+    patterns: Tensor  # [B, P]
+    alike: Tensor  # [B, P, 2] how many objects of the scene have the name (kind, for text), and how many the colour
+    boxes: Tensor  # [B, P, 4] fractions of the image
+    has_centre: Tensor  # [B, P] 1.0 where the centre of an object lies
+    counts: Tensor  # [B] objects in the scene
+    background_colours: Tensor  # [B]
+    background_textures: Tensor  # [B]
+
+
+def dense_targets(scenes: list[Scene], patch_size: int) -> DenseTargets:
+    """Labels for every patch of every scene."""
+    rows = [_patch_labels(scene, patch_size) for scene in scenes]
+    labels = torch.from_numpy(np.stack([labels for labels, _, _ in rows]))
+    return DenseTargets(
+        names=labels[..., 0],
+        colours=labels[..., 1],
+        sizes=labels[..., 2],
+        patterns=labels[..., 3],
+        alike=labels[..., 4:6],
+        boxes=torch.from_numpy(np.stack([boxes for _, boxes, _ in rows])),
+        has_centre=torch.from_numpy(np.stack([centres for _, _, centres in rows])),
+        counts=torch.tensor([len(scene.objects) for scene in scenes]),
+        background_colours=torch.tensor([list(vocab.BACKGROUND_COLOURS).index(s.background.colour) for s in scenes]),
+        background_textures=torch.tensor([vocab.BACKGROUND_TEXTURES.index(s.background.texture) for s in scenes]),
+    )
+
+
+def _patch_labels(scene: Scene, patch_size: int) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.float32]]:
+    """Class labels [P, 6], boxes [P, 4] and centre flags [P] of one scene."""
+    grid = vocab.IMAGE_SIZE // patch_size
+    count = len(scene.objects)
+    owner = owner_map(scene).reshape(grid, patch_size, grid, patch_size).swapaxes(1, 2).reshape(grid * grid, -1)
+    covers = np.stack([(owner == index).sum(1) for index in range(count)], axis=1)
+    best = covers.argmax(1)
+    is_covered = covers.max(1) >= _MIN_COVER * patch_size * patch_size
+
+    table = np.array(
+        [
+            (
+                NAMES.index(item.name),
+                list(vocab.COLOURS).index(item.colour),
+                list(vocab.SIZES).index(item.size),
+                vocab.PATTERNS.index(item.pattern),
+                sum(_noun(other) == _noun(item) for other in scene.objects),
+                sum(other.colour == item.colour for other in scene.objects),
+            )
+            for item in scene.objects
+        ],
+        dtype=np.int64,
+    )
+    boxes = np.array([item.box for item in scene.objects], dtype=np.float32) / vocab.IMAGE_SIZE
+    return np.where(is_covered[:, None], table[best], -1), boxes[best], centre_map(scene.objects, patch_size)
+
+
+def centre_map(items: Sequence[SceneObject], patch_size: int) -> NDArray[np.float32]:
+    """1 for every patch in which the centre of an object lies: [P]."""
+    grid = vocab.IMAGE_SIZE // patch_size
+    centres = np.zeros(grid * grid, dtype=np.float32)
+    for item in items:
+        x, y = item.centre
+        centres[int(y // patch_size) * grid + int(x // patch_size)] = 1
+    return centres
+
+
+def _noun(item: SceneObject) -> str:
+    """What the object is counted as: its shape, "digit" or "word"."""
+    return item.name if item.kind == "shape" else item.kind
+
+
+def soft_bins(positions: Tensor, width: float) -> Tensor:
+    """Gaussian label distributions over the 101 coordinate bins: positions [...] -> [..., 101], rows sum to 1."""
+    bins = torch.arange(NUM_BINS, dtype=torch.float32)
+    return torch.softmax(-0.5 * ((bins - positions[..., None]) / width) ** 2, dim=-1)
+
+
+class DenseHeads(nn.Module):
+    """Linear read-outs of patch features [B, P, D]; they exist during training only."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.name = nn.Linear(width, len(NAMES))
+        self.colour = nn.Linear(width, len(vocab.COLOURS))
+        self.size = nn.Linear(width, len(vocab.SIZES))
+        self.pattern = nn.Linear(width, len(vocab.PATTERNS))
+        self.box = nn.Linear(width, 4)
+        self.coordinates = nn.Linear(width, 4 * NUM_BINS)
+        self.is_covered = nn.Linear(width, 2)  # covered by an object, holds a centre
+        self.count = nn.Linear(width, vocab.MAX_OBJECTS + 1)
+        self.alike = nn.Linear(width, 2 * (vocab.MAX_OBJECTS + 1))
+        self.background_colour = nn.Linear(width, len(vocab.BACKGROUND_COLOURS))
+        self.background_texture = nn.Linear(width, len(vocab.BACKGROUND_TEXTURES))
+
+    def loss(
+        self, features: Tensor, targets: DenseTargets, *, bin_width: float, set_weight: float = 0.0
+    ) -> tuple[Tensor, dict[str, float]]:
+        """Weighted sum of all losses and, for the log, accuracies in 0…1. `features` is [B, P, D] without CLS.
+
+        `set_weight` is that of counting, at every covered patch, the objects of the same name and of the same colour.
+        """
+        on = targets.names >= 0
+        covered = features[on]
+        boxes = targets.boxes[on]
+        name, colour, pattern = self.name(covered), self.colour(covered), self.pattern(covered)
+        box = self.box(covered).float()
+        bins = self.coordinates(covered).float().view(-1, 4, NUM_BINS).log_softmax(-1)
+        flags = self.is_covered(features).float()
+        count = self.count(features).float()
+        alike = self.alike(covered).float().view(-1, 2, vocab.MAX_OBJECTS + 1)
+        patches = features.shape[1]
+
+        def repeat(labels: Tensor) -> Tensor:
+            return labels[:, None].expand(-1, patches).flatten()
+
+        losses = (
+            F.cross_entropy(name.float(), targets.names[on]),
+            F.cross_entropy(colour.float(), targets.colours[on]),
+            0.5 * F.cross_entropy(self.size(covered).float(), targets.sizes[on]),
+            F.cross_entropy(pattern.float(), targets.patterns[on]),
+            10 * F.smooth_l1_loss(box, boxes, beta=0.05),
+            -0.25 * (soft_bins((boxes * 100).floor(), bin_width) * bins).sum(-1).mean(0).sum(),
+            F.binary_cross_entropy_with_logits(flags, torch.stack((on.float(), targets.has_centre), dim=-1)),
+            0.5 * F.cross_entropy(count.flatten(0, 1), repeat(targets.counts)),
+            set_weight * F.cross_entropy(alike.flatten(0, 1), targets.alike[on].flatten()),
+            0.2
+            * F.cross_entropy(
+                self.background_colour(features).float().flatten(0, 1), repeat(targets.background_colours)
+            ),
+            0.2
+            * F.cross_entropy(
+                self.background_texture(features).float().flatten(0, 1), repeat(targets.background_textures)
+            ),
+        )
+        with torch.no_grad():
+            is_word = targets.names[on] >= len(NAMES) - len(vocab.WORDS)
+            name_right = (name.argmax(-1) == targets.names[on]).float()
+            by_bins = bins.argmax(-1).float().add(0.5) / 100
+            report = {
+                "name": name_right[~is_word].mean().item(),
+                "word": name_right[is_word].mean().item(),
+                "colour": (colour.argmax(-1) == targets.colours[on]).float().mean().item(),
+                "pattern": (pattern.argmax(-1) == targets.patterns[on]).float().mean().item(),
+                "alike": (alike.argmax(-1) == targets.alike[on]).float().mean().item(),
+                "iou": iou(box, boxes).mean().item(),
+                "bins_iou75": (iou(by_bins, boxes) > 0.75).float().mean().item(),
+                "count": (count.mean(1).argmax(-1) == targets.counts).float().mean().item(),
+            }
+        return torch.stack(losses).sum(), report
+
+
+class MentionHead(nn.Module):
+    """Reads from the middle of the decoder where the objects of a phrase are; it exists during training only.
+
+    Knowing the places of two objects at their phrases is half of the answer to how they lie to each other, which is
+    otherwise learnt last.
+    """
+
+    def __init__(self, width: int, num_patches: int) -> None:
+        super().__init__()
+        self.coordinates = nn.Linear(width, 4 * NUM_BINS)
+        self.centres = nn.Linear(width, num_patches)
+
+    def loss(
+        self, hidden: Tensor, boxes: Tensor, centres: Tensor, *, bin_width: float, map_weight: float = 0.0
+    ) -> tuple[Tensor, dict[str, float]]:
+        """Loss and, for the log, mean IoU and share of centre maps without a mistake.
+
+        hidden [N, D] at the ends of phrases; boxes [N, 4] in fractions of the image, NaN unless the phrase fits exactly
+        one object; centres [N, P] is 1 where the centre of an object lies that the phrase fits.
+        """
+        normalised = F.rms_norm(hidden.float(), hidden.shape[-1:])
+        is_single = ~boxes.isnan().any(-1)
+        bins = self.coordinates(normalised[is_single]).float().view(-1, 4, NUM_BINS)
+        soft = soft_bins((boxes[is_single] * 100).floor(), bin_width)
+        maps = self.centres(normalised).float()
+        map_loss = F.binary_cross_entropy_with_logits(maps, centres, reduction="none").sum(-1).mean()
+        loss = -(soft * bins.log_softmax(-1)).sum(-1).mean() + map_weight * map_loss
+        with torch.no_grad():
+            overlap = iou((bins.argmax(-1).float() + 0.5) / 100, boxes[is_single]).mean().item()
+            exact = ((maps > 0) == (centres > 0)).all(-1).float().mean().item()
+        return loss, {"mention_iou": overlap, "mention_map": exact}
+
+
+class TrainingHeads(nn.Module):
+    """All read-outs that exist during training only."""
+
+    def __init__(self, tower_width: int, decoder_width: int, num_patches: int) -> None:
+        super().__init__()
+        self.dense = DenseHeads(tower_width)
+        self.mention = MentionHead(decoder_width, num_patches)
+
+
+def iou(a: Tensor, b: Tensor) -> Tensor:
+    """Intersection over union of boxes x0, y0, x1, y1: [..., 4], [..., 4] -> [...]."""
+    top_left = torch.maximum(a[..., :2], b[..., :2])
+    bottom_right = torch.minimum(a[..., 2:], b[..., 2:])
+    overlap = (bottom_right - top_left).clamp(min=0).prod(-1)
+    areas = [(box[..., 2:] - box[..., :2]).clamp(min=0).prod(-1) for box in (a, b)]
+    return overlap / (areas[0] + areas[1] - overlap + 1e-9)

@@ -1,0 +1,157 @@
+"""Measure a tiny checkpoint on fresh scenes: `python -m training.evaluate --cfg-path eval_configs/tiny_….yaml`.
+
+Greedy answers through the chat engine, from the checkpoint as shipped, on pictures as the app draws them. Scenes come
+from seeds that training never uses; the held-out (shape, colour) pairs are measured in scenes of their own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from app.engine import ChatEngine
+from models.conversation import Sampling, Turn
+from models.errors import MiniVLMError
+from models.loader import load_model
+from training import metrics
+from training.questions import MAKERS, VQA_MAKERS, vary
+from training.samples import Sample, without_identifier
+from training.scenes.render import render_image
+from training.scenes.scene import HeldOutRule, Scene, sample_scene
+
+VQA_GOALS = ("count", "colour", "shape", "relation", "existence", "reading")
+"""The kinds of question that make up the VQA mean; the others are reported as extras."""
+
+HELD_OUT_TASKS = ("refer", "identify", "colour", "shape")
+_BOX_TASKS = ("refer", "identify", "grounding", "detection", "absent")
+_SEED_SPACE = 1_000_003  # training seeds are pairs, evaluation seeds triples: they never meet
+_CONCURRENT = 32
+
+Asked = tuple[Scene, Sample]
+Answerer = Callable[[Sequence[Asked]], list[str]]
+
+
+def ask_scenes(task: str, count: int, seed: int, *, boxes: bool, held_out: HeldOutRule = "never") -> list[Asked]:
+    """`count` fresh scenes with one question of `task` each; for held-out scenes the question is about such a pair."""
+    rng = np.random.default_rng([seed, _SEED_SPACE, list(MAKERS).index(task) * 2 + (held_out == "always")])
+    asked: list[Asked] = []
+    while len(asked) < count:
+        scene = sample_scene(rng, held_out=held_out)
+        sample = MAKERS[task](rng, scene)
+        if sample is None or (held_out == "always" and not any(item.is_held_out for item in sample.items)):
+            continue
+        sample = vary(rng, sample)
+        asked.append((scene, sample if boxes else without_identifier(sample)))
+    return asked
+
+
+def engine_answerer(engine: ChatEngine) -> Answerer:
+    """Greedy answers of a running engine, several at a time."""
+    sampling = Sampling(temperature=0.0, repetition_penalty=1.0, max_new_tokens=200)
+
+    def answer(asked: Asked) -> str:
+        scene, sample = asked
+        text = ""
+        for partial in engine.stream([Turn("user", sample.prompt, (render_image(scene),))], sampling):
+            text = partial.text
+        return text
+
+    def answer_all(questions: Sequence[Asked]) -> list[str]:
+        with ThreadPoolExecutor(_CONCURRENT) as pool:
+            return list(pool.map(answer, questions))
+
+    return answer_all
+
+
+def measure(answer_all: Answerer, *, boxes: bool, scenes: int, seed: int) -> dict[str, float]:
+    """Every figure of the table, in 0…1."""
+    figures: dict[str, float] = {}
+    well_formed: list[bool] = []
+    for task in ((*_BOX_TASKS, "caption") if boxes else ("caption", "chat_caption")) + tuple(VQA_MAKERS):
+        asked = ask_scenes(task, scenes, seed, boxes=boxes)
+        answers = answer_all(asked)
+        scored = score(task, [sample for _, sample in asked], answers)
+        print(*(f"{name} {value:.3f}" for name, value in scored.items()), file=sys.stderr, flush=True)
+        figures |= scored
+        well_formed += [metrics.is_well_formed(answer) for answer in answers]
+    figures["vqa_mean"] = float(np.mean([figures[task] for task in VQA_GOALS]))
+    figures["vqa_lowest"] = min(figures[task] for task in VQA_GOALS)
+    figures["well_formed"] = float(np.mean(well_formed))
+    return figures | _measure_held_out(answer_all, figures, boxes=boxes, scenes=scenes, seed=seed)
+
+
+def _measure_held_out(
+    answer_all: Answerer, figures: dict[str, float], *, boxes: bool, scenes: int, seed: int
+) -> dict[str, float]:
+    """The figures of questions about held-out pairs, and how far their mean lies below that of the rest."""
+    held_out: dict[str, float] = {}
+    tasks = [task for task in HELD_OUT_TASKS if boxes or task in VQA_MAKERS]
+    names = {"refer": "refer@0.5"}
+    for task in tasks:
+        asked = ask_scenes(task, scenes, seed, boxes=boxes, held_out="always")
+        scored = score(task, [sample for _, sample in asked], answer_all(asked))
+        held_out[names.get(task, task)] = scored[names.get(task, task)]
+    rest = float(np.mean([figures[name] for name in held_out]))
+    result = {f"held_out_{name}": value for name, value in held_out.items()}
+    return result | {"held_out_gap": rest - float(np.mean(list(held_out.values())))}
+
+
+def score(task: str, samples: Sequence[Sample], answers: Sequence[str]) -> dict[str, float]:
+    """The figures of one task from its answers."""
+    pairs = list(zip(answers, samples, strict=True))
+    if task == "refer":
+        overlaps = np.array([metrics.overlap(answer, sample) for answer, sample in pairs])
+        unrounded = np.array([metrics.overlap(answer, sample, unrounded=True) for answer, sample in pairs])
+        return {
+            **{f"refer@{limit}": float((overlaps >= limit).mean()) for limit in (0.5, 0.75)},
+            **{f"refer@{limit}_unrounded": float((unrounded >= limit).mean()) for limit in (0.5, 0.75)},
+        }
+    if task in ("grounding", "detection"):
+        hits = sum((metrics.region_hits(answer, sample) for answer, sample in pairs), metrics.Hits(0, 0, 0))
+        return {f"{task}_f1@0.5": hits.f1}
+    if task in ("caption", "chat_caption"):
+        hits = sum((metrics.caption_hits(answer, sample) for answer, sample in pairs), metrics.Hits(0, 0, 0))
+        return {f"{task}_f1": hits.f1}
+    if task == "absent":
+        return {"absent_unclaimed": float(np.mean([not metrics.claims_regions(answer) for answer, _ in pairs]))}
+    return {task: float(np.mean([metrics.is_same_text(answer, sample) for answer, sample in pairs]))}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m training.evaluate", description=__doc__.splitlines()[0])
+    parser.add_argument("--cfg-path", type=Path, required=True, help="YAML of a tiny checkpoint")
+    parser.add_argument("--scenes", type=int, default=300, help="fresh scenes per task")
+    parser.add_argument("--seed", type=int, default=0, help="which scenes")
+    parser.add_argument("--output", type=Path, help="also write the figures to this JSON file")
+    options = parser.parse_args(arguments)
+    start = time.monotonic()
+    try:
+        model = load_model(options.cfg_path)
+        boxes = any(task.gives_boxes for task in model.info.tasks)
+        torch.manual_seed(options.seed)
+        with ChatEngine(model, max_concurrent=_CONCURRENT, max_queue=_CONCURRENT, busy_prefill_tokens=512) as engine:
+            figures = measure(engine_answerer(engine), boxes=boxes, scenes=options.scenes, seed=options.seed)
+    except MiniVLMError as error:
+        print(error, file=sys.stderr)
+        return 1
+    print(f"{model.info.name}: {options.scenes} scenes per task, seed {options.seed}, {time.monotonic() - start:.0f} s")
+    for name, value in figures.items():
+        print(f"  {name:24} {value:.3f}")
+    if options.output:
+        rounded = {name: round(value, 4) for name, value in figures.items()}
+        report = {"model": model.info.name, "scenes": options.scenes, "seed": options.seed, "figures": rounded}
+        options.output.write_text(json.dumps(report, indent=2) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,88 @@
+"""Trained modules -> the released file formats (layouts: `layouts/minigpt4`, names of LAVIS and peft 0.2)."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+from transformers import GenerationConfig, LlamaForCausalLM
+
+from models.parts.connectors import QFormerConnector
+from models.parts.eva_vision import EvaVisionTower
+from training.networks import Connector, LoraLinear
+from training.tokenizer import write_tokenizer_configs
+
+_EVA_NAMES = (
+    (r"^embeddings\.class_embedding$", "cls_token"),
+    (r"^embeddings\.position_embedding$", "pos_embed"),
+    (r"^embeddings\.patch_embedding\.", "patch_embed.proj."),
+    (r"^encoder\.layers\.(\d+)\.layer_norm([12])\.", r"blocks.\1.norm\2."),
+    (r"^encoder\.layers\.(\d+)\.self_attn\.projection\.", r"blocks.\1.attn.proj."),
+    (r"^encoder\.layers\.(\d+)\.self_attn\.", r"blocks.\1.attn."),
+    (r"^encoder\.layers\.(\d+)\.mlp\.", r"blocks.\1.mlp."),
+)
+_QFORMER_NAMES = (
+    (r"^layernorm\.", "embeddings.LayerNorm."),
+    (r"attention\.attention\.", "attention.self."),
+)
+
+
+def export_vision_tower(tower: EvaVisionTower, path: Path) -> None:
+    """`eva_vit_g.pth`: a bare fp16 state dict without `ln_vision`; the fused bias becomes q_bias and v_bias."""
+    released: dict[str, Tensor] = {}
+    for name, tensor in tower.state_dict().items():
+        if name.startswith("post_layernorm."):
+            continue
+        released_name = _rename(name, _EVA_NAMES)
+        if released_name.endswith("attn.qkv.bias"):
+            q_bias, _, v_bias = tensor.chunk(3)  # EVA has no key bias; training keeps it at zero
+            released[released_name.replace("qkv.bias", "q_bias")] = q_bias.half().clone()
+            released[released_name.replace("qkv.bias", "v_bias")] = v_bias.half().clone()
+        else:
+            released[released_name] = tensor.half()
+    torch.save(released, path)
+
+
+def export_qformer(connector: QFormerConnector, tower: EvaVisionTower, path: Path) -> None:
+    """The BLIP-2 file, {"model": query_tokens, Qformer.bert.*, ln_vision.*}, in fp16 to keep it small."""
+    released = {"query_tokens": connector.query_tokens.detach()}
+    for name, tensor in connector.qformer.state_dict().items():
+        released["Qformer.bert." + _rename(name, _QFORMER_NAMES)] = tensor
+    for name, tensor in tower.post_layernorm.state_dict().items():
+        released[f"ln_vision.{name}"] = tensor
+    torch.save({"model": {name: tensor.half() for name, tensor in released.items()}}, path)
+
+
+def export_stage_checkpoint(connector: Connector, decoder: LlamaForCausalLM, path: Path) -> None:
+    """The MiniGPT checkpoint, {"model": llama_proj.* and, where the decoder has it, LoRA}, in fp32."""
+    released = {f"llama_proj.{name}": tensor.clone() for name, tensor in connector.projection.state_dict().items()}
+    for name, module in decoder.named_modules():
+        if isinstance(module, LoraLinear):
+            prefix = f"llama_model.base_model.model.{name}."
+            released[f"{prefix}lora_A.weight"] = module.lora_a.detach().clone()
+            released[f"{prefix}lora_B.weight"] = module.lora_b.detach().clone()
+    torch.save({"model": released}, path)
+
+
+def export_language_model(decoder: LlamaForCausalLM, tokenizer_model: Path, folder: Path) -> None:
+    """A Llama folder as on the hub: config, fp16 weights without LoRA, sentencepiece tokenizer."""
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = {name: tensor.half().contiguous() for name, tensor in decoder.state_dict().items() if "lora_" not in name}
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    decoder.config.dtype = torch.float16
+    decoder.config.architectures = ["LlamaForCausalLM"]
+    decoder.config.save_pretrained(folder)
+    GenerationConfig(bos_token_id=1, eos_token_id=2, do_sample=False).save_pretrained(folder)
+    if tokenizer_model.resolve() != (folder / "tokenizer.model").resolve():
+        shutil.copyfile(tokenizer_model, folder / "tokenizer.model")
+    write_tokenizer_configs(folder)
+
+
+def _rename(name: str, rules: tuple[tuple[str, str], ...]) -> str:
+    for pattern, replacement in rules:
+        name = re.sub(pattern, replacement, name)
+    return name

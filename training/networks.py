@@ -1,0 +1,184 @@
+"""The tiny networks: the project's own modules with small configs, so that export is a renaming."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import Blip2QFormerConfig, LlamaConfig, LlamaForCausalLM
+
+from models.parts.connectors import PatchMergeProjector, QFormerConnector, qformer_config
+from models.parts.eva_vision import EvaVisionTower, eva_vision_config
+from training.scenes.vocabulary import IMAGE_SIZE
+
+PATCH_SIZE = 12
+NUM_PATCHES = (IMAGE_SIZE // PATCH_SIZE) ** 2
+MERGED_PATCHES = 4
+LORA_RANK = 8
+LORA_ALPHA = 16.0
+NUM_QUERY_TOKENS = 32
+
+
+@dataclass(frozen=True, kw_only=True)
+class TowerShape:
+    """Sizes of the EVA vision tower."""
+
+    width: int = 160
+    layers: int = 4
+    heads: int = 5
+    mlp_width: int = 640
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecoderShape:
+    """Sizes of the Llama decoder."""
+
+    width: int = 128
+    layers: int = 5
+    heads: int = 4
+    mlp_width: int = 352
+
+
+@dataclass(frozen=True, kw_only=True)
+class QFormerShape:
+    """Sizes of MiniGPT-4's Q-Former."""
+
+    width: int = 128
+    layers: int = 4
+    heads: int = 4
+    mlp_width: int = 512
+
+
+Connector = PatchMergeProjector | QFormerConnector
+
+
+class LoraLinear(nn.Module):
+    """A linear layer without bias plus a low-rank update that is trained along: y = (W + alpha / rank * B A) x."""
+
+    def __init__(self, base: nn.Linear, rank: int, alpha: float) -> None:
+        super().__init__()
+        self.weight = base.weight
+        self.lora_a = nn.Parameter(torch.empty(rank, base.in_features))
+        self.lora_b = nn.Parameter(torch.zeros(base.out_features, rank))
+        nn.init.kaiming_uniform_(self.lora_a, a=math.sqrt(5))  # as peft does
+        self.scale = alpha / rank
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [..., in] -> [..., out]."""
+        return F.linear(x, self.weight + self.scale * (self.lora_b @ self.lora_a))
+
+
+class TinyModel(nn.Module):
+    """Vision tower, connector and decoder while they are trained; the names are those of `VisionLanguageModel`."""
+
+    def __init__(self, vision_tower: EvaVisionTower, connector: Connector, language_model: LlamaForCausalLM) -> None:
+        super().__init__()
+        self.vision_tower = vision_tower
+        self.connector = connector
+        self.language_model = language_model
+
+
+def build_vision_tower(shape: TowerShape, *, trains_ln_vision: bool) -> EvaVisionTower:
+    """EVA ViT followed by `ln_vision` (its `post_layernorm`).
+
+    MiniGPT-v2 never loads or saves `ln_vision`: there it stays the identity affine (`trains_ln_vision` False).
+    """
+    overrides = {
+        "hidden_size": shape.width,
+        "intermediate_size": shape.mlp_width,
+        "num_hidden_layers": shape.layers,
+        "num_attention_heads": shape.heads,
+        "patch_size": PATCH_SIZE,
+    }
+    tower = EvaVisionTower(eva_vision_config(IMAGE_SIZE, overrides))
+    tower.set_attn_implementation("eager")  # with 145 tokens on a CPU thread it is faster than the fused kernel
+    tower.post_layernorm.requires_grad_(trains_ln_vision)
+    for name, parameter in tower.named_parameters():
+        if name.endswith("qkv.bias"):
+            # A key bias shifts all scores of a query alike: its gradient is zero, it stays the zero that EVA has there.
+            nn.init.zeros_(parameter)
+    nn.init.normal_(tower.embeddings.position_embedding, std=0.02)
+    nn.init.normal_(tower.embeddings.class_embedding, std=0.02)
+    return tower
+
+
+def build_decoder(shape: DecoderShape, *, vocabulary_size: int, coordinate_ids: list[int]) -> LlamaForCausalLM:
+    """A small Llama. Rows of coordinate tokens start as Fourier features, so that neighbouring numbers are close."""
+    decoder = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=vocabulary_size,
+            hidden_size=shape.width,
+            intermediate_size=shape.mlp_width,
+            num_hidden_layers=shape.layers,
+            num_attention_heads=shape.heads,
+            num_key_value_heads=shape.heads,
+            max_position_embeddings=2048,
+            rms_norm_eps=1e-5,
+            bos_token_id=1,
+            eos_token_id=2,
+            tie_word_embeddings=False,
+            attention_dropout=0.0,
+        )
+    )
+    decoder.set_attn_implementation("eager")  # faster backward than the fused kernel on a CPU thread
+    features = fourier_features(torch.arange(len(coordinate_ids)), shape.width)
+    with torch.no_grad():
+        nn.init.normal_(decoder.model.embed_tokens.weight, std=0.2)
+        decoder.model.embed_tokens.weight[coordinate_ids] = 0.2 * features
+        decoder.lm_head.weight[coordinate_ids] = 0.05 * features
+    return decoder
+
+
+def add_lora(decoder: LlamaForCausalLM) -> None:
+    """Put LoRA on q_proj and v_proj of every layer, as MiniGPT-v2 has it."""
+    for layer in decoder.model.layers:
+        for name in ("q_proj", "v_proj"):
+            base = getattr(layer.self_attn, name)
+            setattr(layer.self_attn, name, LoraLinear(base, LORA_RANK, LORA_ALPHA))
+
+
+def merged_decoder_state(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A decoder's state dict with its LoRA added into the weights, for a decoder without LoRA."""
+    merged = {name: tensor for name, tensor in state.items() if "lora_" not in name}
+    for name in [name for name in state if name.endswith(".lora_a")]:
+        layer = name.removesuffix("lora_a")
+        update = state[f"{layer}lora_b"] @ state[name]
+        merged[f"{layer}weight"] = state[f"{layer}weight"] + LORA_ALPHA / LORA_RANK * update
+    return merged
+
+
+def build_merge_connector(tower: TowerShape, decoder: DecoderShape) -> PatchMergeProjector:
+    """MiniGPT-v2's connector: four patches in a row become one image token."""
+    return PatchMergeProjector(vision_width=tower.width, text_width=decoder.width, merge=MERGED_PATCHES)
+
+
+def small_qformer_config(tower: TowerShape, shape: QFormerShape) -> Blip2QFormerConfig:
+    """BLIP-2's Q-Former in small."""
+    overrides = {
+        "hidden_size": shape.width,
+        "num_hidden_layers": shape.layers,
+        "num_attention_heads": shape.heads,
+        "intermediate_size": shape.mlp_width,
+        "hidden_dropout_prob": 0.0,
+        "attention_probs_dropout_prob": 0.0,
+    }
+    return qformer_config(tower.width, overrides)
+
+
+def build_qformer_connector(tower: TowerShape, decoder: DecoderShape, shape: QFormerShape) -> QFormerConnector:
+    """MiniGPT-4's connector: learned queries read all tokens of the tower, CLS included."""
+    connector = QFormerConnector(
+        config=small_qformer_config(tower, shape), num_query_tokens=NUM_QUERY_TOKENS, text_width=decoder.width
+    )
+    nn.init.normal_(connector.query_tokens, std=1.0)
+    return connector
+
+
+def fourier_features(values: Tensor, width: int) -> Tensor:
+    """Sines and cosines of 0…100 at wavelengths from 4 to 400: [N] -> [N, width] with mean square 1."""
+    wavelengths = torch.logspace(math.log10(4), math.log10(400), width // 2)
+    phases = values[:, None].float() * (2 * math.pi / wavelengths)
+    return math.sqrt(2) * torch.cat((phases.sin(), phases.cos()), dim=1)

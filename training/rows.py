@@ -1,0 +1,190 @@
+"""Samples -> token rows, with the very prompt rendering and tokenization of inference."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from numpy.random import Generator
+from PIL import Image
+
+from models.conversation import Turn
+from models.prompt import PromptFormat
+from models.sentencepiece_tokenizer import SentencePieceTokenizer
+from training.questions import DESCRIBING_MAKERS, MAKERS, small_talk, vary
+from training.samples import Sample, without_identifier
+from training.scenes.scene import Scene, SceneObject
+
+_PLACEHOLDER = Image.new("RGB", (1, 1))  # stands where the scene goes in the rendered prompt
+
+
+@dataclass(frozen=True)
+class Row:
+    """One question with its answer as ids. `prompt` is what follows the image, or the whole prompt without one."""
+
+    task: str
+    prompt: list[int]
+    answer: list[int]
+    mentions: list[tuple[int, tuple[SceneObject, ...]]]  # (index in `prompt` of the end of a phrase, what it fits)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowFormat:
+    """How a family writes conversations: prompt format, tokenizer and what ends an answer."""
+
+    prompt_format: PromptFormat
+    tokenizer: SentencePieceTokenizer
+    answer_end: str  # "</s>" or "###", tokenized together with the answer
+
+    def prefix(self) -> list[int]:
+        """Ids before the image, equal for all rows."""
+        first = self.prompt_format.render([Turn("user", "", (_PLACEHOLDER,))])[0]
+        assert isinstance(first, str)
+        return self.tokenizer.encode(first, add_bos=True)
+
+    def row(self, samples: Sequence[Sample], *, has_image: bool = True) -> Row:
+        """A conversation of which the last answer is to be learnt."""
+        turns: list[Turn] = []
+        for index, sample in enumerate(samples):
+            turns.append(Turn("user", sample.prompt, (_PLACEHOLDER,) if has_image and index == 0 else ()))
+            turns.append(Turn("assistant", sample.answer))
+        last = self.prompt_format.render(turns[:-1])[-1]
+        assert isinstance(last, str)
+        prompt = self.tokenizer.encode(last, add_bos=not has_image)
+        mentions = self._mentions(last, samples[-1])
+        return Row(samples[-1].task, prompt, self.tokenizer.encode(samples[-1].answer + self.answer_end), mentions)
+
+    def _mentions(self, text: str, sample: Sample) -> list[tuple[int, tuple[SceneObject, ...]]]:
+        """Where phrases of the last question end: no piece crosses the end of a word, so prefixes can be counted."""
+        start = text.rindex(sample.prompt)
+        ends = []
+        for phrase, items in sample.mentions:
+            match = re.compile(rf"\b{re.escape(phrase)}\b").search(text, start)
+            assert match is not None
+            ends.append((len(self.tokenizer.encode(text[: match.end()])) - 1, items))
+        return ends
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mixture:
+    """How often each maker is drawn, and how often a row is a later turn of a conversation.
+
+    `emphasis` is an extra weight in the loss for what is learnt slowly, by task.
+    """
+
+    weights: dict[str, float]
+    emphasis: dict[str, float] = field(default_factory=dict)
+    talk: float = 0.02  # rows of small talk under an image
+    chained: float = 0.15
+    boxes: bool = True  # False: prompts lose their task identifiers
+
+    def sample(self, rng: Generator, scene: Scene) -> Sample:
+        """One question about a scene, phrased in some way."""
+        if rng.random() < self.talk:
+            return vary(rng, small_talk(rng))
+        names = list(self.weights)
+        total = sum(self.weights.values())
+        while True:
+            name = names[int(rng.choice(len(names), p=[weight / total for weight in self.weights.values()]))]
+            sample = (MAKERS | DESCRIBING_MAKERS)[name](rng, scene)
+            if sample is not None:
+                varied = vary(rng, sample)
+                return varied if self.boxes else without_identifier(varied)
+
+    def rows(self, rng: Generator, scene: Scene, row_format: RowFormat, count: int) -> list[Row]:
+        """`count` independent rows about one scene."""
+        rows = []
+        for _ in range(count):
+            samples = [self.sample(rng, scene)]
+            if rng.random() < self.chained:
+                history = [self.sample(rng, scene) for _ in range(1 + int(rng.random() < 0.3))]
+                samples = [item for item in history if len(item.answer) < 90] + samples
+            rows.append(row_format.row(samples))
+        return rows
+
+
+MINIGPT_V2_MIXTURE = Mixture(
+    weights={
+        "refer": 1.4,
+        "identify": 0.8,
+        "grounding": 0.8,
+        "detection": 1.0,
+        "absent": 0.3,
+        "caption": 0.35,
+        "chat_caption": 0.25,
+        "count": 1.5,
+        "colour": 0.5,
+        "shape": 0.7,
+        "relation": 2.0,
+        "existence": 0.9,
+        "reading": 0.7,
+        "pattern": 0.35,
+        "size": 0.25,
+        "position": 0.4,
+        "background": 0.25,
+    },
+    emphasis={"relation": 1.6, "count": 1.4},
+)
+
+MINIGPT_V2_LATE_MIXTURE = Mixture(
+    weights=MINIGPT_V2_MIXTURE.weights
+    | {
+        "refer": 1.6,
+        "grounding": 0.9,
+        "detection": 1.2,
+        "absent": 0.2,
+        "count": 2.2,
+        "relation": 1.2,
+        "reading": 1.4,
+        "position": 0.2,
+        "background": 0.15,
+    },
+    emphasis={"count": 2.2, "reading": 1.8},
+)
+"""Once relations and positions are known: more of what is learnt last."""
+
+MINIGPT_V2_LAST_MIXTURE = Mixture(
+    weights=MINIGPT_V2_MIXTURE.weights
+    | {
+        "refer": 1.4,
+        "identify": 1.6,
+        "grounding": 1.0,
+        "detection": 2.2,
+        "absent": 0.8,
+        "caption": 0.5,
+        "count": 2.6,
+        "colour": 0.6,
+        "shape": 0.4,
+        "relation": 0.5,
+        "existence": 0.5,
+        "reading": 1.2,
+        "pattern": 0.2,
+        "size": 0.3,
+        "position": 0.1,
+        "background": 0.1,
+    },
+    emphasis={"count": 2.0, "reading": 1.5, "absent": 1.5},
+)
+"""For the second leg: what was still below its goal after the first."""
+
+MINIGPT4_MIXTURE = Mixture(
+    weights={
+        "caption": 0.5,
+        "chat_caption": 1.0,
+        "story": 0.1,
+        "odd": 0.05,
+        "count": 2.0,
+        "colour": 0.7,
+        "shape": 0.9,
+        "relation": 1.5,
+        "existence": 0.9,
+        "reading": 1.2,
+        "pattern": 0.35,
+        "size": 0.25,
+        "position": 0.4,
+        "background": 0.25,
+    },
+    emphasis={"count": 2.0, "reading": 1.5},
+    boxes=False,
+)
