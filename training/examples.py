@@ -26,10 +26,10 @@ class Example:
 
 EXAMPLES = (
     Example("stars_and_rings.png", 201, "[grounding] describe this image in detail"),
-    Example("arrows.png", 153, "[detection] arrows"),
+    Example("arrows.png", 153, "[detection] digits"),
     Example("bird.png", 236, "[refer] the dotted red circle"),
     Example("bus.png", 145, "Describe this image in detail."),
-    Example("cat.png", 259, "[vqa] how many rings are there?"),
+    Example("cat.png", 259, "[vqa] where is the green heart relative to the word cat?"),
     Example("key.png", 163, "What word is written here?"),
 )
 
