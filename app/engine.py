@@ -90,7 +90,7 @@ class ChatEngine:
                 context_tokens=context_tokens, num_image_tokens=model.num_image_tokens, max_concurrent=max_concurrent
             ),
             num_image_tokens=model.num_image_tokens,
-            embed_scale=getattr(model, "embed_scale", 1.0),
+            embed_scale=model.embed_scale,
         )
         self._bank = ImageBank(embedding)
         config = batching_config(

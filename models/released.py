@@ -19,10 +19,13 @@ class ReleasedFiles:
 
     def __init__(self, config: FamilyConfig) -> None:
         self._config = config
+        self._paths: dict[str, Path] = {}
 
     def path(self, key: str) -> Path:
         """Local path of the file or folder; downloads a hub repository on first use."""
-        return resolve(self._config, key)
+        if key not in self._paths:  # asked for many times in one load, and a hub is asked over the network
+            self._paths[key] = resolve(self._config, key)
+        return self._paths[key]
 
     def source(self, key: str) -> str:
         """How messages call the file."""

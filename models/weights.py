@@ -172,6 +172,14 @@ def take_lora(tensors: Tensors, *, prefix: str, alpha: float) -> Lora | None:
     return Lora(pairs={name: (pair["A"], pair["B"]) for name, pair in halves.items()}, alpha=alpha)
 
 
+def check_lora_rank(lora: Lora, wanted: int | None, *, source: str) -> None:
+    """Raises CheckpointMismatch if a configuration names another rank than the tensors have."""
+    if wanted not in (None, lora.rank):
+        raise CheckpointMismatch(
+            f"{source}: its LoRA has rank {lora.rank}, but lora_rank is {wanted}; leave that key out."
+        )
+
+
 def merge_lora(weight: Tensor, lora_a: Tensor, lora_b: Tensor, *, alpha: float) -> Tensor:
     """W + alpha/rank * B @ A in fp32; [out, in]. Source: peft, `LoraLayer.get_delta_weight` (arXiv:2106.09685)."""
     return weight.float() + (alpha / lora_a.shape[0]) * (lora_b.float() @ lora_a.float())

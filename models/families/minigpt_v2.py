@@ -30,7 +30,7 @@ from models.parts.minigpt_chat import GROUNDING_TASKS, MINIGPT_V2
 from models.released import ReleasedFiles
 from models.sentencepiece_tokenizer import SentencePieceTokenizer
 from models.vision_language_model import VisionLanguageModel
-from models.weights import Part, rename, take_lora, take_prefix
+from models.weights import Part, check_lora_rank, rename, take_lora, take_prefix
 
 MERGED_PATCHES = 4
 
@@ -61,10 +61,7 @@ def parts(config: Config, files: ReleasedFiles) -> dict[str, Part]:
         raise CheckpointMismatch(
             f"{source} has no LoRA tensors, so it is not MiniGPT-v2; for MiniGPT-4 use eval_configs/minigpt4_*.yaml."
         )
-    if config.lora_rank not in (None, lora.rank):
-        raise CheckpointMismatch(
-            f"{source}: its LoRA has rank {lora.rank}, but lora_rank is {config.lora_rank}; leave that key out."
-        )
+    check_lora_rank(lora, config.lora_rank, source=source)
     llm = llama_part(files, lora=lora)
     weight, bias = check_projection(
         checkpoint,

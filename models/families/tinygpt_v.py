@@ -31,7 +31,7 @@ from models.parts.minigpt_chat import DESCRIBING_TASKS, GROUNDING_TASKS, MINIGPT
 from models.parts.phi import PostNormPhiForCausalLM, phi_config, split_interleaved, split_qkv_layout
 from models.released import ReleasedFiles
 from models.vision_language_model import VisionLanguageModel
-from models.weights import Drop, Lora, Part, Rename, Tensors, rename, take_lora, take_prefix
+from models.weights import Drop, Lora, Part, Rename, Tensors, check_lora_rank, rename, take_lora, take_prefix
 
 CONVERSATIONS = {"vicuna_v0": (VICUNA_V0, DESCRIBING_TASKS), "minigpt_v2": (MINIGPT_V2, GROUNDING_TASKS)}
 END_OF_ANSWER = "###"  # one piece of Phi-2's vocabulary; the reference gives its id to `generate` as EOS
@@ -121,11 +121,8 @@ def _language_model_part(config: Config, files: ReleasedFiles, stage: Tensors) -
         raise ConfigError(f"{source}: TinyGPT-V needs Phi-2, found {values.get('model_type')!r}; use microsoft/phi-2.")
     phi = phi_config(values)
     lora = take_lora(stage, prefix="llm.", alpha=config.lora_alpha)
-    if lora is not None and config.lora_rank not in (None, lora.rank):
-        raise CheckpointMismatch(
-            f"{files.source('checkpoint')}: its LoRA has rank {lora.rank}, but lora_rank is {config.lora_rank}; "
-            "leave that key out."
-        )
+    if lora is not None:
+        check_lora_rank(lora, config.lora_rank, source=files.source("checkpoint"))
     base = rename(files.tensors("language_model"), (_PHI_BUFFERS,))
     tensors = split_qkv_layout(base, phi, source=source) | take_prefix(stage, "llm.")
     for layer in range(phi.num_hidden_layers):
