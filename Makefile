@@ -35,7 +35,7 @@ format: $(VENV)/.installed-dev ## rewrite the files as `make lint` wants them
 	$(BIN)/ruff format .
 
 train-tiny: $(VENV)/.installed-dev ## train the bundled tiny checkpoints again, from nothing (hours on two cores)
-	$(BIN)/python -m training.train_tiny
+	$(BIN)/python -m training.tiny.train_tiny
 
 # Raise a version in requirements*.txt, install it, run `make check`, then this.
 lock: $(VENV)/.installed-dev ## write the installed versions to constraints.txt

@@ -2,6 +2,6 @@
 
 import sys
 
-from training.train_tiny import main
+from training.tiny.train_tiny import main
 
 sys.exit(main())

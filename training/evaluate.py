@@ -21,10 +21,10 @@ from app.engine import ChatEngine
 from models.conversation import Sampling, Turn
 from models.errors import MiniVLMError
 from models.loader import load_model
-from training import metrics
-from training.questions import MAKERS, VQA_MAKERS, vary
-from training.samples import Sample, without_identifier
+from training.scenes import metrics
+from training.scenes.questions import MAKERS, VQA_MAKERS, vary
 from training.scenes.render import render_image
+from training.scenes.samples import Sample, without_identifier
 from training.scenes.scene import HeldOutRule, Scene, sample_scene
 
 VQA_GOALS = ("count", "colour", "shape", "relation", "existence", "reading")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from training import metrics
 from training.evaluate import ask_scenes, measure, score
-from training.samples import Sample
+from training.scenes import metrics
+from training.scenes.samples import Sample
 from training.scenes.scene import SceneObject
 
 CIRCLE = SceneObject(

@@ -15,11 +15,24 @@ from models.loader import load_model
 from models.parts.connectors import QFormerConnector
 from models.parts.minigpt_chat import MINIGPT_V2
 from models.sentencepiece_tokenizer import SentencePieceTokenizer
-from training import export
-from training.dense import NUM_BINS, MentionHead, TrainingHeads, centre_map, dense_targets, iou, soft_bins
-from training.images import pixel_values_of
-from training.muon import Muon, orthogonalise
-from training.networks import (
+from training.scenes.render import render_image
+from training.scenes.samples import (
+    Maker,
+    Sample,
+    make_caption,
+    make_detection,
+    make_grounding,
+    make_refer,
+    make_story,
+    object_starts,
+)
+from training.scenes.scene import Scene, sample_scene
+from training.tiny import export
+from training.tiny.dense import NUM_BINS, centre_map, dense_targets, iou, soft_bins
+from training.tiny.images import pixel_values_of
+from training.tiny.mentions import MentionHead, TrainingHeads, mention_targets
+from training.tiny.muon import Muon, orthogonalise
+from training.tiny.networks import (
     LORA_ALPHA,
     NUM_PATCHES,
     DecoderShape,
@@ -33,12 +46,9 @@ from training.networks import (
     build_vision_tower,
     merged_decoder_state,
 )
-from training.rows import MINIGPT_V2_LAST_MIXTURE, MINIGPT_V2_MIXTURE, RowFormat
-from training.samples import Sample, make_caption
-from training.scenes.render import render_image
-from training.scenes.scene import sample_scene
-from training.tokenizer import COORDINATES
-from training.train_language import LanguageRecipe, LanguageTrainer
+from training.tiny.rows import MINIGPT_V2_LAST_MIXTURE, MINIGPT_V2_MIXTURE, Mention, RowFormat
+from training.tiny.tokenizer import COORDINATES
+from training.tiny.train_language import LanguageRecipe, LanguageTrainer
 
 TOKENIZER = Path(__file__).parents[2] / "checkpoints" / "tiny_minigpt_v2" / "llama" / "tokenizer.model"
 TOWER = TowerShape(width=32, layers=2, heads=2, mlp_width=64)
@@ -49,6 +59,11 @@ QFORMER = QFormerShape(width=32, layers=2, heads=2, mlp_width=64)
 @pytest.fixture(scope="module")
 def tokenizer() -> SentencePieceTokenizer:
     return SentencePieceTokenizer(TOKENIZER)
+
+
+@pytest.fixture
+def scene() -> Scene:
+    return sample_scene(np.random.default_rng(1), min_objects=3)
 
 
 def tiny_model(tokenizer: SentencePieceTokenizer, *, qformer: bool = False) -> TinyModel:
@@ -172,8 +187,27 @@ def test_mentions_point_at_the_end_of_their_phrase(tokenizer: SentencePieceToken
     earlier = Sample("colour", "[vqa] what color is the star?", "red")
     sample = Sample("refer", "[refer] where is the red star ?", "{<1><2><3><4>}", (item,), (("red star", (item,)),))
     row = rows.row([earlier, sample])
-    ((index, _),) = row.mentions
-    assert tokenizer.decode(row.prompt[: index + 1]).endswith("the red star")
+    asked, announced = row.mentions
+    assert asked == Mention(asked.index, (item,), is_counted=True)
+    assert tokenizer.decode(row.prompt[: asked.index + 1]).endswith("the red star")
+    assert announced == Mention(len(row.prompt) - 1, (item,), is_counted=False)
+
+
+@pytest.mark.parametrize("make", [make_caption, make_grounding, make_detection, make_refer, make_story])
+def test_every_object_of_an_answer_is_announced(tokenizer: SentencePieceTokenizer, make: Maker) -> None:
+    rows = RowFormat(prompt_format=MINIGPT_V2, tokenizer=tokenizer, answer_end="</s>")
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        sample = make(rng, sample_scene(rng, min_objects=3))
+        if sample is None:
+            continue
+        row = rows.row([sample])
+        announced = [mention for mention in row.mentions if not mention.is_counted]
+        assert [mention.items for mention in announced] == [(item,) for item in sample.items]
+        ids = row.prompt + row.answer
+        for (start, _), mention in zip(object_starts(sample), announced, strict=True):
+            rest = tokenizer.decode(ids[mention.index + 1 :])
+            assert rest.strip() == sample.answer[start:].strip()
 
 
 def test_dense_labels_name_what_covers_a_patch() -> None:
@@ -246,10 +280,19 @@ def test_centre_maps_mark_every_object_of_a_phrase() -> None:
     assert centre_map((), 12).sum() == 0
 
 
-def test_only_phrases_of_one_object_are_asked_for_a_box() -> None:
+def test_only_phrases_of_one_object_are_asked_for_a_box(scene: Scene) -> None:
     head = MentionHead(32, NUM_PATCHES)
-    hidden, centres = torch.randn(2, 32), torch.zeros(2, NUM_PATCHES)
-    boxes = torch.tensor([[0.1, 0.1, 0.3, 0.3], [float("nan")] * 4])
-    loss, _ = head.loss(hidden, boxes, centres, bin_width=2.0)
-    alone, _ = head.loss(hidden[:1], boxes[:1], centres[:1], bin_width=2.0)
+    hidden = torch.randn(2, 32)
+    one, several = Mention(0, scene.objects[:1], is_counted=False), Mention(0, scene.objects[:2], is_counted=False)
+    targets = mention_targets([one, several], 12)
+    assert targets.boxes.isnan().all(dim=1).tolist() == [False, True]
+    loss, _ = head.loss(hidden, targets, bin_width=2.0, set_weight=0.0)
+    alone, _ = head.loss(hidden[:1], mention_targets([one], 12), bin_width=2.0, set_weight=0.0)
     torch.testing.assert_close(loss, alone)
+
+
+def test_a_phrase_that_fits_nothing_has_an_empty_map_and_the_count_zero() -> None:
+    targets = mention_targets([Mention(3, (), is_counted=True)], 12)
+    assert targets.counts.tolist() == [0]
+    assert targets.centres.sum() == 0
+    assert (targets.attributes < 0).all()

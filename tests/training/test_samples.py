@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from models.grounding import intersection_over_union, parse_grounded_text, regions_of
-from training.metrics import is_well_formed
-from training.questions import MAKERS, VQA_MAKERS, clear_side, make_count, make_relation, vary
-from training.samples import Sample, absent_phrase, box_of, without_identifier
+from training.scenes.metrics import is_well_formed
 from training.scenes.phrases import full_phrase, noun_phrase, plural, unique_phrases
+from training.scenes.questions import MAKERS, VQA_MAKERS, clear_side, make_count, make_relation, vary
+from training.scenes.samples import Sample, absent_phrase, box_of, without_identifier
 from training.scenes.scene import Scene, sample_scene
 
 SCENES = [sample_scene(np.random.default_rng(seed)) for seed in range(30)]

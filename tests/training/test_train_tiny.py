@@ -10,9 +10,9 @@ import pytest
 
 from models.conversation import Turn
 from models.loader import load_model
-from training import train_tiny
-from training.networks import DecoderShape, QFormerShape, TowerShape
 from training.scenes import draw_scene
+from training.tiny import train_tiny
+from training.tiny.networks import DecoderShape, QFormerShape, TowerShape
 
 ROOT = Path(__file__).parents[2]
 TOWER = TowerShape(width=32, layers=1, heads=1, mlp_width=32)

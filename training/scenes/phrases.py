@@ -79,6 +79,6 @@ def listing(parts: Sequence[str]) -> str:
     return parts[0] if len(parts) == 1 else ", ".join(parts[:-1]) + " and " + parts[-1]
 
 
-def plural(noun: str) -> str:
-    """Plural of a shape or of "object", "digit", "word"."""
-    return noun + ("es" if noun == "cross" else "s")
+def plural(phrase: str) -> str:
+    """Plural of a phrase that ends with a shape, "object", "digit" or "word"."""
+    return phrase + ("es" if phrase.endswith("cross") else "s")

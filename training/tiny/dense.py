@@ -66,10 +66,7 @@ def _patch_labels(scene: Scene, patch_size: int) -> tuple[NDArray[np.int64], NDA
     table = np.array(
         [
             (
-                NAMES.index(item.name),
-                list(vocab.COLOURS).index(item.colour),
-                list(vocab.SIZES).index(item.size),
-                vocab.PATTERNS.index(item.pattern),
+                *attribute_labels(item),
                 sum(_noun(other) == _noun(item) for other in scene.objects),
                 sum(other.colour == item.colour for other in scene.objects),
             )
@@ -79,6 +76,16 @@ def _patch_labels(scene: Scene, patch_size: int) -> tuple[NDArray[np.int64], NDA
     )
     boxes = np.array([item.box for item in scene.objects], dtype=np.float32) / vocab.IMAGE_SIZE
     return np.where(is_covered[:, None], table[best], -1), boxes[best], centre_map(scene.objects, patch_size)
+
+
+def attribute_labels(item: SceneObject) -> tuple[int, int, int, int]:
+    """Indices of the object's name, colour, size and pattern."""
+    return (
+        NAMES.index(item.name),
+        list(vocab.COLOURS).index(item.colour),
+        list(vocab.SIZES).index(item.size),
+        vocab.PATTERNS.index(item.pattern),
+    )
 
 
 def centre_map(items: Sequence[SceneObject], patch_size: int) -> NDArray[np.float32]:
@@ -174,48 +181,6 @@ class DenseHeads(nn.Module):
                 "count": (count.mean(1).argmax(-1) == targets.counts).float().mean().item(),
             }
         return torch.stack(losses).sum(), report
-
-
-class MentionHead(nn.Module):
-    """Reads from the middle of the decoder where the objects of a phrase are; it exists during training only.
-
-    Knowing the places of two objects at their phrases is half of the answer to how they lie to each other, which is
-    otherwise learnt last.
-    """
-
-    def __init__(self, width: int, num_patches: int) -> None:
-        super().__init__()
-        self.coordinates = nn.Linear(width, 4 * NUM_BINS)
-        self.centres = nn.Linear(width, num_patches)
-
-    def loss(
-        self, hidden: Tensor, boxes: Tensor, centres: Tensor, *, bin_width: float, map_weight: float = 0.0
-    ) -> tuple[Tensor, dict[str, float]]:
-        """Loss and, for the log, mean IoU and share of centre maps without a mistake.
-
-        hidden [N, D] at the ends of phrases; boxes [N, 4] in fractions of the image, NaN unless the phrase fits exactly
-        one object; centres [N, P] is 1 where the centre of an object lies that the phrase fits.
-        """
-        normalised = F.rms_norm(hidden.float(), hidden.shape[-1:])
-        is_single = ~boxes.isnan().any(-1)
-        bins = self.coordinates(normalised[is_single]).float().view(-1, 4, NUM_BINS)
-        soft = soft_bins((boxes[is_single] * 100).floor(), bin_width)
-        maps = self.centres(normalised).float()
-        map_loss = F.binary_cross_entropy_with_logits(maps, centres, reduction="none").sum(-1).mean()
-        loss = -(soft * bins.log_softmax(-1)).sum(-1).mean() + map_weight * map_loss
-        with torch.no_grad():
-            overlap = iou((bins.argmax(-1).float() + 0.5) / 100, boxes[is_single]).mean().item()
-            exact = ((maps > 0) == (centres > 0)).all(-1).float().mean().item()
-        return loss, {"mention_iou": overlap, "mention_map": exact}
-
-
-class TrainingHeads(nn.Module):
-    """All read-outs that exist during training only."""
-
-    def __init__(self, tower_width: int, decoder_width: int, num_patches: int) -> None:
-        super().__init__()
-        self.dense = DenseHeads(tower_width)
-        self.mention = MentionHead(decoder_width, num_patches)
 
 
 def iou(a: Tensor, b: Tensor) -> Tensor:

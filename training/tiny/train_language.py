@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import time
 from collections import defaultdict
 from dataclasses import dataclass, field
@@ -18,14 +17,15 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from training.dense import NUM_BINS, TrainingHeads, centre_map, dense_targets, soft_bins
-from training.images import pixel_values_of
-from training.networks import NUM_PATCHES, PATCH_SIZE, TinyModel
-from training.optimiser import LearningRates, build_optimisers, set_progress
-from training.questions import small_talk, vary
-from training.rows import Mixture, Row, RowFormat
+from training.scenes.questions import small_talk, vary
 from training.scenes.scene import sample_scene
-from training.scenes.vocabulary import IMAGE_SIZE, MAX_OBJECTS
+from training.scenes.vocabulary import MAX_OBJECTS
+from training.tiny.dense import NUM_BINS, dense_targets, soft_bins
+from training.tiny.images import pixel_values_of
+from training.tiny.mentions import MentionTargets, TrainingHeads, mention_targets
+from training.tiny.networks import PATCH_SIZE, TinyModel
+from training.tiny.optimiser import LearningRates, build_optimisers, set_progress
+from training.tiny.rows import Mixture, Row, RowFormat
 
 logger = logging.getLogger(__name__)
 
@@ -153,20 +153,20 @@ class LanguageTrainer:
             )
             keys_values = self._read_image(self.model.connector(features))
             losses, weights, tasks = [], [], []
-            phrases: list[tuple[Tensor, Tensor, Tensor]] = []
+            mentions: list[tuple[Tensor, MentionTargets]] = []
             bounds = np.linspace(0, len(rows), _BUCKETS + 1).astype(int)
             groups = [rows[a:b] for a, b in pairwise(bounds)] + [[(-1, row) for row in talk]]
             for group in groups:
-                token_losses, token_weights, group_phrases = self._run_rows(group, keys_values, width)
+                token_losses, token_weights, group_mentions = self._run_rows(group, keys_values, width)
                 emphasis = [mixture.emphasis.get(row.task, 1.0) for _, row in group for _ in row.answer]
                 token_weights = token_weights * torch.tensor(emphasis)
-                phrases.append(group_phrases)
+                mentions.append(group_mentions)
                 losses.append(token_losses)
                 weights.append(token_weights)
                 tasks += [(row.task, len(row.answer)) for _, row in group]
-            hidden, boxes, centres = (torch.cat(tensors) for tensors in zip(*phrases, strict=True))
+            hidden, mention_labels = zip(*mentions, strict=True)
             mention, mention_report = self.heads.mention.loss(
-                hidden, boxes, centres, bin_width=2.0, map_weight=0.2 * recipe.set_weight
+                torch.cat(hidden), MentionTargets.cat(mention_labels), bin_width=2.0, set_weight=recipe.set_weight
             )
         flat, weight = torch.cat(losses), torch.cat(weights)
         report = {key: dense_report[key] for key in ("bins_iou75", "name", "count", "alike")} | mention_report
@@ -185,7 +185,7 @@ class LanguageTrainer:
 
     def _run_rows(
         self, group: list[tuple[int, Row]], keys_values: list[tuple[Tensor, Tensor]], bin_width: float
-    ) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor, Tensor]]:
+    ) -> tuple[Tensor, Tensor, tuple[Tensor, MentionTargets]]:
         """Run rows padded to one length; the number beside each is its image, or -1 for none.
 
         Returns loss and weight of every answer token, and what `MentionHead.loss` takes.
@@ -210,8 +210,8 @@ class LanguageTrainer:
         logits = self.model.language_model.lm_head(output.last_hidden_state[is_answer]).float()
         row_weights = torch.tensor([len(row.answer) ** -0.5 for _, row in group])
         weights = row_weights[:, None].expand_as(targets)[is_answer]
-        phrases = _phrase_states(group, output.hidden_states[self.recipe.mention_layer])
-        return self._token_losses(logits, targets[is_answer], bin_width), weights, phrases
+        mentions = _mention_states(group, output.hidden_states[self.recipe.mention_layer])
+        return self._token_losses(logits, targets[is_answer], bin_width), weights, mentions
 
     def _token_losses(self, logits: Tensor, targets: Tensor, bin_width: float) -> Tensor:
         """Cross entropy per token; coordinate tokens have Gaussian soft labels over the 101 numbers."""
@@ -237,17 +237,11 @@ def _padded(group: list[tuple[int, Row]]) -> tuple[Tensor, Tensor]:
     return ids, targets
 
 
-def _phrase_states(group: list[tuple[int, Row]], hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Hidden states [N, H] where phrases end, with boxes [N, 4] and centre maps [N, P] of what they fit."""
-    found = [(i, index, items) for i, (_, row) in enumerate(group) for index, items in row.mentions]
-    nowhere = (math.nan,) * 4
-    boxes = [items[0].box if len(items) == 1 else nowhere for _, _, items in found]
-    centres = [centre_map(items, PATCH_SIZE) for _, _, items in found]
-    return (
-        hidden[[i for i, _, _ in found], [index for _, index, _ in found]],
-        torch.tensor(boxes, dtype=torch.float32).view(-1, 4) / IMAGE_SIZE,
-        torch.from_numpy(np.array(centres, dtype=np.float32).reshape(-1, NUM_PATCHES)),
-    )
+def _mention_states(group: list[tuple[int, Row]], hidden: Tensor) -> tuple[Tensor, MentionTargets]:
+    """Hidden states [N, H] at the mentions of all rows, with what is to be read there."""
+    found = [(i, mention) for i, (_, row) in enumerate(group) for mention in row.mentions]
+    states = hidden[[i for i, _ in found], [mention.index for _, mention in found]]
+    return states, mention_targets([mention for _, mention in found], PATCH_SIZE)
 
 
 def _by_task(losses: Tensor, tasks: list[tuple[str, int]]) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""Train the bundled tiny checkpoints from nothing: `python -m training.train_tiny [--family minigpt_v2|minigpt4]`.
+"""Train the bundled tiny checkpoints from nothing: `python -m training.tiny.train_tiny [--family minigpt_v2|minigpt4]`.
 
 tokenizer -> vision tower with dense labels -> MiniGPT-v2 -> MiniGPT-4 from MiniGPT-v2's tower and decoder. Every stage
 leaves its state in the work folder; a stage that is finished there is not repeated, and a language stage that broke off
@@ -20,9 +20,9 @@ from transformers import LlamaForCausalLM
 from models.parts.connectors import QFormerConnector
 from models.parts.minigpt_chat import MINIGPT_V2, VICUNA_V0
 from models.sentencepiece_tokenizer import SentencePieceTokenizer
-from training import export
-from training.dense import TrainingHeads
-from training.networks import (
+from training.tiny import export
+from training.tiny.mentions import TrainingHeads
+from training.tiny.networks import (
     NUM_PATCHES,
     DecoderShape,
     QFormerShape,
@@ -35,16 +35,17 @@ from training.networks import (
     build_vision_tower,
     merged_decoder_state,
 )
-from training.pretrain_tower import TowerRecipe, pretrain_tower
-from training.rows import (
+from training.tiny.pretrain_tower import TowerRecipe, pretrain_tower
+from training.tiny.rows import (
     MINIGPT4_MIXTURE,
     MINIGPT_V2_LAST_MIXTURE,
     MINIGPT_V2_LATE_MIXTURE,
     MINIGPT_V2_MIXTURE,
+    MINIGPT_V2_REFINING_MIXTURE,
     RowFormat,
 )
-from training.tokenizer import COORDINATES, train_tokenizer
-from training.train_language import LanguageRecipe, LanguageTrainer
+from training.tiny.tokenizer import COORDINATES, train_tokenizer
+from training.tiny.train_language import LanguageRecipe, LanguageTrainer
 
 TOWER = TowerShape()
 DECODER = DecoderShape()
@@ -68,8 +69,8 @@ _MINIGPT4 = LanguageRecipe(
 MINIGPT4_LEGS = (_MINIGPT4, replace(_MINIGPT4, steps=1020))
 
 REFINEMENT = LanguageRecipe(
-    steps=1100,
-    mixture=MINIGPT_V2_LAST_MIXTURE,
+    steps=2000,
+    mixture=MINIGPT_V2_REFINING_MIXTURE,
     tower_factor=0.5,
     dense_weight=0.2,
     set_weight=1.0,
@@ -176,7 +177,7 @@ def _part(state: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m training.train_tiny", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m training.tiny.train_tiny", description=__doc__.splitlines()[0])
     parser.add_argument("--family", choices=("minigpt_v2", "minigpt4", "all"), default="all")
     parser.add_argument("--output", type=Path, default=Path("checkpoints"), help="where tiny_*/ are written")
     parser.add_argument("--work-dir", type=Path, default=Path(".training"), help="states of the stages")

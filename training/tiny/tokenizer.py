@@ -11,7 +11,7 @@ import numpy as np
 import sentencepiece
 
 from models.parts.minigpt_chat import VICUNA_V0
-from training.questions import MAKERS, SMALL_TALK, vary
+from training.scenes.questions import MAKERS, SMALL_TALK, vary
 from training.scenes.scene import sample_scene
 
 VOCABULARY_SIZE = 1024

@@ -13,8 +13,8 @@ from transformers import GenerationConfig, LlamaForCausalLM
 
 from models.parts.connectors import QFormerConnector
 from models.parts.eva_vision import EvaVisionTower
-from training.networks import Connector, LoraLinear
-from training.tokenizer import write_tokenizer_configs
+from training.tiny.networks import Connector, LoraLinear
+from training.tiny.tokenizer import write_tokenizer_configs
 
 _EVA_NAMES = (
     (r"^embeddings\.class_embedding$", "cls_token"),

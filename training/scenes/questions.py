@@ -6,7 +6,9 @@ from dataclasses import replace
 
 from numpy.random import Generator
 
-from training.samples import (
+from training.scenes import vocabulary as vocab
+from training.scenes.phrases import noun_phrase, pick_referable, plural, unique_phrases, with_article
+from training.scenes.samples import (
     VQA_LONG_FORM,
     Maker,
     Sample,
@@ -22,8 +24,6 @@ from training.samples import (
     make_refer,
     make_story,
 )
-from training.scenes import vocabulary as vocab
-from training.scenes.phrases import noun_phrase, pick_referable, plural, unique_phrases, with_article
 from training.scenes.scene import Scene, SceneObject
 
 SIDES = ("left", "right", "above", "below")
@@ -171,15 +171,20 @@ def make_existence(rng: Generator, scene: Scene) -> Sample:
         if rng.random() < 0.5:
             return Sample("existence", f"are there any {phrase}?", "no", (), ((phrase, ()),))
         singular = phrase[:-2] if phrase.endswith("crosses") else phrase[:-1]
-        return Sample("existence", f"is there {with_article(singular)}?", "no")
+        return Sample("existence", f"is there {with_article(singular)}?", "no", (), ((singular, ()),))
     item = scene.objects[int(rng.integers(len(scene.objects)))]
     noun = item.name if item.kind == "shape" else item.kind
     phrase = choose(rng, [noun, f"{item.colour} {noun}", f"{item.colour} object"])
+    has_noun, has_colour = phrase.endswith(noun), phrase.startswith(item.colour)
+    fitting = tuple(
+        other
+        for other in scene.objects
+        if (not has_noun or noun in (other.name, other.kind)) and (not has_colour or other.colour == item.colour)
+    )
     if rng.random() < 0.5:
-        return Sample(
-            "existence", f"are there any {phrase + 'es' if phrase.endswith('cross') else phrase + 's'}?", "yes", (item,)
-        )
-    return Sample("existence", f"is there {with_article(phrase)}?", "yes", (item,))
+        several = plural(phrase)
+        return Sample("existence", f"are there any {several}?", "yes", (item,), ((several, fitting),))
+    return Sample("existence", f"is there {with_article(phrase)}?", "yes", (item,), ((phrase, fitting),))
 
 
 def make_reading(rng: Generator, scene: Scene) -> Sample | None:
@@ -198,7 +203,9 @@ def make_reading(rng: Generator, scene: Scene) -> Sample | None:
         questions += ["what does the text say?", "what word is written here?", "read the text"]
     elif alone:
         questions += ["what number is shown?", "what number is this?", "read the number"]
-    return Sample("reading", choose(rng, questions), item.name, (item,))
+    question = choose(rng, questions)
+    named = next(words for words in (phrase, "text", "number", "word") if words in question)
+    return Sample("reading", question, item.name, (item,), ((named, (item,)),))
 
 
 def make_position(rng: Generator, scene: Scene) -> Sample | None:

@@ -12,11 +12,20 @@ from PIL import Image
 from models.conversation import Turn
 from models.prompt import PromptFormat
 from models.sentencepiece_tokenizer import SentencePieceTokenizer
-from training.questions import DESCRIBING_MAKERS, MAKERS, small_talk, vary
-from training.samples import Sample, without_identifier
+from training.scenes.questions import DESCRIBING_MAKERS, MAKERS, small_talk, vary
+from training.scenes.samples import Sample, object_starts, without_identifier
 from training.scenes.scene import Scene, SceneObject
 
 _PLACEHOLDER = Image.new("RGB", (1, 1))  # stands where the scene goes in the rendered prompt
+
+
+@dataclass(frozen=True)
+class Mention:
+    """A token at which the decoder should know about objects: at the end of a phrase, or before it is answered."""
+
+    index: int  # in prompt + answer
+    items: tuple[SceneObject, ...]
+    is_counted: bool  # a phrase, whose number of objects is to be known as well
 
 
 @dataclass(frozen=True)
@@ -26,7 +35,7 @@ class Row:
     task: str
     prompt: list[int]
     answer: list[int]
-    mentions: list[tuple[int, tuple[SceneObject, ...]]]  # (index in `prompt` of the end of a phrase, what it fits)
+    mentions: list[Mention]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,18 +61,29 @@ class RowFormat:
         last = self.prompt_format.render(turns[:-1])[-1]
         assert isinstance(last, str)
         prompt = self.tokenizer.encode(last, add_bos=not has_image)
-        mentions = self._mentions(last, samples[-1])
-        return Row(samples[-1].task, prompt, self.tokenizer.encode(samples[-1].answer + self.answer_end), mentions)
+        answer = self.tokenizer.encode(samples[-1].answer + self.answer_end)
+        mentions = self._asked(last, samples[-1]) + self._announced(len(prompt), answer, samples[-1])
+        return Row(samples[-1].task, prompt, answer, mentions)
 
-    def _mentions(self, text: str, sample: Sample) -> list[tuple[int, tuple[SceneObject, ...]]]:
+    def _asked(self, text: str, sample: Sample) -> list[Mention]:
         """Where phrases of the last question end: no piece crosses the end of a word, so prefixes can be counted."""
         start = text.rindex(sample.prompt)
         ends = []
         for phrase, items in sample.mentions:
-            match = re.compile(rf"\b{re.escape(phrase)}\b").search(text, start)
-            assert match is not None
-            ends.append((len(self.tokenizer.encode(text[: match.end()])) - 1, items))
+            match = re.compile(rf"(?<!\w){re.escape(phrase)}(?!\w)").search(text, start)
+            assert match is not None, (phrase, text)
+            index = len(self.tokenizer.encode(text[: match.end()])) - 1
+            ends.append(Mention(index, items, is_counted=sample.task != "identify"))
         return ends
+
+    def _announced(self, prompt_length: int, answer: list[int], sample: Sample) -> list[Mention]:
+        """The tokens before every object of an answer: there it must be known which one comes next."""
+        found = []
+        for start, item in object_starts(sample):
+            before = self.tokenizer.encode(sample.answer[:start].rstrip(" "))
+            if answer[: len(before)] == before:  # else a piece reaches over the start
+                found.append(Mention(prompt_length + len(before) - 1, (item,), is_counted=False))
+        return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +119,7 @@ class Mixture:
             samples = [self.sample(rng, scene)]
             if rng.random() < self.chained:
                 history = [self.sample(rng, scene) for _ in range(1 + int(rng.random() < 0.3))]
-                samples = [item for item in history if len(item.answer) < 90] + samples
+                samples = history + samples
             rows.append(row_format.row(samples))
         return rows
 
@@ -167,6 +187,31 @@ MINIGPT_V2_LAST_MIXTURE = Mixture(
     emphasis={"count": 2.0, "reading": 1.5, "absent": 1.5},
 )
 """For the second leg: what was still below its goal after the first."""
+
+MINIGPT_V2_REFINING_MIXTURE = Mixture(
+    weights=MINIGPT_V2_MIXTURE.weights
+    | {
+        "refer": 1.6,
+        "identify": 1.4,
+        "grounding": 1.2,
+        "detection": 2.2,
+        "absent": 0.8,
+        "caption": 0.9,
+        "chat_caption": 0.4,
+        "count": 2.2,
+        "colour": 0.5,
+        "shape": 0.4,
+        "relation": 0.6,
+        "existence": 0.7,
+        "reading": 1.0,
+        "pattern": 0.25,
+        "size": 0.3,
+        "position": 0.15,
+        "background": 0.1,
+    },
+    emphasis={"count": 2.0, "reading": 1.5, "absent": 1.5, "identify": 1.3},
+)
+"""For the refinement: all that is about several objects, and captions."""
 
 MINIGPT4_MIXTURE = Mixture(
     weights={

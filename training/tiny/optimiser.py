@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from training.muon import Muon
+from training.tiny.muon import Muon
 
 
 @dataclass(frozen=True, kw_only=True)

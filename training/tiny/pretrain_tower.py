@@ -1,4 +1,4 @@
-"""First stage: teach the vision tower to see, with dense labels (`training.dense`)."""
+"""First stage: teach the vision tower to see, with dense labels (`training.tiny.dense`)."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from training.dense import DenseHeads, dense_targets
-from training.images import pixel_values_of
-from training.networks import PATCH_SIZE, TowerShape, build_vision_tower
-from training.optimiser import LearningRates, build_optimisers, set_progress
 from training.scenes.scene import sample_scene
+from training.tiny.dense import DenseHeads, dense_targets
+from training.tiny.images import pixel_values_of
+from training.tiny.networks import PATCH_SIZE, TowerShape, build_vision_tower
+from training.tiny.optimiser import LearningRates, build_optimisers, set_progress
 
 logger = logging.getLogger(__name__)
 

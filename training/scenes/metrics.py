@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from models.grounding import Box, Phrase, Region, intersection_over_union, parse_grounded_text, regions_of
-from training.samples import Sample, box_of
+from training.scenes.samples import Sample, box_of
 
 
 @dataclass(frozen=True)

@@ -104,6 +104,24 @@ def without_identifier(sample: Sample) -> Sample:
     return replace(sample, prompt=sample.prompt.partition("] ")[2])
 
 
+def object_starts(sample: Sample) -> list[tuple[int, SceneObject]]:
+    """Where in an answer each of its objects begins: at its box for tasks that give boxes only, else at its phrase."""
+    if sample.task not in ("refer", "detection", "grounding", "caption", "story", "odd"):
+        return []
+    starts = []
+    position = 0
+    for item in sample.items:
+        if sample.task in ("refer", "detection"):
+            position = sample.answer.index("{", position)
+        else:
+            phrase = with_article(full_phrase(item))
+            marked = format_phrase(phrase, []) if sample.task == "grounding" else phrase
+            position = sample.answer.index(marked, position)
+        starts.append((position, item))
+        position += 1
+    return starts
+
+
 def choose(rng: Generator, options: tuple[str, ...] | list[str]) -> str:
     """One of the strings."""
     return options[int(rng.integers(len(options)))]
@@ -171,8 +189,9 @@ def make_identify(rng: Generator, scene: Scene) -> Sample:
         slack = 0.06 * min(box.x1 - box.x0, box.y1 - box.y0)
         corners = [edge + slack * float(rng.uniform(-1, 1)) for edge in (box.x0, box.y0, box.x1, box.y1)]
         box = Box.from_corners(*corners)
-    prompt = "[identify] " + choose(rng, IDENTIFY_POOL).format(format_box(box))
-    return Sample("identify", prompt, full_phrase(item), (item,))
+    given = format_box(box)
+    prompt = "[identify] " + choose(rng, IDENTIFY_POOL).format(given)
+    return Sample("identify", prompt, full_phrase(item), (item,), ((given, (item,)),))
 
 
 def _groups(scene: Scene) -> dict[str, tuple[SceneObject, ...]]:
