@@ -1,4 +1,4 @@
-"""Short questions about scenes (`[vqa]`), small talk, and the mixture of tasks that a training step draws from."""
+"""Short questions about scenes (`[vqa]`), and how prompts vary."""
 
 from __future__ import annotations
 
@@ -28,23 +28,6 @@ from training.scenes.scene import Scene, SceneObject
 
 SIDES = ("left", "right", "above", "below")
 _SIDE_PHRASES = {"left": "to the left of", "right": "to the right of", "above": "above", "below": "below"}
-
-SMALL_TALK: tuple[tuple[tuple[str, ...], str], ...] = (
-    (
-        ("hello", "hi", "hey", "good morning", "hello there"),
-        "hello! ask me about the shapes, digits and words in a picture.",
-    ),
-    (
-        ("what can you do?", "help", "how can you help me?", "what can i ask you?"),
-        "i can describe a scene, count, name colors and shapes, read digits and words, and find objects.",
-    ),
-    (
-        ("who are you?", "what are you?", "what is your name?"),
-        "i am a tiny model that knows scenes of colored shapes, digits and words.",
-    ),
-    (("thank you", "thanks", "great", "well done"), "you are welcome!"),
-    (("bye", "goodbye", "see you"), "goodbye!"),
-)
 
 
 def make_count(rng: Generator, scene: Scene) -> Sample:
@@ -233,12 +216,6 @@ def make_background(rng: Generator, scene: Scene) -> Sample:
         return Sample("background", question, scene.background.colour)
     question = choose(rng, ["what pattern does the background have?", "what texture is the background?"])
     return Sample("background", question, scene.background.texture)
-
-
-def small_talk(rng: Generator) -> Sample:
-    """A greeting or the like; it needs no image."""
-    prompts, answer = SMALL_TALK[int(rng.integers(len(SMALL_TALK)))]
-    return Sample("chat", choose(rng, prompts), answer)
 
 
 VQA_MAKERS: dict[str, Maker] = {

@@ -12,9 +12,10 @@ from PIL import Image
 from models.conversation import Turn
 from models.prompt import PromptFormat
 from models.sentencepiece_tokenizer import SentencePieceTokenizer
-from training.scenes.questions import DESCRIBING_MAKERS, MAKERS, small_talk, vary
+from training.scenes.questions import DESCRIBING_MAKERS, MAKERS, vary
 from training.scenes.samples import Sample, object_starts, without_identifier
 from training.scenes.scene import Scene, SceneObject
+from training.scenes.small_talk import small_talk
 
 _PLACEHOLDER = Image.new("RGB", (1, 1))  # stands where the scene goes in the rendered prompt
 

@@ -11,8 +11,9 @@ import numpy as np
 import sentencepiece
 
 from models.parts.minigpt_chat import VICUNA_V0
-from training.scenes.questions import MAKERS, SMALL_TALK, vary
+from training.scenes.questions import MAKERS, vary
 from training.scenes.scene import sample_scene
+from training.scenes.small_talk import SMALL_TALK
 
 VOCABULARY_SIZE = 1024
 COORDINATES = tuple(f"<{value}>" for value in range(101))

@@ -17,8 +17,9 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from training.scenes.questions import small_talk, vary
+from training.scenes.questions import vary
 from training.scenes.scene import sample_scene
+from training.scenes.small_talk import small_talk
 from training.scenes.vocabulary import MAX_OBJECTS
 from training.tiny.dense import NUM_BINS, dense_targets, soft_bins
 from training.tiny.images import pixel_values_of
