@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
-from transformers import GenerationConfig, LlamaForCausalLM
+from transformers import GenerationConfig, PreTrainedModel
 
 from models.parts.connectors import QFormerConnector
 from models.parts.eva_vision import EvaVisionTower
@@ -57,7 +57,7 @@ def export_qformer(connector: QFormerConnector, tower: EvaVisionTower, path: Pat
     torch.save({"model": {name: tensor.half() for name, tensor in released.items()}}, path)
 
 
-def export_stage_checkpoint(connector: Connector, decoder: LlamaForCausalLM, path: Path) -> None:
+def export_stage_checkpoint(connector: Connector, decoder: PreTrainedModel, path: Path) -> None:
     """The MiniGPT checkpoint, {"model": llama_proj.* and, where the decoder has it, LoRA}, in fp32."""
     released = {f"llama_proj.{name}": tensor.clone() for name, tensor in connector.projection.state_dict().items()}
     for name, module in decoder.named_modules():
@@ -68,7 +68,7 @@ def export_stage_checkpoint(connector: Connector, decoder: LlamaForCausalLM, pat
     torch.save({"model": released}, path)
 
 
-def export_language_model(decoder: LlamaForCausalLM, tokenizer_model: Path, folder: Path) -> None:
+def export_language_model(decoder: PreTrainedModel, tokenizer_model: Path, folder: Path) -> None:
     """A Llama folder as on the hub: config, fp16 weights without LoRA, sentencepiece tokenizer."""
     folder.mkdir(parents=True, exist_ok=True)
     weights = {name: tensor.half().contiguous() for name, tensor in decoder.state_dict().items() if "lora_" not in name}
@@ -80,6 +80,12 @@ def export_language_model(decoder: LlamaForCausalLM, tokenizer_model: Path, fold
     if tokenizer_model.resolve() != (folder / "tokenizer.model").resolve():
         shutil.copyfile(tokenizer_model, folder / "tokenizer.model")
     write_tokenizer_configs(folder)
+
+
+def copy_files(source: Path, folder: Path) -> None:
+    """Copy all files of one folder into another."""
+    for path in source.iterdir():
+        shutil.copyfile(path, folder / path.name)
 
 
 def _rename(name: str, rules: tuple[tuple[str, str], ...]) -> str:

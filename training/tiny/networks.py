@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import Blip2QFormerConfig, LlamaConfig, LlamaForCausalLM
+from transformers import Blip2QFormerConfig, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from models.parts.connectors import PatchMergeProjector, QFormerConnector, qformer_config
 from models.parts.eva_vision import EvaVisionTower, eva_vision_config
@@ -56,11 +56,11 @@ Connector = PatchMergeProjector | QFormerConnector
 
 
 class LoraLinear(nn.Module):
-    """A linear layer without bias plus a low-rank update that is trained along: y = (W + alpha / rank * B A) x."""
+    """A linear layer plus a low-rank update that is trained along: y = (W + alpha / rank * B A) x + b."""
 
     def __init__(self, base: nn.Linear, rank: int, alpha: float) -> None:
         super().__init__()
-        self.weight = base.weight
+        self.weight, self.bias = base.weight, base.bias
         self.lora_a = nn.Parameter(torch.empty(rank, base.in_features))
         self.lora_b = nn.Parameter(torch.zeros(base.out_features, rank))
         nn.init.kaiming_uniform_(self.lora_a, a=math.sqrt(5))  # as peft does
@@ -68,13 +68,13 @@ class LoraLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x [..., in] -> [..., out]."""
-        return F.linear(x, self.weight + self.scale * (self.lora_b @ self.lora_a))
+        return F.linear(x, self.weight + self.scale * (self.lora_b @ self.lora_a), self.bias)
 
 
 class TinyModel(nn.Module):
     """Vision tower, connector and decoder while they are trained; the names are those of `VisionLanguageModel`."""
 
-    def __init__(self, vision_tower: EvaVisionTower, connector: Connector, language_model: LlamaForCausalLM) -> None:
+    def __init__(self, vision_tower: EvaVisionTower, connector: Connector, language_model: PreTrainedModel) -> None:
         super().__init__()
         self.vision_tower = vision_tower
         self.connector = connector
@@ -124,12 +124,17 @@ def build_decoder(shape: DecoderShape, *, vocabulary_size: int, coordinate_ids: 
         )
     )
     decoder.set_attn_implementation("eager")  # faster backward than the fused kernel on a CPU thread
-    features = fourier_features(torch.arange(len(coordinate_ids)), shape.width)
-    with torch.no_grad():
-        nn.init.normal_(decoder.model.embed_tokens.weight, std=0.2)
-        decoder.model.embed_tokens.weight[coordinate_ids] = 0.2 * features
-        decoder.lm_head.weight[coordinate_ids] = 0.05 * features
+    init_vocabulary(decoder.model.embed_tokens, decoder.lm_head, coordinate_ids)
     return decoder
+
+
+@torch.no_grad()
+def init_vocabulary(embedding: nn.Embedding, head: nn.Linear, coordinate_ids: list[int]) -> None:
+    """Random input rows; rows of coordinates start as Fourier features in both."""
+    features = fourier_features(torch.arange(len(coordinate_ids)), embedding.embedding_dim)
+    nn.init.normal_(embedding.weight, std=0.2)
+    embedding.weight[coordinate_ids] = 0.2 * features
+    head.weight[coordinate_ids] = 0.05 * features
 
 
 def add_lora(decoder: LlamaForCausalLM) -> None:
@@ -168,10 +173,18 @@ def small_qformer_config(tower: TowerShape, shape: QFormerShape) -> Blip2QFormer
     return qformer_config(tower.width, overrides)
 
 
-def build_qformer_connector(tower: TowerShape, decoder: DecoderShape, shape: QFormerShape) -> QFormerConnector:
-    """MiniGPT-4's connector: learned queries read all tokens of the tower, CLS included."""
+def build_qformer_connector(
+    tower: TowerShape, decoder: DecoderShape, shape: QFormerShape, *, inner_width: int | None = None
+) -> QFormerConnector:
+    """MiniGPT-4's connector: learned queries read all tokens of the tower, CLS included.
+
+    `inner_width` is that between the two linear layers of TinyGPT-V.
+    """
     connector = QFormerConnector(
-        config=small_qformer_config(tower, shape), num_query_tokens=NUM_QUERY_TOKENS, text_width=decoder.width
+        config=small_qformer_config(tower, shape),
+        num_query_tokens=NUM_QUERY_TOKENS,
+        text_width=decoder.width,
+        inner_width=inner_width,
     )
     nn.init.normal_(connector.query_tokens, std=1.0)
     return connector

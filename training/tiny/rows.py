@@ -11,7 +11,7 @@ from PIL import Image
 
 from models.conversation import Turn
 from models.prompt import PromptFormat
-from models.sentencepiece_tokenizer import SentencePieceTokenizer
+from models.vision_language_model import Tokenizer
 from training.scenes.questions import DESCRIBING_MAKERS, MAKERS, vary
 from training.scenes.samples import Sample, object_starts, without_identifier
 from training.scenes.scene import Scene, SceneObject
@@ -44,7 +44,7 @@ class RowFormat:
     """How a family writes conversations: prompt format, tokenizer and what ends an answer."""
 
     prompt_format: PromptFormat
-    tokenizer: SentencePieceTokenizer
+    tokenizer: Tokenizer
     answer_end: str  # "</s>" or "###", tokenized together with the answer
 
     def prefix(self) -> list[int]:
@@ -82,8 +82,9 @@ class RowFormat:
         found = []
         for start, item in object_starts(sample):
             before = self.tokenizer.encode(sample.answer[:start].rstrip(" "))
-            if answer[: len(before)] == before:  # else a piece reaches over the start
-                found.append(Mention(prompt_length + len(before) - 1, (item,), is_counted=False))
+            # Fewer ids are shared than `before` has where a piece reaches over the start.
+            shared = next((i for i, (a, b) in enumerate(zip(before, answer, strict=False)) if a != b), len(before))
+            found.append(Mention(prompt_length + shared - 1, (item,), is_counted=False))
         return found
 
 

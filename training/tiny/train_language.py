@@ -73,11 +73,17 @@ class LanguageTrainer:
         coordinate_ids: list[int],
         recipe: LanguageRecipe,
         save_to: Path,
+        *,
+        opening_ids: list[int] | None = None,
     ) -> None:
         self.model, self.heads, self.row_format, self.recipe, self.save_to = model, heads, row_format, recipe, save_to
         self.coordinate_ids = torch.tensor(coordinate_ids)
         self.bin_of = torch.full((model.language_model.config.vocab_size,), -1)
         self.bin_of[self.coordinate_ids] = torch.arange(NUM_BINS)
+        # In a vocabulary without pieces such as <7>, a number is a coordinate if "<" comes before it.
+        self.opens = (
+            None if opening_ids is None else torch.isin(torch.arange(len(self.bin_of)), torch.tensor(opening_ids))
+        )
         self.prefix = torch.tensor(row_format.prefix())
         self.optimisers = build_optimisers(
             [
@@ -219,6 +225,8 @@ class LanguageTrainer:
         losses = F.cross_entropy(logits, targets, reduction="none")
         bins = self.bin_of[targets]
         is_coordinate = bins >= 0
+        if self.opens is not None:
+            is_coordinate &= F.pad(self.opens[targets[:-1]], (1, 0))
         if is_coordinate.any():
             log_probs = logits[is_coordinate].log_softmax(-1)[:, self.coordinate_ids]
             soft = -(soft_bins(bins[is_coordinate].float(), bin_width) * log_probs).sum(-1)

@@ -1,0 +1,145 @@
+"""Tiny TinyGPT-V: stage 4 (boxes, task identifiers) with everything trained, then stage 3 with what its file holds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from models.codegen_tokenizer import CodeGenTokenizer
+from models.parts.connectors import QFormerConnector
+from models.parts.minigpt_chat import MINIGPT_V2, VICUNA_V0
+from training.tiny import export
+from training.tiny.byte_tokenizer import train_byte_tokenizer
+from training.tiny.mentions import TrainingHeads
+from training.tiny.networks import (
+    NUM_PATCHES,
+    DecoderShape,
+    QFormerShape,
+    TinyModel,
+    TowerShape,
+    build_qformer_connector,
+    build_vision_tower,
+)
+from training.tiny.phi_decoder import (
+    add_phi_lora,
+    build_phi,
+    export_phi_folder,
+    is_stage_tensor,
+    stage_tensors,
+)
+from training.tiny.rows import MINIGPT4_MIXTURE, MINIGPT_V2_REFINING_MIXTURE, RowFormat
+from training.tiny.train_language import LanguageRecipe, LanguageTrainer
+
+TOWER = TowerShape()
+QFORMER = QFormerShape()
+DECODER = DecoderShape(mlp_width=512)
+INNER_WIDTH = 128  # between the two projections
+END = "###"
+
+STAGE_4 = LanguageRecipe(
+    steps=3000,
+    mixture=MINIGPT_V2_REFINING_MIXTURE,
+    set_weight=1.0,
+    curriculum=((0.02, 3), (0.05, 5)),
+    connector_factor=1.0,
+    seed=11,
+)
+STAGE_3 = LanguageRecipe(steps=300, mixture=MINIGPT4_MIXTURE, curriculum=(), bin_widths=(2.0, 1.5), seed=12)
+
+
+class TinyGPTV:
+    """The model with its tokenizer while it is trained; `work` holds the states of the stages."""
+
+    def __init__(self, work: Path) -> None:
+        self.tokenizer_folder = work / "phi_tokenizer"
+        self.stage_4_path, self.stage_3_path = work / "tinygpt_v_4.pt", work / "tinygpt_v_3.pt"
+        if not (self.tokenizer_folder / "tokenizer.json").is_file():
+            train_byte_tokenizer(self.tokenizer_folder)
+        self.tokenizer = CodeGenTokenizer(self.tokenizer_folder)
+        self.number_ids = [self.tokenizer.token_id(str(number)) for number in range(101)]
+        self.opening_ids = [i for i in range(len(self.tokenizer)) if self.tokenizer.decode([i]).endswith("<")]
+
+    def build(self) -> tuple[TinyModel, TrainingHeads]:
+        """The networks, untrained."""
+        decoder = build_phi(
+            DECODER,
+            vocabulary_size=len(self.tokenizer),
+            end_id=self.tokenizer.bos_token_id,
+            number_ids=self.number_ids,
+        )
+        add_phi_lora(decoder)
+        tower = build_vision_tower(TOWER, trains_ln_vision=True)
+        connector = build_qformer_connector(TOWER, DECODER, QFORMER, inner_width=INNER_WIDTH)
+        return TinyModel(tower, connector, decoder), TrainingHeads(TOWER.width, DECODER.width, NUM_PATCHES)
+
+    def train_stage_4(self, minigpt4: Path, recipe: LanguageRecipe = STAGE_4) -> TinyModel:
+        """From the tower and the Q-Former of a finished MiniGPT-4; projections and decoder start from nothing."""
+        torch.manual_seed(recipe.seed)
+        model, heads = self.build()
+        if not self.stage_4_path.is_file():
+            finished = torch.load(minigpt4, weights_only=True)
+            seeing = {
+                name: tensor
+                for name, tensor in finished["model"].items()
+                if name.startswith("vision_tower.") or name.startswith(("connector.qformer.", "connector.query_tokens"))
+            }
+            model.load_state_dict(seeing, strict=False)
+            heads.dense.load_state_dict(_prefixed(finished["heads"], "dense."), strict=False)
+        self._run(model, heads, self._rows(stage=4), recipe, self.stage_4_path)
+        return model
+
+    def train_stage_3(self, recipe: LanguageRecipe = STAGE_3) -> TinyModel:
+        """From stage 4; only what a stage file holds is trained: LoRA, norms, projections."""
+        torch.manual_seed(recipe.seed)
+        model, heads = self.build()
+        finished = torch.load(self.stage_4_path, weights_only=True)
+        model.load_state_dict(finished["model"])
+        heads.load_state_dict(finished["heads"])
+        for name, parameter in model.named_parameters():
+            in_file = name.startswith("connector.projection.") or (
+                name.startswith("language_model.") and is_stage_tensor(name)
+            )
+            parameter.requires_grad_(in_file)
+        self._run(model, heads, self._rows(stage=3), recipe, self.stage_3_path)
+        return model
+
+    def _rows(self, *, stage: int) -> RowFormat:
+        prompt_format = MINIGPT_V2 if stage == 4 else VICUNA_V0
+        return RowFormat(prompt_format=prompt_format, tokenizer=self.tokenizer, answer_end=END)
+
+    def _run(
+        self, model: TinyModel, heads: TrainingHeads, rows: RowFormat, recipe: LanguageRecipe, save_to: Path
+    ) -> None:
+        trainer = LanguageTrainer(model, heads, rows, self.number_ids, recipe, save_to, opening_ids=self.opening_ids)
+        if save_to.is_file():
+            trainer.resume()
+        trainer.run()
+
+    def export(self, folder: Path, stage_4: TinyModel, stage_3: TinyModel) -> None:
+        """Phi-2 folder, EVA and BLIP-2 files, and one file for each stage."""
+        decoder, connector = stage_4.language_model, stage_4.connector
+        assert isinstance(connector, QFormerConnector)
+        export_phi_folder(decoder, folder / "phi-2")
+        export.copy_files(self.tokenizer_folder, folder / "phi-2")
+        export.export_vision_tower(stage_4.vision_tower, folder / "eva_vit_g.pth")
+        export.export_qformer(connector, stage_4.vision_tower, folder / "blip2_pretrained_flant5xxl.pth")
+        for number, model in ((4, stage_4), (3, stage_3)):
+            torch.save({"model": stage_file(model)}, folder / f"TinyGPT-V_for_Stage{number}.pth")
+
+
+def stage_file(model: TinyModel) -> dict[str, Tensor]:
+    """The tensors of a stage file."""
+    assert isinstance(model.connector.projection, nn.Sequential)
+    first, second = model.connector.projection
+    projections = {
+        f"{name}.{key}": tensor.detach().clone()
+        for name, layer in (("llama_proj", first), ("llama_proj2", second))
+        for key, tensor in layer.state_dict().items()
+    }
+    return stage_tensors(model.language_model) | projections
+
+
+def _prefixed(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
