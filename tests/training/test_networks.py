@@ -34,7 +34,7 @@ from training.tiny.mentions import MentionHead, TrainingHeads, mention_targets
 from training.tiny.muon import Muon, orthogonalise
 from training.tiny.networks import (
     LORA_ALPHA,
-    NUM_PATCHES,
+    PATCH_SIZE,
     DecoderShape,
     QFormerShape,
     TinyModel,
@@ -77,14 +77,15 @@ def tiny_model(tokenizer: SentencePieceTokenizer, *, qformer: bool = False) -> T
                 nn.init.normal_(parameter, std=0.1)
     tower = build_vision_tower(TOWER, trains_ln_vision=qformer)
     connector = build_qformer_connector(TOWER, DECODER, QFORMER) if qformer else build_merge_connector(TOWER, DECODER)
-    return TinyModel(tower, connector, decoder).eval()
+    return TinyModel(tower, connector, decoder, patch_size=PATCH_SIZE).eval()
 
 
 def trainer_of(model: TinyModel, tokenizer: SentencePieceTokenizer, save_to: Path) -> LanguageTrainer:
     rows = RowFormat(prompt_format=MINIGPT_V2, tokenizer=tokenizer, answer_end="</s>")
     ids = [tokenizer.encode(piece)[-1] for piece in COORDINATES]
     recipe = LanguageRecipe(steps=1, mixture=MINIGPT_V2_MIXTURE, images=2, rows=3, mention_layer=2)
-    return LanguageTrainer(model, TrainingHeads(TOWER.width, DECODER.width, NUM_PATCHES), rows, ids, recipe, save_to)
+    heads = TrainingHeads(TOWER.width, DECODER.width, model.num_patches)
+    return LanguageTrainer(model, heads, rows, ids, recipe, save_to)
 
 
 VISION_YAML = "{hidden_size: 32, num_hidden_layers: 2, num_attention_heads: 2, intermediate_size: 64, patch_size: 12}"
@@ -112,7 +113,7 @@ def test_exported_minigpt4_loads_with_the_same_image_tokens_and_logits(
     tokenizer: SentencePieceTokenizer, tmp_path: Path
 ) -> None:
     model = tiny_model(tokenizer, qformer=True)
-    nn.init.normal_(model.vision_tower.post_layernorm.weight)
+    nn.init.normal_(model.get_parameter("vision_tower.post_layernorm.weight"))
     export.export_vision_tower(model.vision_tower, tmp_path / "eva_vit_g.pth")
     assert isinstance(model.connector, QFormerConnector)
     export.export_qformer(model.connector, model.vision_tower, tmp_path / "blip2.pth")
@@ -129,7 +130,7 @@ def check_same(model: TinyModel, path: Path) -> None:
     """Files hold fp16, so values agree to about three digits."""
     loaded = load_model(path, device="cpu", report=lambda _: None)
     pixel_values = pixel_values_of([sample_scene(np.random.default_rng(1))])
-    ours = model.connector(model.vision_tower.features(pixel_values))
+    ours = model.look(pixel_values)[0]
     theirs = loaded.image_embeds(pixel_values)
     torch.testing.assert_close(theirs, ours, atol=2e-3, rtol=1e-2)
     logits = [m(inputs_embeds=ours).logits for m in (model.language_model, loaded.language_model)]
@@ -171,7 +172,7 @@ def test_rows_after_the_shared_image_equal_whole_prompts(tokenizer: SentencePiec
     assert row.prompt == tokenizer.encode(str(segments[2]))
     assert row.answer == [*tokenizer.encode(sample.answer), tokenizer.eos_token_id]
     with torch.no_grad():
-        embeds = model.connector(model.vision_tower.features(pixel_values_of([scene])))
+        embeds = model.look(pixel_values_of([scene]))[0]
         embed = model.language_model.model.embed_tokens
         ids = torch.tensor(row.prompt + row.answer)
         whole = torch.cat((embed(trainer.prefix)[None], embeds, embed(ids[:-1])[None]), dim=1)
@@ -281,7 +282,7 @@ def test_centre_maps_mark_every_object_of_a_phrase() -> None:
 
 
 def test_only_phrases_of_one_object_are_asked_for_a_box(scene: Scene) -> None:
-    head = MentionHead(32, NUM_PATCHES)
+    head = MentionHead(32, 144)
     hidden = torch.randn(2, 32)
     one, several = Mention(0, scene.objects[:1], is_counted=False), Mention(0, scene.objects[:2], is_counted=False)
     targets = mention_targets([one, several], 12)

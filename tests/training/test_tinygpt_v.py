@@ -86,7 +86,7 @@ def test_exported_stages_load_with_the_same_image_tokens_and_logits(tiny: TinyGP
     trained = stage_4 if stage == 4 else stage_3
     pixel_values = pixel_values_of([sample_scene(np.random.default_rng(1))])
     with torch.no_grad():
-        ours = trained.connector(trained.vision_tower.features(pixel_values))
+        ours = trained.look(pixel_values)[0]
         torch.testing.assert_close(loaded.image_embeds(pixel_values), ours, atol=2e-3, rtol=1e-2)  # files are fp16
         logits = [model(inputs_embeds=ours).logits for model in (loaded.language_model, trained.language_model)]
     torch.testing.assert_close(logits[0], logits[1], atol=5e-3, rtol=1e-2)

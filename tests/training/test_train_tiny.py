@@ -25,7 +25,7 @@ def small_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(train_tiny, "TOWER", TOWER)
     monkeypatch.setattr(train_tiny, "DECODER", DecoderShape(width=32, layers=3, heads=1, mlp_width=32))
     monkeypatch.setattr(train_tiny, "QFORMER", QFormerShape(width=32, layers=1, heads=1, mlp_width=32))
-    monkeypatch.setattr(train_tiny, "TOWER_RECIPE", replace(train_tiny.TOWER_RECIPE, shape=TOWER, steps=1, batch=2))
+    monkeypatch.setattr(train_tiny, "TOWER_RECIPE", replace(train_tiny.TOWER_RECIPE, steps=1, batch=2))
 
 
 def test_all_stages(small_recipe: None, tmp_path: Path) -> None:

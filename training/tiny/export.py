@@ -8,12 +8,11 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedModel
 
 from models.parts.connectors import QFormerConnector
-from models.parts.eva_vision import EvaVisionTower
-from training.tiny.networks import Connector, LoraLinear
+from training.tiny.networks import LoraLinear, part_of
 from training.tiny.tokenizer import write_tokenizer_configs
 
 _EVA_NAMES = (
@@ -31,7 +30,7 @@ _QFORMER_NAMES = (
 )
 
 
-def export_vision_tower(tower: EvaVisionTower, path: Path) -> None:
+def export_vision_tower(tower: nn.Module, path: Path) -> None:
     """`eva_vit_g.pth`: a bare fp16 state dict without `ln_vision`; the fused bias becomes q_bias and v_bias."""
     released: dict[str, Tensor] = {}
     for name, tensor in tower.state_dict().items():
@@ -47,19 +46,20 @@ def export_vision_tower(tower: EvaVisionTower, path: Path) -> None:
     torch.save(released, path)
 
 
-def export_qformer(connector: QFormerConnector, tower: EvaVisionTower, path: Path) -> None:
+def export_qformer(connector: QFormerConnector, tower: nn.Module, path: Path) -> None:
     """The BLIP-2 file, {"model": query_tokens, Qformer.bert.*, ln_vision.*}, in fp16 to keep it small."""
     released = {"query_tokens": connector.query_tokens.detach()}
     for name, tensor in connector.qformer.state_dict().items():
         released["Qformer.bert." + _rename(name, _QFORMER_NAMES)] = tensor
-    for name, tensor in tower.post_layernorm.state_dict().items():
+    for name, tensor in part_of(tower.state_dict(), "post_layernorm.").items():
         released[f"ln_vision.{name}"] = tensor
     torch.save({"model": {name: tensor.half() for name, tensor in released.items()}}, path)
 
 
-def export_stage_checkpoint(connector: Connector, decoder: PreTrainedModel, path: Path) -> None:
+def export_stage_checkpoint(connector: nn.Module, decoder: PreTrainedModel, path: Path) -> None:
     """The MiniGPT checkpoint, {"model": llama_proj.* and, where the decoder has it, LoRA}, in fp32."""
-    released = {f"llama_proj.{name}": tensor.clone() for name, tensor in connector.projection.state_dict().items()}
+    projection = part_of(connector.state_dict(), "projection.")
+    released = {f"llama_proj.{name}": tensor.clone() for name, tensor in projection.items()}
     for name, module in decoder.named_modules():
         if isinstance(module, LoraLinear):
             prefix = f"llama_model.base_model.model.{name}."

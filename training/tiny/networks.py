@@ -15,7 +15,6 @@ from models.parts.eva_vision import EvaVisionTower, eva_vision_config
 from training.scenes.vocabulary import IMAGE_SIZE
 
 PATCH_SIZE = 12
-NUM_PATCHES = (IMAGE_SIZE // PATCH_SIZE) ** 2
 MERGED_PATCHES = 4
 LORA_RANK = 8
 LORA_ALPHA = 16.0
@@ -52,9 +51,6 @@ class QFormerShape:
     mlp_width: int = 512
 
 
-Connector = PatchMergeProjector | QFormerConnector
-
-
 class LoraLinear(nn.Module):
     """A linear layer plus a low-rank update that is trained along: y = (W + alpha / rank * B A) x + b."""
 
@@ -72,13 +68,33 @@ class LoraLinear(nn.Module):
 
 
 class TinyModel(nn.Module):
-    """Vision tower, connector and decoder while they are trained; the names are those of `VisionLanguageModel`."""
+    """Vision tower, connector and decoder while they are trained; the names are those of `VisionLanguageModel`.
 
-    def __init__(self, vision_tower: EvaVisionTower, connector: Connector, language_model: PreTrainedModel) -> None:
+    `patch_size` is the side in pixels of a scene of what one dense feature stands for.
+    """
+
+    def __init__(
+        self, vision_tower: nn.Module, connector: nn.Module, language_model: PreTrainedModel, *, patch_size: int
+    ) -> None:
         super().__init__()
         self.vision_tower = vision_tower
         self.connector = connector
         self.language_model = language_model
+        self.patch_size = patch_size
+
+    @property
+    def num_patches(self) -> int:
+        """Dense features per image."""
+        return (IMAGE_SIZE // self.patch_size) ** 2
+
+    def look(self, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
+        """Pixel values [B, 3, S, S] -> image tokens [B, N, H] and what the dense heads read, [B, P, V]."""
+        features = self.vision_tower.features(pixel_values)  # type: ignore[operator]  # every tower has it
+        return self.connector(features), self.dense_features(features)
+
+    def dense_features(self, features: Tensor) -> Tensor:
+        """What the tower gives -> [B, P, V]: here all but CLS."""
+        return features[:, 1:]
 
 
 def build_vision_tower(shape: TowerShape, *, trains_ln_vision: bool) -> EvaVisionTower:
@@ -143,6 +159,11 @@ def add_lora(decoder: LlamaForCausalLM) -> None:
         for name in ("q_proj", "v_proj"):
             base = getattr(layer.self_attn, name)
             setattr(layer.self_attn, name, LoraLinear(base, LORA_RANK, LORA_ALPHA))
+
+
+def part_of(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors whose names begin with `prefix`, without it."""
+    return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
 
 
 def merged_decoder_state(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -14,7 +14,7 @@ import torch
 from training.scenes.scene import sample_scene
 from training.tiny.dense import DenseHeads, dense_targets
 from training.tiny.images import pixel_values_of
-from training.tiny.networks import PATCH_SIZE, TowerShape, build_vision_tower
+from training.tiny.networks import TinyModel
 from training.tiny.optimiser import LearningRates, build_optimisers, set_progress
 
 logger = logging.getLogger(__name__)
@@ -27,7 +27,6 @@ RATES = LearningRates(muon=0.02, adamw=3e-3)
 class TowerRecipe:
     """Everything that decides how the tower comes out."""
 
-    shape: TowerShape
     steps: int
     batch: int = 48  # scenes per step
     rates: LearningRates = RATES
@@ -35,13 +34,10 @@ class TowerRecipe:
     seed: int = 1
 
 
-def pretrain_tower(recipe: TowerRecipe, save_to: Path) -> None:
-    """Train tower and read-out heads and save the state dicts of both, {"tower", "heads"}."""
-    torch.manual_seed(recipe.seed)
+def pretrain_tower(model: TinyModel, heads: DenseHeads, recipe: TowerRecipe, save_to: Path) -> None:
+    """Train what `model` sees with, and the read-out heads; save the state dicts of both, {"model", "heads"}."""
     rng = np.random.default_rng([recipe.seed, 0])
-    tower = build_vision_tower(recipe.shape, trains_ln_vision=False)
-    heads = DenseHeads(recipe.shape.width)
-    optimisers = build_optimisers([(tower, 1.0), (heads, 1.0)], recipe.rates)
+    optimisers = build_optimisers([(model.vision_tower, 1.0), (model.connector, 1.0), (heads, 1.0)], recipe.rates)
     reports: dict[str, list[float]] = defaultdict(list)
     start = time.monotonic()
     for step in range(recipe.steps):
@@ -49,9 +45,10 @@ def pretrain_tower(recipe: TowerRecipe, save_to: Path) -> None:
         set_progress(optimisers, progress, decay_from=recipe.decay_from)
         # Crowded scenes have more labelled patches; a few sparse ones keep the counts honest.
         scenes = [sample_scene(rng, min_objects=3 if i % 3 else 1) for i in range(recipe.batch)]
+        targets = dense_targets(scenes, model.patch_size)
         with torch.autocast("cpu", torch.bfloat16):
-            features = tower(pixel_values=pixel_values_of(scenes, rng)).last_hidden_state[:, 1:]
-            loss, report = heads.loss(features, dense_targets(scenes, PATCH_SIZE), bin_width=4 - 2.5 * progress)
+            _, features = model.look(pixel_values_of(scenes, rng))
+            loss, report = heads.loss(features, targets, bin_width=4 - 2.5 * progress)
         for optimiser in optimisers:
             optimiser.zero_grad(set_to_none=True)
         loss.backward()
@@ -63,4 +60,5 @@ def pretrain_tower(recipe: TowerRecipe, save_to: Path) -> None:
             means = " ".join(f"{key} {np.nanmean(values):.3f}" for key, values in reports.items())
             logger.info("tower %d/%d %.0fs %s", step + 1, recipe.steps, time.monotonic() - start, means)
             reports.clear()
-    torch.save({"tower": tower.state_dict(), "heads": heads.state_dict()}, save_to)
+    seeing = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith("language_model.")}
+    torch.save({"model": seeing, "heads": heads.state_dict()}, save_to)

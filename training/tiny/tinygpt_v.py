@@ -14,13 +14,14 @@ from training.tiny import export
 from training.tiny.byte_tokenizer import train_byte_tokenizer
 from training.tiny.mentions import TrainingHeads
 from training.tiny.networks import (
-    NUM_PATCHES,
+    PATCH_SIZE,
     DecoderShape,
     QFormerShape,
     TinyModel,
     TowerShape,
     build_qformer_connector,
     build_vision_tower,
+    part_of,
 )
 from training.tiny.phi_decoder import (
     add_phi_lora,
@@ -72,7 +73,8 @@ class TinyGPTV:
         add_phi_lora(decoder)
         tower = build_vision_tower(TOWER, trains_ln_vision=True)
         connector = build_qformer_connector(TOWER, DECODER, QFORMER, inner_width=INNER_WIDTH)
-        return TinyModel(tower, connector, decoder), TrainingHeads(TOWER.width, DECODER.width, NUM_PATCHES)
+        model = TinyModel(tower, connector, decoder, patch_size=PATCH_SIZE)
+        return model, TrainingHeads(TOWER.width, DECODER.width, model.num_patches)
 
     def train_stage_4(self, minigpt4: Path, recipe: LanguageRecipe = STAGE_4) -> TinyModel:
         """From the tower and the Q-Former of a finished MiniGPT-4; projections and decoder start from nothing."""
@@ -86,7 +88,7 @@ class TinyGPTV:
                 if name.startswith("vision_tower.") or name.startswith(("connector.qformer.", "connector.query_tokens"))
             }
             model.load_state_dict(seeing, strict=False)
-            heads.dense.load_state_dict(_prefixed(finished["heads"], "dense."), strict=False)
+            heads.dense.load_state_dict(part_of(finished["heads"], "dense."), strict=False)
         self._run(model, heads, self._rows(stage=4), recipe, self.stage_4_path)
         return model
 
@@ -139,7 +141,3 @@ def stage_file(model: TinyModel) -> dict[str, Tensor]:
         for key, tensor in layer.state_dict().items()
     }
     return stage_tensors(model.language_model) | projections
-
-
-def _prefixed(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}

@@ -65,8 +65,11 @@ def train_tokenizer(save_to: Path, *, num_scenes: int = 3000, seed: int = 1) -> 
     save_to.write_bytes(model.getvalue())
 
 
-def write_tokenizer_configs(folder: Path) -> None:
-    """The two small JSON files that stand beside `tokenizer.model` in the LLaMA folders."""
+def write_tokenizer_configs(folder: Path, *, legacy: bool = True) -> None:
+    """The two small JSON files that stand beside `tokenizer.model` in the LLaMA folders.
+
+    `legacy` is that of the MiniGPT family; folders of the LLaVA line have False.
+    """
     special = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
     described = {
         key: {"content": text, "lstrip": False, "normalized": False, "rstrip": False, "single_word": False}
@@ -77,7 +80,7 @@ def write_tokenizer_configs(folder: Path) -> None:
         "add_bos_token": True,
         "add_eos_token": False,
         "clean_up_tokenization_spaces": False,
-        "legacy": True,
+        "legacy": legacy,
         "model_max_length": 2048,
         "tokenizer_class": "LlamaTokenizer",
     }

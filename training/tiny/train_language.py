@@ -24,7 +24,7 @@ from training.scenes.vocabulary import MAX_OBJECTS
 from training.tiny.dense import NUM_BINS, dense_targets, soft_bins
 from training.tiny.images import pixel_values_of
 from training.tiny.mentions import MentionTargets, TrainingHeads, mention_targets
-from training.tiny.networks import PATCH_SIZE, TinyModel
+from training.tiny.networks import TinyModel
 from training.tiny.optimiser import LearningRates, build_optimisers, set_progress
 from training.tiny.rows import Mixture, Row, RowFormat
 
@@ -154,11 +154,11 @@ class LanguageTrainer:
         talk = [self.row_format.row([vary(rng, small_talk(rng))], has_image=False) for _ in range(_TEXT_ONLY_ROWS)]
         width = recipe.bin_widths[0] + (recipe.bin_widths[1] - recipe.bin_widths[0]) * min(1.0, progress * 1.25)
         with torch.autocast("cpu", torch.bfloat16):
-            features = self.model.vision_tower.features(pixel_values_of(scenes, rng))
+            image_embeds, features = self.model.look(pixel_values_of(scenes, rng))
             dense, dense_report = self.heads.dense.loss(
-                features[:, 1:], dense_targets(scenes, PATCH_SIZE), bin_width=1.5, set_weight=recipe.set_weight
+                features, dense_targets(scenes, self.model.patch_size), bin_width=1.5, set_weight=recipe.set_weight
             )
-            keys_values = self._read_image(self.model.connector(features))
+            keys_values = self._read_image(image_embeds)
             losses, weights, tasks = [], [], []
             mentions: list[tuple[Tensor, MentionTargets]] = []
             bounds = np.linspace(0, len(rows), _BUCKETS + 1).astype(int)
@@ -217,8 +217,14 @@ class LanguageTrainer:
         logits = self.model.language_model.lm_head(output.last_hidden_state[is_answer]).float()
         row_weights = torch.tensor([len(row.answer) ** -0.5 for _, row in group])
         weights = row_weights[:, None].expand_as(targets)[is_answer]
-        mentions = _mention_states(group, output.hidden_states[self.recipe.mention_layer])
+        mentions = self._mention_states(group, output.hidden_states[self.recipe.mention_layer])
         return self._token_losses(logits, targets[is_answer], bin_width), weights, mentions
+
+    def _mention_states(self, group: list[tuple[int, Row]], hidden: Tensor) -> tuple[Tensor, MentionTargets]:
+        """Hidden states [N, H] at the mentions of all rows, with what is to be read there."""
+        found = [(i, mention) for i, (_, row) in enumerate(group) for mention in row.mentions]
+        states = hidden[[i for i, _ in found], [mention.index for _, mention in found]]
+        return states, mention_targets([mention for _, mention in found], self.model.patch_size)
 
     def _token_losses(self, logits: Tensor, targets: Tensor, bin_width: float) -> Tensor:
         """Cross entropy per token; coordinate tokens have Gaussian soft labels over the 101 numbers."""
@@ -244,13 +250,6 @@ def _padded(group: list[tuple[int, Row]]) -> tuple[Tensor, Tensor]:
         ids[i, : len(tokens) - 1] = tokens[:-1]
         targets[i, len(row.prompt) - 1 : len(tokens) - 1] = torch.tensor(row.answer)
     return ids, targets
-
-
-def _mention_states(group: list[tuple[int, Row]], hidden: Tensor) -> tuple[Tensor, MentionTargets]:
-    """Hidden states [N, H] at the mentions of all rows, with what is to be read there."""
-    found = [(i, mention) for i, (_, row) in enumerate(group) for mention in row.mentions]
-    states = hidden[[i for i, _ in found], [mention.index for _, mention in found]]
-    return states, mention_targets([mention for _, mention in found], PATCH_SIZE)
 
 
 def _by_task(losses: Tensor, tasks: list[tuple[str, int]]) -> dict[str, float]:

@@ -23,7 +23,7 @@ from models.sentencepiece_tokenizer import SentencePieceTokenizer
 from training.tiny import export
 from training.tiny.mentions import TrainingHeads
 from training.tiny.networks import (
-    NUM_PATCHES,
+    PATCH_SIZE,
     DecoderShape,
     QFormerShape,
     TinyModel,
@@ -34,6 +34,7 @@ from training.tiny.networks import (
     build_qformer_connector,
     build_vision_tower,
     merged_decoder_state,
+    part_of,
 )
 from training.tiny.pretrain_tower import TowerRecipe, pretrain_tower
 from training.tiny.rows import (
@@ -51,7 +52,7 @@ TOWER = TowerShape()
 DECODER = DecoderShape()
 QFORMER = QFormerShape()
 
-TOWER_RECIPE = TowerRecipe(shape=TOWER, steps=1300)
+TOWER_RECIPE = TowerRecipe(steps=1300)
 
 _FIRST_LEG = LanguageRecipe(steps=2400, mixture=MINIGPT_V2_MIXTURE, late_mixture=MINIGPT_V2_LATE_MIXTURE)
 MINIGPT_V2_LEGS = (_FIRST_LEG, replace(_FIRST_LEG, steps=3300, mixture=MINIGPT_V2_LAST_MIXTURE, late_mixture=None))
@@ -102,11 +103,13 @@ class Workshop:
     def train_minigpt_v2(self, legs: Sequence[LanguageRecipe] = MINIGPT_V2_LEGS) -> TinyModel:
         """Everything up to and with MiniGPT-v2."""
         if not self.tower_path.is_file():
-            pretrain_tower(TOWER_RECIPE, self.tower_path)
+            torch.manual_seed(TOWER_RECIPE.seed)
+            model, heads = self._new_minigpt_v2()
+            pretrain_tower(model, heads.dense, TOWER_RECIPE, self.tower_path)
         torch.manual_seed(legs[0].seed)
         model, heads = self._new_minigpt_v2()
         pretrained = torch.load(self.tower_path, weights_only=True)
-        model.vision_tower.load_state_dict(pretrained["tower"])
+        model.vision_tower.load_state_dict(part_of(pretrained["model"], "vision_tower."))
         heads.dense.load_state_dict(pretrained["heads"])
         rows = RowFormat(prompt_format=MINIGPT_V2, tokenizer=self.tokenizer, answer_end="</s>")
         self._train(model, heads, rows, legs, self.minigpt_v2_path)
@@ -127,12 +130,12 @@ class Workshop:
         """MiniGPT-4 from the finished MiniGPT-v2: only the Q-Former starts from nothing."""
         torch.manual_seed(legs[0].seed)
         tower, decoder = build_vision_tower(TOWER, trains_ln_vision=True), self._decoder()
-        model = TinyModel(tower, build_qformer_connector(TOWER, DECODER, QFORMER), decoder)
-        heads = TrainingHeads(TOWER.width, DECODER.width, NUM_PATCHES)
+        model = TinyModel(tower, build_qformer_connector(TOWER, DECODER, QFORMER), decoder, patch_size=PATCH_SIZE)
+        heads = TrainingHeads(TOWER.width, DECODER.width, model.num_patches)
         finished = torch.load(self.minigpt_v2_path, weights_only=True)
         heads.load_state_dict(finished["heads"])
-        tower.load_state_dict(_part(finished["model"], "vision_tower."))
-        decoder.load_state_dict(merged_decoder_state(_part(finished["model"], "language_model.")))
+        tower.load_state_dict(part_of(finished["model"], "vision_tower."))
+        decoder.load_state_dict(merged_decoder_state(part_of(finished["model"], "language_model.")))
         rows = RowFormat(prompt_format=VICUNA_V0, tokenizer=self.tokenizer, answer_end="###")
         self._train(model, heads, rows, legs, self.minigpt4_path)
         return model
@@ -141,8 +144,8 @@ class Workshop:
         decoder = self._decoder()
         add_lora(decoder)
         tower = build_vision_tower(TOWER, trains_ln_vision=False)
-        model = TinyModel(tower, build_merge_connector(TOWER, DECODER), decoder)
-        return model, TrainingHeads(TOWER.width, DECODER.width, NUM_PATCHES)
+        model = TinyModel(tower, build_merge_connector(TOWER, DECODER), decoder, patch_size=PATCH_SIZE)
+        return model, TrainingHeads(TOWER.width, DECODER.width, model.num_patches)
 
     def _decoder(self) -> LlamaForCausalLM:
         return build_decoder(DECODER, vocabulary_size=len(self.tokenizer), coordinate_ids=self.coordinate_ids)
@@ -169,10 +172,6 @@ class Workshop:
         assert isinstance(model.connector, QFormerConnector)
         export.export_qformer(model.connector, model.vision_tower, folder / "blip2_pretrained_flant5xxl.pth")
         export.export_stage_checkpoint(model.connector, model.language_model, folder / "pretrained_minigpt4.pth")
-
-
-def _part(state: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
-    return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,0 +1,178 @@
+"""Tiny Mini-Gemini: CLIP at half and ConvNeXt at full resolution, patch info mining, and MiniGPT-v2's decoder.
+
+At 72 px digits and words can hardly be read: what the picture says has to come from the high-resolution tower.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from transformers import CLIPVisionConfig, ConvNextConfig
+
+from models.parts.dual_vision import ClipPatches, ConvNextStages, DualFeatures, DualVisionTower
+from models.parts.llava_chat import FORMATS
+from models.parts.patch_mining import PatchMiningConnector
+from models.piece_tokenizer import PieceTokenizer
+from training.scenes.vocabulary import IMAGE_SIZE
+from training.tiny.mentions import TrainingHeads
+from training.tiny.networks import DecoderShape, TinyModel, TowerShape, build_decoder, merged_decoder_state, part_of
+from training.tiny.pretrain_tower import TowerRecipe, pretrain_tower
+from training.tiny.rows import MINIGPT4_MIXTURE, RowFormat
+from training.tiny.tokenizer import COORDINATES, write_tokenizer_configs
+from training.tiny.train_language import LanguageRecipe, LanguageTrainer
+
+LOW_SIZE, LOW_PATCH = 72, 8
+LOW = TowerShape()
+HIGH_WIDTHS, HIGH_DEPTHS = (48, 96, 144, 192), (1, 1, 2, 1)
+DECODER = DecoderShape()
+
+TOWER_RECIPE = TowerRecipe(steps=1000, seed=21)
+RECIPE = LanguageRecipe(
+    steps=900,
+    mixture=MINIGPT4_MIXTURE,
+    set_weight=1.0,
+    curriculum=(),
+    bin_widths=(4.0, 1.5),
+    decoder_factor=0.6,
+    seed=22,
+)
+
+_RELEASED_NAMES = (
+    (r"^connector\.query\.", "model.vlm_uni_query_projector."),
+    (r"^connector\.key\.", "model.vlm_uni_aux_projector."),
+    (r"^connector\.value\.", "model.vlm_uni_val_projector."),
+    (r"^connector\.projection\.", "model.mm_projector."),
+    (r"^vision_tower\.low\.", "model.vision_tower.vision_tower.vision_model."),
+    (r"^vision_tower\.high\.embeddings\.patch_embeddings\.", "model.vision_tower_aux.vision_stem.0."),
+    (r"^vision_tower\.high\.embeddings\.layernorm\.", "model.vision_tower_aux.vision_stem.1."),
+    (r"^vision_tower\.high\.encoder\.stages\.", "model.vision_tower_aux.vision_stages."),
+    (r"(vision_stages\.\d+)\.downsampling_layer\.", r"\1.downsample."),
+    (r"(vision_stages\.\d+\.)layers(\.\d+\.)layernorm\.", r"\1layers\2norm."),
+    (r"(vision_stages\.\d+\.)layers\.", r"\1blocks."),
+    (r"\.dwconv\.", ".conv_dw."),
+    (r"\.pwconv([12])\.", r".mlp.fc\1."),
+    (r"\.layer_scale_parameter$", ".gamma"),
+    (r"^language_model\.", ""),
+)
+
+
+class MiningModel(TinyModel):
+    """Its dense features are the low-resolution patches after they have mined the high-resolution map."""
+
+    def dense_features(self, features: DualFeatures) -> Tensor:  # type: ignore[override]  # two towers give two maps
+        """`DualFeatures` -> [B, P, V]."""
+        assert isinstance(self.connector, PatchMiningConnector)
+        return self.connector.prepare(features)
+
+
+class MiniGemini:
+    """The model with its tokenizer while it is trained; `work` holds the states of the stages."""
+
+    def __init__(self, work: Path) -> None:
+        self.tokenizer_model = work / "tokenizer.model"
+        self.tower_path, self.path = work / "mini_gemini_towers.pt", work / "mini_gemini.pt"
+        folder = work / "llama_tokenizer"
+        folder.mkdir(exist_ok=True)
+        shutil.copyfile(self.tokenizer_model, folder / "tokenizer.model")
+        write_tokenizer_configs(folder, legacy=False)
+        self.tokenizer = PieceTokenizer(folder)
+        self.coordinate_ids = [self.tokenizer.encode(piece)[-1] for piece in COORDINATES]
+
+    def build(self) -> tuple[MiningModel, TrainingHeads]:
+        """The networks, untrained."""
+        low = ClipPatches(
+            CLIPVisionConfig(
+                hidden_size=LOW.width,
+                intermediate_size=LOW.mlp_width,
+                num_hidden_layers=LOW.layers,
+                num_attention_heads=LOW.heads,
+                image_size=LOW_SIZE,
+                patch_size=LOW_PATCH,
+            )
+        )
+        low.set_attn_implementation("eager")  # with 82 tokens on a CPU thread it is faster than the fused kernel
+        high = ConvNextStages(
+            ConvNextConfig(
+                hidden_sizes=list(HIGH_WIDTHS),
+                depths=list(HIGH_DEPTHS),
+                num_stages=len(HIGH_WIDTHS),
+                layer_scale_init_value=0.5,  # released towers are trained; a new one must not start as an identity
+                hidden_act="gelu",
+                layer_norm_eps=1e-6,
+            )
+        )
+        tower = DualVisionTower(low=low, high=high, grid=1, has_global=False)
+        connector = PatchMiningConnector(vision_width=LOW.width, aux_width=sum(HIGH_WIDTHS), text_width=DECODER.width)
+        decoder = build_decoder(DECODER, vocabulary_size=len(self.tokenizer), coordinate_ids=self.coordinate_ids)
+        model = MiningModel(tower, connector, decoder, patch_size=LOW_PATCH * IMAGE_SIZE // LOW_SIZE)
+        return model, TrainingHeads(LOW.width, DECODER.width, model.num_patches)
+
+    def pretrain(self, recipe: TowerRecipe = TOWER_RECIPE) -> None:
+        """Both towers and the mining learn to see; nothing is done if that is done."""
+        if not self.tower_path.is_file():
+            torch.manual_seed(recipe.seed)
+            model, heads = self.build()
+            pretrain_tower(model, heads.dense, recipe, self.tower_path)
+
+    def train(self, minigpt_v2: Path, recipe: LanguageRecipe = RECIPE) -> MiningModel:
+        """From the pretrained towers and the decoder of a finished MiniGPT-v2."""
+        torch.manual_seed(recipe.seed)
+        model, heads = self.build()
+        seeing = torch.load(self.tower_path, weights_only=True)
+        model.load_state_dict(seeing["model"], strict=False)  # all but the decoder
+        heads.dense.load_state_dict(seeing["heads"])
+        finished = torch.load(minigpt_v2, weights_only=True)
+        model.language_model.load_state_dict(merged_decoder_state(part_of(finished["model"], "language_model.")))
+        rows = RowFormat(prompt_format=FORMATS["vicuna_v1"], tokenizer=self.tokenizer, answer_end="</s>")
+        trainer = LanguageTrainer(model, heads, rows, self.coordinate_ids, recipe, self.path)
+        if self.path.is_file():
+            trainer.resume()
+        trainer.run()
+        return model
+
+    def export(self, model: MiningModel, folder: Path) -> None:
+        """A model folder as released: towers, connector and language model in one file, fp16."""
+        folder.mkdir(parents=True, exist_ok=True)
+        weights = {released_name(name): tensor.half().contiguous() for name, tensor in model.state_dict().items()}
+        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+        config = model.language_model.config.to_dict() | {
+            "architectures": ["MGMLlamaForCausalLM"],
+            "model_type": "mgm",
+            "dtype": "float16",
+            "mm_vision_tower": None,  # the towers are in the model's own file
+            "mm_vision_tower_aux": None,
+            "mm_hidden_size": LOW.width,
+            "mm_hidden_size_aux": sum(HIGH_WIDTHS),
+            "mm_projector_type": "mlp2x_gelu",
+            "mm_vision_select_layer": -2,
+            "image_size_aux": IMAGE_SIZE,
+            "image_grid": 1,
+            "image_global": False,
+            "image_aspect_ratio": "pad",
+            "tokenizer_model_max_length": 2048,
+        }
+        (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+        shutil.copyfile(self.tokenizer_model, folder / "tokenizer.model")
+        write_tokenizer_configs(folder, legacy=False)
+
+
+def released_name(name: str) -> str:
+    """The name that a tensor of `MiningModel` has in an MGM folder."""
+    for pattern, replacement in _RELEASED_NAMES:
+        name = re.sub(pattern, replacement, name)
+    return name
+
+
+def without_mining(model: MiningModel) -> MiningModel:
+    """The same model with what it mines set to zero, to show what the high-resolution tower is for."""
+    value = model.connector.get_submodule("value.1")
+    assert isinstance(value, nn.Linear)
+    nn.init.zeros_(value.weight)
+    nn.init.zeros_(value.bias)
+    return model
