@@ -7,42 +7,91 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from models.conversation import Turn
 from models.loader import load_model
+from models.parts.dual_vision import DualVisionTower
 from training.scenes import draw_scene
-from training.tiny import train_tiny
+from training.tiny import mini_gemini, minigpt, tinygpt_v
 from training.tiny.networks import DecoderShape, QFormerShape, TowerShape
+from training.tiny.train_language import LanguageRecipe
+from training.tiny.train_tiny import FAMILIES, train
+
+from .test_tinygpt_v import copy_phi_tokenizer
 
 ROOT = Path(__file__).parents[2]
 TOWER = TowerShape(width=32, layers=1, heads=1, mlp_width=32)
+DECODER = DecoderShape(width=32, layers=3, heads=1, mlp_width=32)
+QFORMER = QFormerShape(width=32, layers=1, heads=1, mlp_width=32)
 _SIZES = "hidden_size: 32, num_hidden_layers: 1, num_attention_heads: 1, intermediate_size: 32"
-SHRUNK = (f"vision_config={{{_SIZES}, patch_size: 12}}", f"qformer_config={{{_SIZES}}}")
+_EVA, _QFORMER = f"vision_config={{{_SIZES}, patch_size: 12}}", f"qformer_config={{{_SIZES}}}"
+_CLIP = f"vision_config={{{_SIZES.replace('layers: 1', 'layers: 2')}, image_size: 72, patch_size: 8}}"
+OVERRIDES = {
+    "minigpt_v2": (_EVA,),
+    "minigpt4": (_EVA, _QFORMER),
+    "tinygpt_v": (_EVA, _QFORMER),
+    "tinygpt_v_stage3": (_EVA, _QFORMER),
+    "mini_gemini": (_CLIP,),
+}
+
+
+def shortened(recipe: LanguageRecipe, steps: int = 1) -> LanguageRecipe:
+    return replace(recipe, steps=steps, images=2, rows=3)
 
 
 @pytest.fixture
-def small_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(train_tiny, "TOWER", TOWER)
-    monkeypatch.setattr(train_tiny, "DECODER", DecoderShape(width=32, layers=3, heads=1, mlp_width=32))
-    monkeypatch.setattr(train_tiny, "QFORMER", QFormerShape(width=32, layers=1, heads=1, mlp_width=32))
-    monkeypatch.setattr(train_tiny, "TOWER_RECIPE", replace(train_tiny.TOWER_RECIPE, steps=1, batch=2))
+def small_recipes(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (minigpt, tinygpt_v):
+        monkeypatch.setattr(module, "TOWER", TOWER)
+        monkeypatch.setattr(module, "QFORMER", QFORMER)
+    for module in (minigpt, tinygpt_v, mini_gemini):
+        monkeypatch.setattr(module, "DECODER", DECODER)
+    monkeypatch.setattr(mini_gemini, "LOW", TOWER)
+    monkeypatch.setattr(mini_gemini, "HIGH_WIDTHS", (4, 8, 8, 8))
+    for module in (minigpt, mini_gemini):
+        monkeypatch.setattr(module, "TOWER_RECIPE", replace(module.TOWER_RECIPE, steps=1, batch=2))
+    legs = minigpt.MINIGPT_V2_LEGS
+    defaults = (tuple(shortened(leg, steps) for leg, steps in zip(legs, (1, 2), strict=True)),)
+    monkeypatch.setattr(minigpt.MiniGPTv2.train, "__defaults__", (*defaults, shortened(minigpt.REFINEMENT)))
+    monkeypatch.setattr(minigpt.MiniGPT4.train, "__defaults__", (shortened(minigpt.MINIGPT4),))
+    monkeypatch.setattr(tinygpt_v.TinyGPTV.train_stage_4, "__defaults__", (shortened(tinygpt_v.STAGE_4),))
+    monkeypatch.setattr(tinygpt_v.TinyGPTV.train_stage_3, "__defaults__", (shortened(tinygpt_v.STAGE_3),))
+    monkeypatch.setattr(mini_gemini.MiniGemini.pretrain, "__defaults__", (mini_gemini.TOWER_RECIPE,))
+    monkeypatch.setattr(mini_gemini.MiniGemini.train, "__defaults__", (shortened(mini_gemini.RECIPE),))
 
 
-def test_all_stages(small_recipe: None, tmp_path: Path) -> None:
+@pytest.mark.filterwarnings("ignore:Mismatch dtype between input and weight")  # autocast leaves RMSNorm weights alone
+def test_all_families(small_recipes: None, tmp_path: Path) -> None:
     work = tmp_path / "work"
     work.mkdir()
     shutil.copy(ROOT / "checkpoints" / "tiny_minigpt_v2" / "llama" / "tokenizer.model", work)
-    workshop = train_tiny.Workshop(work)
-    one, two = (replace(train_tiny.MINIGPT_V2_LEGS[0], steps=n, images=2, rows=3) for n in (1, 2))
-    workshop.train_minigpt_v2((one, two))
-    refined = workshop.refine_minigpt_v2(replace(train_tiny.REFINEMENT, steps=1, images=2, rows=3))
-    workshop.export_minigpt_v2(refined, tmp_path / "tiny_minigpt_v2")
-    minigpt4 = workshop.train_minigpt4((replace(train_tiny.MINIGPT4_LEGS[0], steps=1, images=2, rows=3),))
-    workshop.export_minigpt4(minigpt4, tmp_path / "tiny_minigpt4")
-    for name in ("tiny_minigpt_v2", "tiny_minigpt4"):
-        path = tmp_path / f"{name}.yaml"
+    copy_phi_tokenizer(work)
+    for family in FAMILIES:
+        train(family, work, tmp_path)
+    for name, overrides in OVERRIDES.items():
+        path = tmp_path / f"tiny_{name}.yaml"
         shutil.copy(ROOT / "eval_configs" / path.name, path)
-        overrides = SHRUNK if name == "tiny_minigpt4" else SHRUNK[:1]
         model = load_model(path, device="cpu", overrides=overrides, report=lambda _: None)
         prompt = model.embed_prompt([Turn("user", "what do you see?", (draw_scene(1),))])
         assert prompt.isfinite().all()
+
+
+def test_an_exported_mini_gemini_sees_what_was_trained(small_recipes: None, tmp_path: Path) -> None:
+    shutil.copy(ROOT / "checkpoints" / "tiny_minigpt_v2" / "llama" / "tokenizer.model", tmp_path)
+    family = mini_gemini.MiniGemini(tmp_path)
+    model, _ = family.build()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, mean=parameter.detach().mean().item(), std=0.05)
+    family.export(model, tmp_path / "tiny_mini_gemini")
+    path = tmp_path / "tiny_mini_gemini.yaml"
+    shutil.copy(ROOT / "eval_configs" / path.name, path)
+    loaded = load_model(path, device="cpu", overrides=(_CLIP,), report=lambda _: None)
+    assert isinstance(loaded.vision_tower, DualVisionTower)
+    pixel_values = loaded.pixel_values([draw_scene(1)])
+    with torch.no_grad():
+        expected, mined = model.look(pixel_values)
+        torch.testing.assert_close(loaded.image_embeds(pixel_values), expected, atol=2e-3, rtol=1e-2)  # fp16 files
+        without = mini_gemini.without_mining(model).look(pixel_values)[1]
+        torch.testing.assert_close(without, model.vision_tower.features(pixel_values).low[:, 0])  # type: ignore[operator]
+    assert (mined - without).abs().max() > 0.01

@@ -75,7 +75,7 @@ class MiniGemini:
     """The model with its tokenizer while it is trained; `work` holds the states of the stages."""
 
     def __init__(self, work: Path) -> None:
-        self.tokenizer_model = work / "tokenizer.model"
+        self.tokenizer_model = work / "tokenizer.model"  # of MiniGPT-v2
         self.tower_path, self.path = work / "mini_gemini_towers.pt", work / "mini_gemini.pt"
         folder = work / "llama_tokenizer"
         folder.mkdir(exist_ok=True)

@@ -57,7 +57,8 @@ def pretrain_tower(model: TinyModel, heads: DenseHeads, recipe: TowerRecipe, sav
         for key, value in {"loss": loss.item(), **report}.items():
             reports[key].append(value)
         if (step + 1) % 50 == 0 or step + 1 == recipe.steps:
-            means = " ".join(f"{key} {np.nanmean(values):.3f}" for key, values in reports.items())
+            known = {key: [value for value in values if not np.isnan(value)] for key, values in reports.items()}
+            means = " ".join(f"{key} {np.mean(values):.3f}" for key, values in known.items() if values)
             logger.info("tower %d/%d %.0fs %s", step + 1, recipe.steps, time.monotonic() - start, means)
             reports.clear()
     seeing = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith("language_model.")}

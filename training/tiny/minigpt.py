@@ -1,0 +1,178 @@
+"""Tiny MiniGPT-v2, from nothing, and tiny MiniGPT-4, from MiniGPT-v2's tower and decoder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from transformers import LlamaForCausalLM
+
+from models.parts.connectors import QFormerConnector
+from models.parts.minigpt_chat import MINIGPT_V2, VICUNA_V0
+from models.sentencepiece_tokenizer import SentencePieceTokenizer
+from training.tiny import export
+from training.tiny.mentions import TrainingHeads
+from training.tiny.networks import (
+    PATCH_SIZE,
+    DecoderShape,
+    QFormerShape,
+    TinyModel,
+    TowerShape,
+    add_lora,
+    build_decoder,
+    build_merge_connector,
+    build_qformer_connector,
+    build_vision_tower,
+    merged_decoder_state,
+    part_of,
+)
+from training.tiny.pretrain_tower import TowerRecipe, pretrain_tower
+from training.tiny.rows import (
+    MINIGPT4_MIXTURE,
+    MINIGPT_V2_LAST_MIXTURE,
+    MINIGPT_V2_LATE_MIXTURE,
+    MINIGPT_V2_MIXTURE,
+    MINIGPT_V2_REFINING_MIXTURE,
+    RowFormat,
+)
+from training.tiny.tokenizer import COORDINATES, train_tokenizer
+from training.tiny.train_language import LanguageRecipe, LanguageTrainer
+
+TOWER = TowerShape()
+DECODER = DecoderShape()
+QFORMER = QFormerShape()
+
+TOWER_RECIPE = TowerRecipe(steps=1300)
+
+_FIRST_LEG = LanguageRecipe(steps=2400, mixture=MINIGPT_V2_MIXTURE, late_mixture=MINIGPT_V2_LATE_MIXTURE)
+MINIGPT_V2_LEGS = (_FIRST_LEG, replace(_FIRST_LEG, steps=3300, mixture=MINIGPT_V2_LAST_MIXTURE, late_mixture=None))
+"""Legs go on with the same optimisers; a longer schedule raises the learning rates again before they fall."""
+
+REFINEMENT = LanguageRecipe(
+    steps=2000,
+    mixture=MINIGPT_V2_REFINING_MIXTURE,
+    tower_factor=0.5,
+    dense_weight=0.2,
+    set_weight=1.0,
+    bin_widths=(2.0, 1.2),
+    decay_from=0.4,
+    curriculum=(),
+    seed=5,
+)
+"""The last step of MiniGPT-v2, with fresh optimisers: patches and phrases also learn about sets of objects."""
+
+MINIGPT4 = LanguageRecipe(
+    steps=1500,
+    mixture=MINIGPT4_MIXTURE,
+    tower_factor=0.2,
+    connector_factor=2.0,
+    decoder_factor=0.6,
+    dense_weight=0.2,
+    set_weight=1.0,
+    curriculum=((0.02, 4),),
+    seed=3,
+)
+
+
+class LlamaFamily:
+    """What the families over the small Llama share: the tokenizer. `work` holds the states of the stages."""
+
+    def __init__(self, work: Path) -> None:
+        self.tokenizer_path = work / "tokenizer.model"
+        if not self.tokenizer_path.is_file():
+            train_tokenizer(self.tokenizer_path)
+        self.tokenizer = SentencePieceTokenizer(self.tokenizer_path)
+        # The id before the last is that of the dummy prefix.
+        self.coordinate_ids = [self.tokenizer.encode(piece)[-1] for piece in COORDINATES]
+
+    def build_decoder(self) -> LlamaForCausalLM:
+        """An untrained decoder."""
+        return build_decoder(DECODER, vocabulary_size=len(self.tokenizer), coordinate_ids=self.coordinate_ids)
+
+    def run(
+        self, model: TinyModel, heads: TrainingHeads, rows: RowFormat, legs: Sequence[LanguageRecipe], save_to: Path
+    ) -> None:
+        """Train through all legs, from the state in `save_to` if there is one."""
+        for leg in legs:
+            trainer = LanguageTrainer(model, heads, rows, self.coordinate_ids, leg, save_to)
+            if save_to.is_file():
+                trainer.resume()
+            trainer.run()
+
+
+class MiniGPTv2(LlamaFamily):
+    """Tiny MiniGPT-v2: tower, language stage, refinement."""
+
+    def __init__(self, work: Path) -> None:
+        super().__init__(work)
+        self.tower_path = work / "tower.pt"
+        self.language_path, self.path = work / "minigpt_v2.pt", work / "minigpt_v2_refined.pt"
+        self.rows = RowFormat(prompt_format=MINIGPT_V2, tokenizer=self.tokenizer, answer_end="</s>")
+
+    def build(self) -> tuple[TinyModel, TrainingHeads]:
+        """The networks, untrained."""
+        decoder = self.build_decoder()
+        add_lora(decoder)
+        tower = build_vision_tower(TOWER, trains_ln_vision=False)
+        model = TinyModel(tower, build_merge_connector(TOWER, DECODER), decoder, patch_size=PATCH_SIZE)
+        return model, TrainingHeads(TOWER.width, DECODER.width, model.num_patches)
+
+    def train(
+        self, legs: Sequence[LanguageRecipe] = MINIGPT_V2_LEGS, refinement: LanguageRecipe = REFINEMENT
+    ) -> TinyModel:
+        """All stages; what is finished in the work folder is not repeated."""
+        if not self.tower_path.is_file():
+            torch.manual_seed(TOWER_RECIPE.seed)
+            model, heads = self.build()
+            pretrain_tower(model, heads.dense, TOWER_RECIPE, self.tower_path)
+        torch.manual_seed(legs[0].seed)
+        model, heads = self.build()
+        pretrained = torch.load(self.tower_path, weights_only=True)
+        model.vision_tower.load_state_dict(part_of(pretrained["model"], "vision_tower."))
+        heads.dense.load_state_dict(pretrained["heads"])
+        self.run(model, heads, self.rows, legs, self.language_path)
+        self.run(model, heads, self.rows, (refinement,), self.path)
+        return model
+
+    def export(self, model: TinyModel, folder: Path) -> None:
+        """The three released files."""
+        export.export_language_model(model.language_model, self.tokenizer_path, folder / "llama")
+        export.export_vision_tower(model.vision_tower, folder / "eva_vit_g.pth")
+        export.export_stage_checkpoint(model.connector, model.language_model, folder / "minigptv2_checkpoint.pth")
+
+
+class MiniGPT4(LlamaFamily):
+    """Tiny MiniGPT-4 with Vicuna's format: from MiniGPT-v2's tower and decoder; the Q-Former starts from nothing."""
+
+    def __init__(self, work: Path) -> None:
+        super().__init__(work)
+        self.path = work / "minigpt4.pt"
+        self.rows = RowFormat(prompt_format=VICUNA_V0, tokenizer=self.tokenizer, answer_end="###")
+
+    def build(self) -> tuple[TinyModel, TrainingHeads]:
+        """The networks, untrained."""
+        tower, decoder = build_vision_tower(TOWER, trains_ln_vision=True), self.build_decoder()
+        model = TinyModel(tower, build_qformer_connector(TOWER, DECODER, QFORMER), decoder, patch_size=PATCH_SIZE)
+        return model, TrainingHeads(TOWER.width, DECODER.width, model.num_patches)
+
+    def train(self, minigpt_v2: Path, recipe: LanguageRecipe = MINIGPT4) -> TinyModel:
+        """From the finished MiniGPT-v2 whose state is in `minigpt_v2`."""
+        torch.manual_seed(recipe.seed)
+        model, heads = self.build()
+        finished = torch.load(minigpt_v2, weights_only=True)
+        heads.load_state_dict(finished["heads"])
+        model.vision_tower.load_state_dict(part_of(finished["model"], "vision_tower."))
+        decoder = merged_decoder_state(part_of(finished["model"], "language_model."))
+        model.language_model.load_state_dict(decoder)
+        self.run(model, heads, self.rows, (recipe,), self.path)
+        return model
+
+    def export(self, model: TinyModel, folder: Path) -> None:
+        """The four released files."""
+        export.export_language_model(model.language_model, self.tokenizer_path, folder / "vicuna")
+        export.export_vision_tower(model.vision_tower, folder / "eva_vit_g.pth")
+        assert isinstance(model.connector, QFormerConnector)
+        export.export_qformer(model.connector, model.vision_tower, folder / "blip2_pretrained_flant5xxl.pth")
+        export.export_stage_checkpoint(model.connector, model.language_model, folder / "pretrained_minigpt4.pth")
