@@ -17,6 +17,7 @@ from training.scenes.samples import Sample, object_starts, without_identifier
 from training.scenes.scene import Scene, SceneObject
 from training.scenes.small_talk import small_talk
 
+_MOST_EARLIER_TURNS = 6
 _PLACEHOLDER = Image.new("RGB", (1, 1))  # stands where the scene goes in the rendered prompt
 
 
@@ -120,7 +121,8 @@ class Mixture:
         for _ in range(count):
             samples = [self.sample(rng, scene)]
             if rng.random() < self.chained:
-                history = [self.sample(rng, scene) for _ in range(1 + int(rng.random() < 0.3))]
+                earlier = min(int(rng.geometric(0.5)), _MOST_EARLIER_TURNS)
+                history = [self.sample(rng, scene) for _ in range(earlier)]
                 samples = history + samples
             rows.append(row_format.row(samples))
         return rows

@@ -30,7 +30,7 @@ from training.tiny.rows import Mixture, Row, RowFormat
 
 logger = logging.getLogger(__name__)
 
-_BUCKETS = 4  # rows are sorted by length and run in this many groups, so that little is padding
+_BUCKETS = 6  # rows are sorted by length and run in this many groups, so that little is padding
 _TEXT_ONLY_ROWS = 3  # per step
 
 
