@@ -29,6 +29,8 @@ from models.conversation import Sampling, Turn
 from models.errors import Busy, NotEnoughMemory
 from models.model_info import ModelInfo
 from models.parts.image_tokens import ImageBank, ImageIdsExhausted, ImageTokenEmbedding, PinnedImages
+from models.parts.routing_tracer import trace_routing
+from models.routing_trace import RoutingTrace
 from models.vision_language_model import VisionLanguageModel
 
 _IMAGE_WAIT = 30.0  # seconds a request waits for image places in use by others
@@ -167,6 +169,24 @@ class ChatEngine:
             sampling=sampling,
             interval=self._update_interval,
         )
+
+    def routing(self, turns: Sequence[Turn], answer: str, sampling: Sampling) -> RoutingTrace:
+        """Which experts the tokens of a conversation and its answer go to, by one more pass over them, in this thread.
+
+        `sampling` is the answer's, as it decides which turns fit the context. Only for models with `info.has_experts`.
+        """
+        prompt = fit_prompt(self._model, tuple(turns), sampling.max_new_tokens)
+        with self._pin(prompt.images) as pinned:
+            ids: list[int] = []
+            images: list[int | None] = []
+            count = 0
+            for part in prompt.parts:
+                is_image = isinstance(part, Image.Image)
+                new = self._image_ids(pinned, part) if isinstance(part, Image.Image) else part
+                ids, images, count = ids + new, images + [count if is_image else None] * len(new), count + is_image
+            written = self._model.tokenizer.encode(self._model.prompt_format.answer_prefix + answer)
+            with self._encode_lock:  # one such pass at a time bounds its memory
+                return trace_routing(self._model, ids + written, images + [None] * len(written))
 
     def stats(self) -> EngineStats:
         """Counters for tests and metrics."""

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from html import escape
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import gradio as gr
 from PIL import Image
 
+from app.aids import Wishes
 from app.box_tool import box_of, tool_value
 from app.chat_model import ChatModel
 from app.examples import Example
 from app.images import Picture
 from app.messages import messages_of
 from app.questions import with_task
+from app.routing_view import TracesRouting
 from app.scratch import ScratchFolder
 from app.session import ChatSession, Exchange
 from models.conversation import Sampling
@@ -52,7 +54,8 @@ class Handlers:
         try:
             pictures = session.attach(value["files"])
             sampling = sampling_of(*settings)
-            updates = session.ask(self._model, value["text"], pictures, sampling, box=box_of(tool))
+            wishes = wishes_of(*settings)
+            updates = session.ask(self._model, value["text"], pictures, sampling, box=box_of(tool), wishes=wishes)
         except MiniVLMError as error:
             yield View(notice=error_notice(str(error)))
             return
@@ -64,7 +67,7 @@ class Handlers:
     def retry(self, session: ChatSession, *settings: Any) -> Iterator[View]:
         """Answer the last question again, with the settings of now."""
         try:
-            updates = session.retry(self._model, sampling_of(*settings))
+            updates = session.retry(self._model, sampling_of(*settings), wishes=wishes_of(*settings))
         except MiniVLMError as error:
             yield View(notice=error_notice(str(error)))
             return
@@ -116,6 +119,21 @@ class Handlers:
         draft, session.draft = session.draft, None
         return View(messages_of(session), gr.update(value=draft or {"text": "", "files": []}), "")
 
+    def routing(self, session: ChatSession, event: gr.EventData) -> View:
+        """Show which experts the tokens of an answer went to, or close that view again."""
+        index = int(event.index)
+        if not 0 <= index < len(session.exchanges) or not session.has_experts:
+            return View()
+        exchange = session.exchanges[index]
+        shown, exchange.routing = exchange.routing, None
+        if shown is None:
+            tracer = cast(TracesRouting, self._model)
+            try:
+                exchange.routing = tracer.routing(session.turns(index), exchange.text, exchange.sampling)
+            except MiniVLMError as error:
+                return View(notice=error_notice(str(error)))
+        return View(messages_of(session))
+
     def attach(self, session: ChatSession, value: dict[str, Any]) -> View:
         """Files were added or removed: refuse bad ones now, and show the box tool the image of the next question."""
         good: list[str] = []
@@ -158,8 +176,10 @@ class Handlers:
         return str(self._scratch.save(picture.image))
 
 
-def sampling_of(temperature: float, top_p: float, max_new_tokens: float, penalty: float, seed: str) -> Sampling:
-    """The settings of the page; an empty seed is a new one for every answer."""
+def sampling_of(
+    temperature: float, top_p: float, max_new_tokens: float, penalty: float, seed: str, *_: Any
+) -> Sampling:
+    """The settings of the page; an empty seed is a new one for every answer. What follows them is `wishes_of`'s."""
     if seed.strip() and not seed.strip().isdecimal():
         raise RequestError("The seed must be a whole number from 0 up, or empty for a new one.")
     return Sampling(
@@ -169,6 +189,12 @@ def sampling_of(temperature: float, top_p: float, max_new_tokens: float, penalty
         repetition_penalty=float(penalty),
         seed=int(seed) if seed.strip() else None,
     )
+
+
+def wishes_of(*settings: Any) -> Wishes:
+    """The two switches after the five settings, which only models with aids have."""
+    reads_text, wants_picture = settings[5:7] if len(settings) > 5 else (False, False)
+    return Wishes(reads_text=bool(reads_text), wants_picture=bool(wants_picture))
 
 
 def answering(**changes: Any) -> Any:

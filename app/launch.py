@@ -50,6 +50,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     args.cfg_path = args.cfg_path or Path(os.environ.get("MINIVLM_CFG_PATH", DEFAULT_CONFIG))
     args.options = [option for group in args.options or [] for option in group]
+    args.options += ["ocr=true"] * args.ocr + ["generate=true"] * args.gen
     if args.gpu_id is not None:
         args.device = f"cuda:{args.gpu_id}"
     return args
@@ -62,6 +63,8 @@ def _add_model_arguments(parser: argparse.ArgumentParser) -> None:
     where.add_argument("--gpu-id", type=_count, metavar="N", help="the same as --device cuda:N")
     model.add_argument("--dtype", choices=("auto", "float32", "bfloat16", "float16"), help="numbers of the weights")
     model.add_argument("--quantization", choices=("none", "8bit", "4bit"), help="shrink the language model's weights")
+    model.add_argument("--ocr", action="store_true", help="the same as --options ocr=true (families that have it)")
+    model.add_argument("--gen", action="store_true", help="the same as --options generate=true (families that have it)")
     model.add_argument(
         "--options",
         nargs="+",

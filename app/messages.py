@@ -14,10 +14,13 @@ from weakref import WeakKeyDictionary
 import gradio as gr
 from gradio.components.chatbot import ComponentMessage
 
+from app.aids import IllustratedAnswer
 from app.images import Picture
 from app.markup import answer_html, regions_json
 from app.overlay import Entity, drawing_size, entities_of, overlay_svg
+from app.routing_view import routing_html
 from app.session import ChatSession, Exchange
+from models.aids import without_marks
 from models.conversation import Answer, Sampling
 from models.grounding import parse_grounded_text
 
@@ -35,19 +38,22 @@ def messages_of(session: ChatSession) -> list[dict[str, Any]]:
         is_last = index == len(session.exchanges) - 1
         is_replaced = session.editing is not None and index >= session.editing
         picture = session.picture_of(index)
-        state = (exchange.answer, exchange.error, index, is_last, is_replaced, picture)
+        state = (exchange.answer, exchange.error, index, is_last, is_replaced, picture, exchange.routing)
         known = _drawn.get(exchange)
         if known is None or known[0] != state:
-            known = _drawn[exchange] = state, _draw(exchange, index, picture, is_last=is_last, is_replaced=is_replaced)
+            drawn = _draw(
+                exchange, index, picture, is_last=is_last, is_replaced=is_replaced, traced=session.has_experts
+            )
+            known = _drawn[exchange] = state, drawn
         messages += known[1]
     return messages
 
 
 def _draw(
-    exchange: Exchange, index: int, picture: Picture | None, *, is_last: bool, is_replaced: bool
+    exchange: Exchange, index: int, picture: Picture | None, *, is_last: bool, is_replaced: bool, traced: bool
 ) -> list[dict[str, Any]]:
     question = question_bubble(exchange, index, picture, is_replaced=is_replaced)
-    answer = answer_bubble(exchange, index, picture, is_last=is_last)
+    answer = answer_bubble(exchange, index, picture, is_last=is_last, traced=traced)
     return [_message("user", question), _message("assistant", answer)]
 
 
@@ -77,9 +83,17 @@ def question_bubble(exchange: Exchange, index: int, picture: Picture | None, *, 
     )
 
 
-def answer_bubble(exchange: Exchange, index: int, picture: Picture | None, *, is_last: bool) -> str:
-    """The model's bubble: text with coloured phrases, the overlay, notices, what went wrong, and the buttons."""
-    body, entities = answer_html(exchange.text, streaming=exchange.is_running)
+def answer_bubble(
+    exchange: Exchange, index: int, picture: Picture | None, *, is_last: bool, traced: bool = False
+) -> str:
+    """The model's bubble: text with coloured phrases, the overlay, notices, what went wrong, and the buttons.
+
+    `traced`: the model can tell where the answer's tokens went, and there is a button that asks it to.
+    """
+    shown = exchange.text
+    if exchange.wishes.wants_picture:
+        shown = without_marks(shown, streaming=exchange.is_running)
+    body, entities = answer_html(shown, streaming=exchange.is_running)
     state = "running" if exchange.is_running else "failed" if exchange.error else "done"
     if exchange.is_running and not exchange.text:
         text = '<div class="mv-thinking" role="status"><i></i><i></i><i></i><span>Reading the question</span></div>'
@@ -87,10 +101,12 @@ def answer_bubble(exchange: Exchange, index: int, picture: Picture | None, *, is
         caret = '<span class="mv-caret" aria-hidden="true"></span>' if exchange.is_running else ""
         text = f'<div class="mv-text" dir="auto">{body}{caret}</div>' if exchange.text else ""
     figure = picture_figure(picture, entities) if entities and picture is not None else ""
-    footer = "" if exchange.is_running else _footer(exchange, index, picture, entities, is_last)
+    footer = "" if exchange.is_running else _footer(exchange, index, picture, entities, is_last, traced)
+    if exchange.routing is not None:
+        footer += routing_html(exchange.routing, picture, name=f"mv-routing-{index}")
     return (
         f'<div class="mv-message mv-answer" role="article" aria-label="Answer {index + 1}" data-state="{state}">'
-        f"{text}{figure}{_notices(exchange)}{footer}</div>"
+        f"{text}{figure}{_drawn_picture(exchange)}{_notices(exchange)}{footer}</div>"
     )
 
 
@@ -106,6 +122,19 @@ def picture_figure(picture: Picture, entities: Sequence[Entity] = (), *, define:
     svg = overlay_svg(entities, size=picture.image.size, picture=drawn)
     shape = "mv-portrait" if height > width else "mv-landscape"
     return f'<figure class="mv-figure {shape}" style="--mv-ratio:{width / height:.4f}">{svg}</figure>'
+
+
+def _drawn_picture(exchange: Exchange) -> str:
+    """The picture that was drawn for this answer, or how far it is."""
+    answer = exchange.answer
+    if not isinstance(answer, IllustratedAnswer):
+        return ""
+    if answer.picture is None:
+        return f'<p class="mv-note" role="status">{escape(answer.progress)}</p>' if exchange.is_running else ""
+    return (
+        f'<div class="mv-drawn">{picture_figure(Picture(answer.picture, "picture"), define=True)}'
+        '<button type="button" class="mv-action" data-save-picture="picture">Save picture</button></div>'
+    )
 
 
 def _notices(exchange: Exchange) -> str:
@@ -125,7 +154,14 @@ def _notices(exchange: Exchange) -> str:
     return notices + error
 
 
-def _footer(exchange: Exchange, index: int, picture: Picture | None, entities: Sequence[Entity], is_last: bool) -> str:
+def _footer(
+    exchange: Exchange,
+    index: int,
+    picture: Picture | None,
+    entities: Sequence[Entity],
+    is_last: bool,
+    traced: bool,
+) -> str:
     buttons = []
     if is_last:
         buttons += [
@@ -134,6 +170,9 @@ def _footer(exchange: Exchange, index: int, picture: Picture | None, entities: S
         ]
     if exchange.text:
         buttons.append(_copy_button(exchange.text, "Copy", "Copy the answer"))
+        if traced:
+            label = "Hide experts" if exchange.routing is not None else "Experts"
+            buttons.append(_action("routing", index, label, f"{label}: which of them this answer's tokens went to"))
     details = _details(exchange) if exchange.answer else ""
     regions = _regions(picture, entities) if entities and picture is not None else ""
     return f'{regions}<div class="mv-actions">{"".join(buttons)}{details}</div>'

@@ -6,9 +6,10 @@ import logging
 import random
 import uuid
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from app.aids import Question, Wishes
 from app.chat_model import ChatModel
 from app.images import Picture, open_picture
 from app.live_answer import LiveAnswer
@@ -16,6 +17,7 @@ from app.questions import check_question, with_box
 from models.conversation import Answer, Sampling, Turn
 from models.errors import MiniVLMError, RequestError
 from models.grounding import Box
+from models.routing_trace import RoutingTrace
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +31,8 @@ class Exchange:
     sampling: Sampling
     answer: Answer | None = None
     error: str = ""
+    wishes: Wishes = field(default_factory=Wishes)
+    routing: RoutingTrace | None = None  # while the user looks at it
 
     @property
     def is_running(self) -> bool:
@@ -47,6 +51,7 @@ class ChatSession:
         self.editing: int | None = None  # the exchange that the next question replaces
         self.draft: dict[str, Any] | None = None  # the text box's content before an edit began
         self.attached: dict[str, Picture] = {}  # by file, what the next question brings along
+        self.has_experts = False  # whether the model can tell where its tokens went
         self._live: LiveAnswer | None = None
 
     @property
@@ -94,7 +99,8 @@ class ChatSession:
                 waiting = exchange.pictures or waiting
                 continue
             pictures, waiting = exchange.pictures or waiting, ()
-            turns.append(Turn("user", exchange.question, tuple(picture.image for picture in pictures)))
+            images = tuple(picture.image for picture in pictures)
+            turns.append(Question("user", exchange.question, images, exchange.wishes))
             if index < upto:
                 turns.append(Turn("assistant", exchange.text))
         return turns
@@ -107,6 +113,7 @@ class ChatSession:
         sampling: Sampling | None = None,
         *,
         box: Box | None = None,
+        wishes: Wishes | None = None,
     ) -> Iterator[Exchange]:
         """Add a question and answer it; yields the exchange whenever its answer has grown.
 
@@ -118,18 +125,22 @@ class ChatSession:
         has_image = bool(pictures) or self.picture is not None
         check_question(text, model.info, num_images=len(pictures), has_image=has_image)
         exchange = Exchange(model.neutralise(text), tuple(pictures), with_seed(sampling or model.info.sampling))
+        exchange.wishes = wishes or Wishes(reads_text=model.info.aids is not None and model.info.aids.ocr)
         del self.exchanges[self._next_index :]
         self.editing = None
         self.exchanges.append(exchange)
         return self._answer(model, exchange)
 
-    def retry(self, model: ChatModel, sampling: Sampling | None = None) -> Iterator[Exchange]:
+    def retry(
+        self, model: ChatModel, sampling: Sampling | None = None, *, wishes: Wishes | None = None
+    ) -> Iterator[Exchange]:
         """Answer the last question again. The old answer comes back if the new one has no text."""
         self._check_free()
         if not self.exchanges:
             raise RequestError("There is no question to answer again.")
         old = self.exchanges[-1]
         exchange = Exchange(old.question, old.pictures, with_seed(sampling or old.sampling))
+        exchange.wishes = wishes or old.wishes
         self.exchanges[-1] = exchange
         self.editing = None
         return self._answer(model, exchange, fallback=old)
@@ -168,6 +179,9 @@ class ChatSession:
 
     def _answer(self, model: ChatModel, exchange: Exchange, fallback: Exchange | None = None) -> Iterator[Exchange]:
         """Starts at once, so that a second question is refused even before the first update is read."""
+        self.has_experts = model.info.has_experts
+        for shown in self.exchanges:
+            shown.routing = None  # it is large, and is drawn again with every word of the new answer
         live = LiveAnswer(model, self.turns(len(self.exchanges) - 1), exchange.sampling)
         self._live = live
         return self._follow(live, exchange, fallback)
@@ -193,7 +207,7 @@ class ChatSession:
 
     def _restore(self, exchange: Exchange, old: Exchange) -> None:
         if old.text and self.exchanges and self.exchanges[-1] is exchange:
-            exchange.answer, exchange.sampling = old.answer, old.sampling
+            exchange.answer, exchange.sampling, exchange.wishes = old.answer, old.sampling, old.wishes
 
 
 def with_seed(sampling: Sampling) -> Sampling:

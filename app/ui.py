@@ -10,11 +10,14 @@ from typing import Any
 import gradio as gr
 from PIL import Image
 
+from app.aids import with_aids
 from app.box_tool import make_box_tool
 from app.chat_model import ChatModel
 from app.endpoint import add_chat_endpoint
 from app.events import Handlers
 from app.examples import FOLDER, examples_html, find_examples
+from app.image_generation import INSTALL as INSTALL_GENERATOR
+from app.image_generation import ImageGenerator
 from app.page_text import TITLE, header_html, model_html, placeholder_html, tasks_html, toy_html
 from app.session import ChatSession
 from models.model_info import ModelInfo
@@ -31,7 +34,7 @@ EXPIRY = (3600, 24 * 3600)  # seconds: how often to look for uploads to delete, 
 _BRIDGE = """
 document.addEventListener("minivlm", (event) => {
   const { name, ...detail } = event.detail;
-  for (const known of ["edit", "retry", "undo", "cancel_edit", "attach", "example", "stop"]) {
+  for (const known of ["edit", "retry", "undo", "cancel_edit", "attach", "example", "stop", "routing"]) {
     if (name === known) trigger(known, detail);
   }
 });
@@ -83,6 +86,7 @@ def build_demo(
     examples_dir: Path = FOLDER,
 ) -> gr.Blocks:
     """The page for a model. `new_scene` draws a picture for the button of that name; without it there is no button."""
+    model = with_aids(model)
     info = model.info
     examples = find_examples(info.tasks, examples_dir)
     handlers = Handlers(model, examples=examples, new_scene=new_scene)
@@ -153,7 +157,7 @@ def _settings(info: ModelInfo) -> Sequence[gr.components.Component]:
     with gr.Sidebar(position="right", open=False, elem_id="mv-settings", label="Settings"):
         gr.Markdown("## Settings\nFor the next answer. Each answer keeps its own under *Details*.")
         most = max(defaults.max_new_tokens, min(1024, info.context_tokens))
-        components = [
+        components: list[gr.components.Component] = [
             gr.Slider(0, 2, defaults.temperature, step=0.05, label="Temperature", info="0 always takes the likeliest."),
             gr.Slider(0.05, 1, defaults.top_p, step=0.05, label="Top-p", info="Draw from this share of likely tokens."),
             gr.Slider(1, most, defaults.max_new_tokens, step=1, label="Max new tokens", info="Longest answer."),
@@ -166,8 +170,31 @@ def _settings(info: ModelInfo) -> Sequence[gr.components.Component]:
                 max_lines=1,
             ),
         ]
+        components += _aids(info)
         gr.HTML(model_html(info), apply_default_css=False)
     return components
+
+
+def _aids(info: ModelInfo) -> list[gr.components.Component]:
+    """Switches for what works beside the model, where a family was trained with it (see `events.wishes_of`)."""
+    if info.aids is None:
+        return []
+    has_generator = ImageGenerator.is_installed()
+    missing = "" if has_generator else f" It is not installed, so the description is shown: {INSTALL_GENERATOR}"
+    return [
+        gr.Checkbox(
+            info.aids.ocr,
+            label="Read text (OCR)",
+            info="Text found in the image is added to the question. With dense text it can hurt.",
+            elem_id="mv-ocr",
+        ),
+        gr.Checkbox(
+            info.aids.generate,
+            label="Draw a picture",
+            info=f"The model is asked to describe one; {info.aids.image_generator} draws it.{missing}",
+            elem_id="mv-generate",
+        ),
+    ]
 
 
 def _connect(parts: _Parts, handlers: Handlers, session: gr.State) -> None:
@@ -192,6 +219,8 @@ def _connect(parts: _Parts, handlers: Handlers, session: gr.State) -> None:
     parts.bridge.cancel_edit(handlers.cancel_edit, [session], **quick)
     parts.bridge.attach(handlers.attach, [session, parts.question], trigger_mode="always_last", **quick)
     parts.bridge.example(handlers.example, **quick)
+    one_at_a_time = {"concurrency_limit": 1, "concurrency_id": "routing"}  # each is one more pass of the model
+    parts.bridge.routing(handlers.routing, [session], **{**streams, **one_at_a_time})
     parts.new_scene.click(handlers.new_scene, [parts.question], **quick)
     for index, button in enumerate(parts.tasks):
         button.click(partial(handlers.choose_task, index), [parts.question], **quick)

@@ -66,6 +66,12 @@ def find_local(value: str, config: FamilyConfig) -> Path | None:
     return next((candidate.resolve() for candidate in candidates if candidate.exists()), None)
 
 
+def find_near(value: str, folder: Path) -> Path | None:
+    """A folder called like the value, in full or by its last part, in this folder or up to four levels above it."""
+    candidates = (parent / name for parent in (folder, *folder.parents[:4]) for name in (value, Path(value).name))
+    return next((path for path in candidates if path.is_dir()), None)
+
+
 def resolve(config: FamilyConfig, key: str) -> Path:
     """The local path of the released file or folder named by `key`; a hub id is downloaded on first use.
 

@@ -1,4 +1,4 @@
-"""Phi-2's tokenizer as TinyGPT-V used it: byte pairs with whitespace tokens, no BOS, the slow class's decoding.
+"""Phi-2's tokenizer as TinyGPT-V and MoE-LLaVA used it: byte pairs, whitespace tokens, no BOS, old decoding.
 
 The reference is the slow `CodeGenTokenizer` of transformers 4.36; today's class gives the same ids, but decodes without
 its clean-up and without its spaces around added tokens.
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, PreTrainedConfig
 
 from models.errors import CheckpointMissing
 
@@ -25,7 +25,7 @@ class CodeGenTokenizer:
             raise CheckpointMissing(
                 f"{folder} has no tokenizer (vocab.json and merges.txt, or tokenizer.json); download the whole folder."
             )
-        self._tokenizer = AutoTokenizer.from_pretrained(folder)
+        self._tokenizer = AutoTokenizer.from_pretrained(folder, config=PreTrainedConfig())
         self.bos_token_id: int = self._tokenizer.bos_token_id
         self.eos_token_id = self.pad_token_id = self.bos_token_id
         self._special = set(self._tokenizer.all_special_ids)

@@ -74,19 +74,20 @@ def load_config(path: Path | str, overrides: Sequence[str] = ()) -> FamilyConfig
     Raises ConfigError with one line that names the file and what to change.
     """
     path = Path(path)
-    values = _read_yaml(path)
+    values = read_yaml(path)
     for override in overrides:
-        _apply_override(values, override)
+        apply_override(values, override)
     if is_original_config(values):
         values = adapt_original_config(values, source=path)
     if not isinstance(values.get("family"), str):
         raise ConfigError(f"{path}: the key 'family' is missing; it is one of {', '.join(available_families())}.")
     module = family_module(values["family"], source=path)
-    config: FamilyConfig = _parse(module.Config, values | {"source": path.absolute()}, where=str(path))
+    config: FamilyConfig = parse_keys(module.Config, values | {"source": path.absolute()}, where=str(path))
     return config
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The keys and values of a YAML file. Raises ConfigError with the file, the line and what is wrong."""
     if not path.is_file():
         near = sorted(p.name for p in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
         hint = f" In {path.parent}: {', '.join(near)}." if near else ""
@@ -102,7 +103,8 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     return values
 
 
-def _apply_override(values: dict[str, Any], override: str) -> None:
+def apply_override(values: dict[str, Any], override: str) -> None:
+    """Set one key of nested YAML values from `a.b=value`. Raises ConfigError if that is not its form."""
     key, equals, text = override.partition("=")
     if not equals or not key:
         raise ConfigError(f"--options {override!r}: write key=value, for example sampling.temperature=0.2.")
@@ -118,7 +120,7 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
     values[last] = value
 
 
-def _parse(cls: type, values: dict[str, Any], *, where: str) -> Any:
+def parse_keys(cls: type, values: dict[str, Any], *, where: str) -> Any:
     """Build a frozen dataclass from YAML values, checking names and types."""
     fields = {f.name: f for f in dataclasses.fields(cls)}
     known = ", ".join(name for name in fields if name != "source")
@@ -138,8 +140,11 @@ def _convert(value: Any, wanted: Any, *, where: str) -> Any:
         if value is None and type(None) in wanted.__args__:
             return None
         wanted = next(arg for arg in wanted.__args__ if arg is not type(None))
+    if typing.get_origin(wanted) is tuple and isinstance(value, list):
+        inner = typing.get_args(wanted)[0]
+        return tuple(_convert(item, inner, where=f"{where}[{index}]") for index, item in enumerate(value))
     if dataclasses.is_dataclass(wanted) and isinstance(value, dict):
-        return _parse(typing.cast(type, wanted), value, where=where)
+        return parse_keys(typing.cast(type, wanted), value, where=where)
     if wanted is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     origin = typing.get_origin(wanted) or wanted

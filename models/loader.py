@@ -129,13 +129,26 @@ def _quantization_config(quantization: str, dtype: torch.dtype) -> BitsAndBytesC
 
 
 def _check_quantized(module: nn.Module, part: Part, quantization: str) -> None:
-    """Quantization that silently applies to nothing must not pass for quantization."""
+    """Quantization that silently leaves layers as they are must not pass: the memory estimate counts on it."""
     import bitsandbytes
 
     kind = bitsandbytes.nn.Linear8bitLt if quantization == "8bit" else bitsandbytes.nn.Linear4bit
     layers = [layer for layer in module.modules() if isinstance(layer, kind)]
     if not layers:
         raise ConfigError(f"{part.source}: {quantization} loading changed no layer of the {part.name}; use none.")
+    head = module.get_output_embeddings() if isinstance(module, PreTrainedModel) else None
+    left = [
+        name
+        for name, layer in module.named_modules()
+        if (isinstance(layer, nn.Linear) and not isinstance(layer, kind) and layer is not head)
+        # Stacked experts and the like, which bitsandbytes passes over without a word.
+        or any(parameter.dim() > 2 for parameter in layer.parameters(recurse=False))
+    ]
+    if left:
+        raise ConfigError(
+            f"{part.source}: {quantization} loading left {len(left)} layers of the {part.name} at full size "
+            f"(first: {left[0]}); use none."
+        )
     for layer in layers:
         if quantization == "4bit" and (layer.out_features % 32 or layer.in_features % 64):
             # bitsandbytes' fast CPU kernel takes blocks of this size only, and fails on others (no released model has).

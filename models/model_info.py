@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from models.aids import Aids
 from models.conversation import Sampling
 from models.tasks import Task
 
@@ -13,7 +14,9 @@ class ModelInfo:
     """Facts about a loaded model.
 
     `description` is a sentence for the page; `is_toy` marks the bundled models, which know only synthetic scenes.
-    `sampling` holds the family's defaults. `context_tokens` is the longest prompt plus answer.
+    `sampling` holds the family's defaults. `context_tokens` is the longest prompt plus answer. `aids`: the programs
+    beside the model that it was trained to work with, None if there are none. `has_experts`: which expert a token goes
+    to can be traced.
     """
 
     name: str
@@ -25,6 +28,8 @@ class ModelInfo:
     max_images_per_turn: int = 1
     answers_without_image: bool = True
     context_tokens: int = 2048
+    aids: Aids | None = None
+    has_experts: bool = False
     num_parameters: int = 0
     device: str = "cpu"
     dtype: str = "float32"

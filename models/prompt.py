@@ -24,7 +24,7 @@ Segment = str | Image.Image
 class PromptFormat:
     """system, then for each turn prefix + text + suffix; an open assistant turn is its prefix alone.
 
-    `answer_prefix` stands only before answers that are already there.
+    `answer_prefix` stands only before answers that are already there, `between_turns` before every later question.
     `image` is put before the text of a turn once per image, `image_separator` between the last image and the text.
     With `numbers_images` the k-th of several images in a conversation is preceded by "Image k:".
     `stop_strings` end the answer and are cut from it. `answer_starts_after`: only the answer's text after the last
@@ -38,6 +38,7 @@ class PromptFormat:
     assistant_prefix: str
     answer_prefix: str = ""
     assistant_suffix: str = ""
+    between_turns: str = ""
     image: str = f"<Img>{IMAGE_SLOT}</Img>"
     image_separator: str = " "
     numbers_images: bool = False
@@ -56,10 +57,11 @@ class PromptFormat:
             if turn.role != ("user", "assistant")[index % 2]:
                 raise RequestError(f"Turn {index + 1} is by the {turn.role}; turns must alternate and begin with user.")
             if turn.role == "assistant":
-                text += self.assistant_prefix + self.answer_prefix + _plain(turn.text) + self.assistant_suffix
+                text += self.assistant_prefix + self.closed(turn.text)
                 continue
             slots = self.image * len(turn.images) + (self.image_separator if turn.images else "")
-            text += self.user_prefix + slots + _plain(turn.text) + self.user_suffix
+            between = self.between_turns if index else ""
+            text += between + self.user_prefix + slots + _plain(turn.text) + self.user_suffix
             images += turn.images
         if len(turns) % 2 == 0:
             raise RequestError("The conversation must end with a question.")
@@ -71,6 +73,10 @@ class PromptFormat:
         for image, chunk in zip(images, chunks[1:], strict=True):
             segments += [image, chunk]
         return segments
+
+    def closed(self, answer: str) -> str:
+        """What follows a rendered prompt once its answer is there: the text a model is trained to write."""
+        return self.answer_prefix + _plain(answer) + self.assistant_suffix
 
     def neutralise(self, text: str) -> str:
         """User text with every reserved string broken by a space, so that nobody can type a control token."""

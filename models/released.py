@@ -8,7 +8,7 @@ from typing import Any
 
 from transformers import AutoConfig, PreTrainedConfig
 
-from models.checkpoints import resolve
+from models.checkpoints import find_local, find_near, resolve
 from models.config import FamilyConfig
 from models.errors import CheckpointCorrupt, CheckpointMissing
 from models.weights import Tensors, read_tensors
@@ -44,11 +44,34 @@ class ReleasedFiles:
         file = folder / "config.json"
         if not file.is_file():
             raise CheckpointMissing(f"{folder} has no config.json; it must be a transformers model folder.")
+        return self.read_json(file)
+
+    def read_json(self, file: Path) -> dict[str, Any]:
+        """The values of a JSON file; none if it does not exist. Raises CheckpointCorrupt."""
+        if not file.is_file():
+            return {}
         try:
             values: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
         except (ValueError, OSError) as error:
             raise CheckpointCorrupt(f"{file} can't be used: {str(error).splitlines()[0]}") from error
         return values
+
+    def tower_folder(self, key: str, named: str | None) -> Path | None:
+        """A vision tower's own folder: the key's, where it is set; else one called as `named` near the model's folder.
+
+        None where there is neither; released models carry a copy of their tower.
+        """
+        if getattr(self._config, key) is not None:
+            return self.path(key)
+        if not named:
+            return None
+        if (found := find_local(named, self._config)) is not None:
+            return found
+        return find_near(named, self.path("language_model"))
+
+    def has_weights(self, folder: Path) -> bool:
+        """Whether a folder holds more than configuration files."""
+        return any(folder.glob("*.safetensors*")) or any(folder.glob("pytorch_model*.bin*"))
 
     def read(self, path: Path) -> Tensors:
         """Every tensor of a file or folder that no key names itself."""

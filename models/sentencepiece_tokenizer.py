@@ -7,7 +7,7 @@ special token and for text that begins with a space (docs/decisions.md), and the
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from sentencepiece import SentencePieceProcessor
@@ -19,10 +19,18 @@ class SentencePieceTokenizer:
     """`<unk>`, `<s>`, `</s>` in a text become ids 0, 1, 2; every piece between them is encoded by itself.
 
     Each piece gets sentencepiece's dummy prefix space; whitespace is kept. `pad_token` is an ordinary piece that
-    decoding drops (the originals set "$$").
+    decoding drops (the originals set "$$"). `added_tokens` are special tokens beside the vocabulary, with their ids
+    (OpenChat's); `eos_token` is one of them that ends answers in place of `</s>`.
     """
 
-    def __init__(self, model_file: Path, *, pad_token: str = "$$") -> None:
+    def __init__(
+        self,
+        model_file: Path,
+        *,
+        pad_token: str = "$$",
+        added_tokens: Mapping[str, int] | None = None,
+        eos_token: str = "</s>",
+    ) -> None:
         if not model_file.is_file():
             raise CheckpointMissing(
                 f"{model_file} not found. The language model's folder needs its sentencepiece file tokenizer.model; "
@@ -39,12 +47,14 @@ class SentencePieceTokenizer:
             "<unk>": self._processor.unk_id(),
             "<s>": self.bos_token_id,
             "</s>": self.eos_token_id,
+            **(added_tokens or {}),
         }
+        self.eos_token_id = self._special_ids[eos_token]
         self._dropped_ids = {*self._special_ids.values(), self.pad_token_id}
         self._split = re.compile("(" + "|".join(map(re.escape, self._special_ids)) + ")")
 
     def __len__(self) -> int:
-        return int(self._processor.vocab_size())
+        return max(int(self._processor.vocab_size()), 1 + max(self._special_ids.values()))
 
     def encode(self, text: str, *, add_bos: bool = False) -> list[int]:
         """Token ids of one text segment; `add_bos` puts one BOS in front. Never adds EOS."""

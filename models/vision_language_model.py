@@ -154,6 +154,9 @@ class VisionLanguageModel(nn.Module):
         """
         is_image = input_ids == IMAGE_PLACEHOLDER
         embeds = self.text_embedding(input_ids.masked_fill(is_image, 0))
+        # Sparse layers route padding too, and it counts in their capacity and balance; the reference pads with zeros.
+        is_padding = attention_mask.flip(1).cumsum(1).flip(1) == 0
+        embeds = embeds.masked_fill(is_padding.unsqueeze(-1), 0)
         if pixel_values is not None:
             image_embeds = self.image_embeds(pixel_values).flatten(0, 1).to(embeds.dtype)  # [images * N, H]
             image_embeds = image_embeds * self.embed_scale

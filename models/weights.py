@@ -99,7 +99,7 @@ def _read_folder(folder: Path) -> Tensors:
                     "finish the download."
                 )
             return {name: tensor for shard in shards for name, tensor in read_tensors(folder / shard).items()}
-    for name in ("model.safetensors", "pytorch_model.bin"):
+    for name in ("model.safetensors", "pytorch_model.bin", "mm_projector.bin"):
         if (folder / name).is_file():
             return read_tensors(folder / name)
     found = ", ".join(sorted(path.name for path in folder.iterdir())[:8]) or "nothing"

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from models.conversation import Turn
-from training.sequences import Sample, conversation_answers
+from models.preprocessing import CropAndResize
+from models.vision_language_model import VisionLanguageModel
+from training.llava_sequences import PLAIN, make_llava_batch, read_turns
+from training.sequences import Batch, Sample, conversation_answers, make_batch
 
 Answers = list[tuple[tuple[str, bool], ...]]  # for each sample, its pieces of text and whether each is predicted
 
@@ -49,10 +52,10 @@ class RecordedTurn:
 class RecordedStep:
     """One training step of the reference: the batch, the loss, and the gradient norm of every trainable tensor."""
 
-    samples: list[Sample]
-    max_text_tokens: int
+    make_batch: Callable[[VisionLanguageModel], Batch]
     loss: float
     gradient_norms: dict[str, float]
+    zero_by_symmetry: frozenset[str] = frozenset()  # what was recorded for these is rounding noise
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,11 @@ class Case:
         """Mini-Gemini's form of recording."""
         return self.record.get("family") == "mini_gemini"
 
+    @property
+    def is_moe(self) -> bool:
+        """MoE-LLaVA's form of recording."""
+        return self.record.get("family") == "moe_llava"
+
     def tensor(self, *names: str) -> Tensor | None:
         """The first of the named tensors that was recorded."""
         return next((self.expected[name] for name in names if name in self.expected), None)
@@ -100,6 +108,9 @@ class Case:
         """Every recorded answer with the turns before it as that recording had them."""
         if self.is_mgm:
             yield from self._mgm_conversation(history)
+            return
+        if self.is_moe:
+            yield from self._moe_conversation()
             return
         turns: list[Turn] = []
         for index, record in enumerate(self.record[history]):
@@ -162,16 +173,38 @@ class Case:
             )
             turns.append(Turn("assistant", record.get("decoded_stripped", "")))
 
+    def _moe_conversation(self) -> Iterator[RecordedTurn]:
+        turns: list[Turn] = []
+        for index, record in enumerate(self.record["turns"]):
+            turns.append(Turn("user", record["user"], (self.image(self.record["image"]),) if index == 0 else ()))
+            yield RecordedTurn(
+                turns=list(turns),
+                segments=record["prompt"].split("<image>"),
+                segment_ids=record["segment_ids"],
+                penalty=self.record["generation"]["repetition_penalty"],
+                max_new_tokens=self.record["generation"]["max_new_tokens"],
+                ids=record["generated_ids"],
+                text=record["generated_text"],
+                raw=record["text_with_special"],
+            )
+            turns.append(Turn("assistant", record["generated_text"]))
+
     def steps(self) -> list[str]:
         """Names of the recorded training steps."""
         if self.is_mgm:
-            return []  # its training data and sequences are not part of training/ yet
+            return ["stage1", "stage2"]
+        if self.is_moe:
+            return ["stage3", *(["noisy"] if "noisy" in self.training else [])]
         if self.is_tinygpt:
             return ["batch", *(["conversation"] if "conversation_case" in self.training else [])]
         return ["batch", *self.training.get("extra_cases", {})]
 
     def step(self, kind: str) -> RecordedStep:
         """One recorded training step."""
+        if self.is_mgm:
+            return self._mgm_step(kind)
+        if self.is_moe:
+            return self._moe_step(kind)
         return self._tinygpt_step(kind) if self.is_tinygpt else self._minigpt_step(kind)
 
     def _tinygpt_step(self, kind: str) -> RecordedStep:
@@ -187,8 +220,35 @@ class Case:
         samples = [
             Sample(p, a, self.image(name)) for p, a, name in zip(prompts, answers, record["images"], strict=True)
         ]
-        limit = self.training["max_txt_len"]
-        return RecordedStep(samples=samples, max_text_tokens=limit, loss=record["loss"], gradient_norms=norms)
+        batch = partial(make_batch, samples=samples, max_text_tokens=self.training["max_txt_len"])
+        return RecordedStep(make_batch=batch, loss=record["loss"], gradient_norms=norms)
+
+    def _mgm_step(self, kind: str) -> RecordedStep:
+        record = self.training[kind]
+        items = json.loads((self.folder / record["data_file"]).read_text())
+        batch = partial(
+            make_llava_batch,
+            conversations=[read_turns(item, self.folder) for item in items],
+            prompt_format=PLAIN if record["conversation_version"] == "plain" else None,
+            image_processor=(
+                CropAndResize(self.record["dims"]["image_size_aux"])
+                if record["image_aspect_ratio"] == "square"
+                else None
+            ),
+        )
+        return RecordedStep(
+            make_batch=batch,
+            loss=record["loss"],
+            gradient_norms=record["grad_l2_norms"],
+            zero_by_symmetry=frozenset(record["zero_by_symmetry"]),
+        )
+
+    def _moe_step(self, kind: str) -> RecordedStep:
+        record = self.training["noisy"] if kind == "noisy" else self.training
+        items = json.loads((self.folder / self.training["data_file"]).read_text())
+        conversations = [read_turns(item, self.folder) for item in items]
+        batch = partial(make_llava_batch, conversations=conversations, cuts_after_images=False)
+        return RecordedStep(make_batch=batch, loss=record["loss"], gradient_norms=record["grad_l2_norm"])
 
     def _minigpt_step(self, kind: str) -> RecordedStep:
         settings, batch = self.record["config"]["model"], self.training["batch"]
@@ -207,9 +267,8 @@ class Case:
         images = [None, None] if kind == "text_only" else [self.image("image.png"), self.image("image2.png")]
         samples = [Sample(p, a, image) for p, a, image in zip(prompts, answers, images, strict=True)]
         record = self.training if kind == "batch" else self.training["extra_cases"][kind]
-        return RecordedStep(
-            samples=samples, max_text_tokens=limit, loss=record["loss"], gradient_norms=record["grad_l2"]
-        )
+        step = partial(make_batch, samples=samples, max_text_tokens=limit)
+        return RecordedStep(make_batch=step, loss=record["loss"], gradient_norms=record["grad_l2"])
 
 
 def _conversations(record: dict[str, Any], *, end: str, template: str, bos: str) -> tuple[list[str], Answers]:

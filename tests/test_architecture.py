@@ -176,7 +176,8 @@ def requirements_in(name: str) -> dict[str, Requirement]:
 
 def test_every_imported_library_is_declared() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    runtime = {plain_name(r) for r in map(Requirement, project["dependencies"])}
+    extras = [r for name in ("ocr", "generate") for r in project["optional-dependencies"][name]]
+    runtime = {plain_name(r) for r in map(Requirement, [*project["dependencies"], *extras])}
     train = runtime | {plain_name(r) for r in map(Requirement, project["optional-dependencies"]["train"])}
     providers = packages_distributions()
     own = {*PACKAGES, "demo", *sys.stdlib_module_names}
@@ -190,8 +191,13 @@ def test_every_imported_library_is_declared() -> None:
 def test_pins_lie_in_the_projects_ranges() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     ranges = {plain_name(r): r for r in map(Requirement, project["dependencies"])}
-    dev = {plain_name(r): r for r in map(Requirement, project["optional-dependencies"]["dev"])}
-    for listed, pins in ((ranges, requirements_in("requirements.txt")), (dev, requirements_in("requirements-dev.txt"))):
+    optional = {
+        name: {plain_name(r): r for r in map(Requirement, listed)}
+        for name, listed in project["optional-dependencies"].items()
+    }
+    extras = optional["ocr"] | optional["generate"]
+    for listed, file in ((ranges, ""), (optional["dev"], "-dev"), (extras, "-extras")):
+        pins = requirements_in(f"requirements{file}.txt")
         assert listed.keys() == pins.keys()
         for name, pin in pins.items():
             (version,) = pin.specifier
@@ -201,6 +207,7 @@ def test_pins_lie_in_the_projects_ranges() -> None:
 
 def test_constraints_agree_with_the_pins() -> None:
     constraints = requirements_in("constraints.txt")
-    for name, pin in (requirements_in("requirements.txt") | requirements_in("requirements-dev.txt")).items():
+    files = ("requirements.txt", "requirements-dev.txt", "requirements-extras.txt")
+    for name, pin in (item for file in files for item in requirements_in(file).items()):
         if name != "torch":  # its builds differ in their version's suffix
             assert constraints[name].specifier == pin.specifier

@@ -1,7 +1,7 @@
-"""`python -m training` trains the bundled tiny checkpoints."""
+"""`python -m training --cfg-path training/configs/NAME.yaml` trains a stage; see docs/training.md."""
 
 import sys
 
-from training.tiny.train_tiny import main
+from training.train import main
 
 sys.exit(main())

@@ -8,19 +8,26 @@ from __future__ import annotations
 
 import argparse
 import json
+import platform
+import re
 import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from datetime import date
 from pathlib import Path
 
 import numpy as np
 import torch
+import transformers
 
 from app.engine import ChatEngine
 from models.conversation import Sampling, Turn
-from models.errors import MiniVLMError
+from models.errors import ConfigError, MiniVLMError
 from models.loader import load_model
+from training.benchmarks.run import run_benchmark
+from training.benchmarks.scores import yes_no_figures
+from training.benchmarks.tasks import BENCHMARKS, Files
 from training.scenes import metrics
 from training.scenes.questions import MAKERS, VQA_MAKERS, vary
 from training.scenes.render import render_image
@@ -122,19 +129,67 @@ def score(task: str, samples: Sequence[Sample], answers: Sequence[str]) -> dict[
         return {f"{task}_f1": hits.f1}
     if task == "absent":
         return {"absent_unclaimed": float(np.mean([not metrics.claims_regions(answer) for answer, _ in pairs]))}
+    if task == "existence":
+        yes = [
+            (answer.strip().lower().startswith("yes"), sample.answer.lower().startswith("yes"))
+            for answer, sample in pairs
+        ]
+        pope = yes_no_figures([said for said, _ in yes], [expected for _, expected in yes])
+        right = float(np.mean([metrics.is_same_text(answer, sample) for answer, sample in pairs]))
+        return {task: right, "existence_f1": pope.f1}
     return {task: float(np.mean([metrics.is_same_text(answer, sample) for answer, sample in pairs]))}
+
+
+def circumstances(device: str) -> dict[str, str]:
+    """When, on what and with which libraries something was measured."""
+    if device.startswith("cuda"):
+        name = torch.cuda.get_device_name(device)
+    else:
+        info = Path("/proc/cpuinfo")  # Linux; elsewhere Python knows the name itself
+        text = info.read_text(encoding="utf-8") if info.is_file() else ""
+        found = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
+        name = found[1] if found else platform.processor() or platform.machine()
+    return {
+        "date": date.today().isoformat(),
+        "device": name,
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+    }
+
+
+def print_benchmark(options: argparse.Namespace) -> None:
+    """Measure a public benchmark and print its table. Raises MiniVLMError."""
+    if options.annotations is None:
+        raise ConfigError(f"--task {options.task} needs --annotations; docs/training.md lists the files.")
+    output = options.output or Path("output") / "evaluation" / f"{options.cfg_path.stem}-{options.task}"
+    files = Files(options.annotations, options.images, options.questions)
+    model = load_model(options.cfg_path)
+    figures = run_benchmark(model, options.task, files, output, limit=options.limit)
+    print(f"{model.info.name}, {options.task}; predictions in {output}")
+    for name, value in figures.items():
+        print(f"  {name:24} {value:.4f}")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m training.evaluate", description=__doc__.splitlines()[0])
-    parser.add_argument("--cfg-path", type=Path, required=True, help="YAML of a tiny checkpoint")
+    parser.add_argument("--cfg-path", type=Path, required=True, help="YAML of a checkpoint")
+    parser.add_argument(
+        "--task", choices=("scenes", *BENCHMARKS), default="scenes", help="drawn scenes, or a benchmark"
+    )
     parser.add_argument("--scenes", type=int, default=300, help="fresh scenes per task")
     parser.add_argument("--seed", type=int, default=0, help="which scenes")
-    parser.add_argument("--output", type=Path, help="also write the figures to this JSON file")
+    parser.add_argument("--output", type=Path, help="scenes: figures as a JSON file; benchmarks: folder of the results")
+    parser.add_argument("--annotations", type=Path, help="benchmarks: the annotation file")
+    parser.add_argument("--questions", type=Path, help="vqav2, okvqa: the official questions file")
+    parser.add_argument("--images", type=Path, default=Path(), help="benchmarks: the folder of the pictures")
+    parser.add_argument("--limit", type=int, help="benchmarks: only the first so many questions")
     options = parser.parse_args(arguments)
     start = time.monotonic()
     try:
+        if options.task != "scenes":
+            print_benchmark(options)
+            return 0
         model = load_model(options.cfg_path)
         boxes = any(task.gives_boxes for task in model.info.tasks)
         torch.manual_seed(options.seed)
@@ -149,6 +204,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.output:
         rounded = {name: round(value, 4) for name, value in figures.items()}
         report = {"model": model.info.name, "scenes": options.scenes, "seed": options.seed, "figures": rounded}
+        report |= circumstances(model.info.device)
         options.output.write_text(json.dumps(report, indent=2) + "\n")
     return 0
 

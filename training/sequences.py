@@ -16,6 +16,8 @@ from torch import Tensor
 from models.prompt import IMAGE_SLOT
 from models.vision_language_model import IGNORED_LABEL, IMAGE_PLACEHOLDER, VisionLanguageModel
 
+Row = tuple[list[int], list[int], list[bool]]  # ids, labels, whether each is seen by attention
+
 
 @dataclass(frozen=True)
 class Sample:
@@ -68,6 +70,12 @@ def make_batch(
     Answers are cut to `max_text_tokens` and prompts to `max_prompt_tokens`, at their right ends.
     """
     rows = [_row(model, sample, max_text_tokens, max_prompt_tokens) for sample in samples]
+    images = [sample.image for sample in samples if sample.image is not None]
+    return pad_rows(model, rows, model.pixel_values(images) if images else None)
+
+
+def pad_rows(model: VisionLanguageModel, rows: Sequence[Row], pixel_values: Tensor | None) -> Batch:
+    """Rows of different lengths as one batch on the model's device, padded on the right."""
     length = max(len(ids) for ids, _, _ in rows)
     # Padding is masked and comes last, so its id has no effect; 0 exists in every vocabulary.
     input_ids = torch.zeros(len(rows), length, dtype=torch.long)
@@ -77,14 +85,16 @@ def make_batch(
         input_ids[row, : len(ids)] = torch.tensor(ids)
         labels[row, : len(ids)] = torch.tensor(targets)
         mask[row, : len(ids)] = torch.tensor(seen)
-    images = [sample.image for sample in samples if sample.image is not None]
-    pixel_values = model.pixel_values(images).to(model.device) if images else None
-    return Batch(input_ids.to(model.device), mask.to(model.device), labels.to(model.device), pixel_values)
+    device = model.device
+    return Batch(
+        input_ids.to(device),
+        mask.to(device),
+        labels.to(device),
+        None if pixel_values is None else pixel_values.to(device),
+    )
 
 
-def _row(
-    model: VisionLanguageModel, sample: Sample, max_text_tokens: int, max_prompt_tokens: int
-) -> tuple[list[int], list[int], list[bool]]:
+def _row(model: VisionLanguageModel, sample: Sample, max_text_tokens: int, max_prompt_tokens: int) -> Row:
     """Ids, labels and attention mask of one sample, without padding."""
     encode, pad = model.tokenizer.encode, model.tokenizer.pad_token_id
     prompt: list[int] = []

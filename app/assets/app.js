@@ -78,17 +78,26 @@
     confirm(button, "Saved");
   }
 
+  // As it was drawn, not through a canvas; its data URI says whether it is a PNG or a JPEG.
+  function savePicture(button) {
+    const href = button.closest(".mv-drawn").querySelector("image").getAttribute("href");
+    const kind = href.match(/^data:image\/(\w+)/)[1];
+    Object.assign(document.createElement("a"), { href, download: `${button.dataset.savePicture}.${kind}` }).click();
+    confirm(button, "Saved");
+  }
+
   function tell(name, detail = {}) {
     document.dispatchEvent(new CustomEvent("minivlm", { detail: { name, ...detail } }));
   }
 
   function onClick(event) {
-    const target = event.target.closest?.(".mv-phrase, .mv-box, .mv-label, [data-copy], [data-save], [data-save-png], [data-action]");
+    const target = event.target.closest?.(".mv-phrase, .mv-box, .mv-label, [data-copy], [data-save], [data-save-png], [data-save-picture], [data-action]");
     if (!target) return;
     if (target.matches(".mv-phrase, .mv-box, .mv-label")) pin(target);
     else if (target.dataset.copy) copy(target);
     else if (target.dataset.save) save(new Blob([target.dataset.save], { type: "application/json" }), target.dataset.name);
     else if (target.dataset.savePng) savePng(target);
+    else if (target.dataset.savePicture) savePicture(target);
     else if (target.dataset.action === "settings") document.querySelector("#mv-settings .toggle-button").click();
     else if (target.dataset.action === "theme") document.body.classList.toggle("dark");
     else tell(target.dataset.action, { index: Number(target.dataset.index) });

@@ -14,10 +14,11 @@ from typing import Any
 from torch import nn
 from transformers import CLIPVisionConfig, ConvNextConfig, GemmaForCausalLM, PreTrainedModel
 
-from models.checkpoints import find_local
+from models.aids import Aids
+from models.checkpoints import find_local, find_near
 from models.config import FamilyConfig, released_file
 from models.conversation import Sampling
-from models.errors import CheckpointMismatch, ConfigError
+from models.errors import CheckpointMismatch, CheckpointMissing, ConfigError
 from models.model_info import ModelInfo
 from models.parts.causal_lm import causal_lm_part
 from models.parts.dual_vision import (
@@ -31,7 +32,7 @@ from models.parts.dual_vision import (
 from models.parts.llava_chat import DESCRIBING_TASKS, FORMATS, STOP_PIECES
 from models.parts.patch_mining import PatchMiningConnector
 from models.piece_tokenizer import PieceTokenizer
-from models.preprocessing import PadAndResize
+from models.preprocessing import CropAndResize, PadAndResize
 from models.released import ReleasedFiles
 from models.vision_language_model import VisionLanguageModel
 from models.weights import Drop, Part, Rename, Tensors, rename, take_prefix
@@ -44,6 +45,8 @@ CLIP_L_336 = {
     "image_size": 336,
     "patch_size": 14,
 }
+# Stage 1 of every size, for a projector that comes without its config.json.
+STAGE_1 = {"image_size_aux": 768, "image_grid": 1, "image_global": False, "image_aspect_ratio": "square"}
 CONVNEXT_L = {"hidden_sizes": [192, 384, 768, 1536], "depths": [3, 3, 27, 3]}
 
 _CONNECTOR_RULES = (
@@ -58,13 +61,21 @@ _CONNECTOR_RULES = (
 class Config(FamilyConfig):
     """Keys of an MGM YAML. Sizes come from the folder's config.json; the tower folders are optional.
 
+    `projector` is a stage-1 `mm_projector.bin` over a base language model; without it the folder is a whole MGM model.
+    `ocr`, `generate`: whether the original's options of these names are on at first (see models/aids.py).
     `vision_config`, `vision_aux_config` override fields of transformers' `CLIPVisionConfig`, `ConvNextConfig`.
     """
 
     language_model: str = released_file("The released MGM models are at https://huggingface.co/YanweiLi.")
+    projector: str | None = released_file(
+        "The stage-1 files are at https://huggingface.co/YanweiLi/MGM-Pretrain, one folder per model.", default=None
+    )
     vision_tower: str | None = None
     vision_tower_aux: str | None = None
     conversation: str | None = None
+    ocr: bool = False
+    generate: bool = False
+    image_generator: str = Aids.image_generator
     vision_config: dict[str, Any] = field(default_factory=dict)
     vision_aux_config: dict[str, Any] = field(default_factory=dict)
     context_tokens: int = 2048
@@ -80,18 +91,24 @@ class Config(FamilyConfig):
 
 
 def parts(config: Config, files: ReleasedFiles) -> dict[str, Part]:
-    """Both towers, the connector and the language model, all from the shards; a tower folder beside them wins."""
+    """Both towers, the connector and the language model; a tower folder beside the weights wins over theirs."""
     source = files.source("language_model")
-    values = files.config_values("language_model")
     tensors = files.tensors("language_model")
-    visual = {
-        name.removeprefix("model."): tensors.pop(name)
-        for name in list(tensors)
-        if name.startswith(("model.vision_tower", "model.mm_projector", "model.vlm_uni"))
-    }
+    visual = take_visual(tensors)
+    hint = "Is the folder complete?"
+    if config.projector is not None:
+        if visual:
+            raise CheckpointMismatch(f"{source} is a whole MGM model already; leave the key projector out.")
+        visual = take_visual(files.tensors("projector"))
+        source, hint = files.source("projector"), f"Was it trained for {source}?"
     if not any(name.startswith("vlm_uni") for name in visual):
-        raise CheckpointMismatch(f"{source} has no patch info mining (vlm_uni_*), so it is not an MGM model folder.")
-    llm = causal_lm_part(tensors, values, source=source)
+        raise CheckpointMismatch(f"{source} has no patch info mining (vlm_uni_*), so it is not an MGM model.")
+    llm = causal_lm_part(
+        tensors,
+        files.config_values("language_model"),
+        source=files.source("language_model"),
+        quantization=config.quantization,
+    )
     low = _clip_part(config, files, take_prefix(visual, "vision_tower."), source)
     high = _convnext_part(config, files, take_prefix(visual, "vision_tower_aux."), source)
     connector = Part(
@@ -104,9 +121,25 @@ def parts(config: Config, files: ReleasedFiles) -> dict[str, Part]:
             "text_width": llm.config.hidden_size,
         },
         tensors=rename(visual, _CONNECTOR_RULES),
-        hint="Is the folder complete?",
+        hint=hint,
     )
     return {"vision_tower": low, "vision_tower_aux": high, "connector": connector, "language_model": llm}
+
+
+def take_visual(tensors: Tensors) -> Tensors:
+    """Remove and return what is not the language model: towers, patch info mining and projector."""
+    names = [name for name in tensors if name.startswith(("model.vision_tower", "model.mm_projector", "model.vlm_uni"))]
+    return {name.removeprefix("model."): tensors.pop(name) for name in names}
+
+
+def visual_values(config: Config, files: ReleasedFiles) -> dict[str, Any]:
+    """What config.json says about pictures. Of a stage-1 file it is beside the file, if anywhere."""
+    if config.projector is None:
+        return files.config_values("language_model")
+    folder = files.path("projector").parent
+    beside = files.read_config(folder) if (folder / "config.json").is_file() else {}
+    own = {key: value for key, value in beside.items() if key.startswith(("mm_", "image_", "tokenizer_"))}
+    return files.config_values("language_model") | STAGE_1 | own
 
 
 def _clip_part(config: Config, files: ReleasedFiles, shards: Tensors, source: str) -> Part:
@@ -118,7 +151,12 @@ def _clip_part(config: Config, files: ReleasedFiles, shards: Tensors, source: st
     clip = CLIPVisionConfig(**(values | config.vision_config))
     clip.num_hidden_layers -= UNUSED_CLIP_LAYERS
     unused = Drop(rf"encoder\.layers\.{clip.num_hidden_layers}\.", why="the layer behind the one whose output is used")
-    released = shards or (files.read(folder) if folder is not None else {})
+    if shards:
+        released = shards
+    elif folder is not None:
+        released = files.read(folder)
+    else:
+        raise _no_tower(config, source, "vision_tower", "openai/clip-vit-large-patch14-336")
     return Part(
         name="vision tower",
         source=source if shards else str(folder),
@@ -134,6 +172,9 @@ def _convnext_part(config: Config, files: ReleasedFiles, shards: Tensors, source
     folder = tower_folder(config, files, "vision_tower_aux")
     file = folder / "open_clip_pytorch_model.bin" if folder is not None else None
     released = files.read(file) if file is not None and file.is_file() else shards
+    if not released:
+        name = "laion/CLIP-convnext_large_d_320.laion2B-s29B-b131K-ft-soup"
+        raise _no_tower(config, source, "vision_tower_aux", name)
     tensors = rename(released, CONVNEXT_RULES)
     values = dict(CONVNEXT_L) | _convnext_sizes(tensors) | config.vision_aux_config
     return Part(
@@ -143,6 +184,12 @@ def _convnext_part(config: Config, files: ReleasedFiles, shards: Tensors, source
         config=ConvNextConfig(**values, hidden_act="gelu", layer_norm_eps=1e-6),
         tensors=tensors,
         hint="Is it CLIP-convnext_large_d_320?",
+    )
+
+
+def _no_tower(config: Config, source: str, key: str, name: str) -> CheckpointMissing:
+    return CheckpointMissing(
+        f"{source} holds no {key}, and {config.source} names none; set {key} to the folder of {name}."
     )
 
 
@@ -161,7 +208,7 @@ def _convnext_sizes(tensors: Tensors) -> dict[str, Any]:
 def tower_folder(config: Config, files: ReleasedFiles, key: str) -> Path | None:
     """A tower's own folder: as the YAML or config.json gives it, near the model folder, or by base name; or None."""
     given = getattr(config, key)
-    value = given or files.config_values("language_model").get(f"mm_{key}")
+    value = given or visual_values(config, files).get(f"mm_{key}")
     if not value:
         return None
     if (found := find_local(value, config)) is not None:
@@ -170,9 +217,7 @@ def tower_folder(config: Config, files: ReleasedFiles, key: str) -> Path | None:
         raise ConfigError(
             f"{config.source}: {key}: {given} not found; leave the key out to use the model's own weights."
         )
-    folder = files.path("language_model")
-    candidates = (parent / name for parent in (folder, *folder.parents[:4]) for name in (value, Path(value).name))
-    return next((path for path in candidates if path.is_dir()), None)
+    return find_near(value, files.path("language_model" if config.projector is None else "projector"))
 
 
 def assemble(config: Config, files: ReleasedFiles, modules: Mapping[str, nn.Module]) -> VisionLanguageModel:
@@ -181,7 +226,7 @@ def assemble(config: Config, files: ReleasedFiles, modules: Mapping[str, nn.Modu
     assert isinstance(low, ClipPatches)
     assert isinstance(high, ConvNextStages)
     assert isinstance(llm, PreTrainedModel)
-    values = files.config_values("language_model")
+    values = visual_values(config, files)
     tower = DualVisionTower(
         low=low, high=high, grid=values.get("image_grid") or 1, has_global=bool(values.get("image_global"))
     )
@@ -193,7 +238,9 @@ def assemble(config: Config, files: ReleasedFiles, modules: Mapping[str, nn.Modu
         connector=modules["connector"],
         language_model=llm,
         tokenizer=tokenizer,
-        image_processor=PadAndResize(values["image_size_aux"]),
+        image_processor=(CropAndResize if values.get("image_aspect_ratio") == "square" else PadAndResize)(
+            values["image_size_aux"]
+        ),
         prompt_format=FORMATS[conversation],
         num_image_tokens=tower.num_patches * tower.num_views,
         embed_scale=llm.config.hidden_size**0.5 if isinstance(llm, GemmaForCausalLM) else 1.0,
@@ -205,6 +252,7 @@ def assemble(config: Config, files: ReleasedFiles, modules: Mapping[str, nn.Modu
             description=config.description,
             is_toy=config.is_toy,
             max_images_per_turn=3 if tower.grid == 1 else 1,
+            aids=Aids(ocr=config.ocr, generate=config.generate, image_generator=config.image_generator),
             context_tokens=values.get("tokenizer_model_max_length") or config.context_tokens,
         ),
     )

@@ -16,10 +16,19 @@ from transformers import (
     PreTrainedConfig,
 )
 
-from models.weights import Drop, Part, Tensors, rename
+from models.parts.sparse_moe import LinearExperts
+from models.weights import Drop, Part, Rename, Tensors, rename
 
 _BUFFERS = Drop(r"rotary_emb\.inv_freq$", why="a buffer that is computed, not loaded")
 _TIED_HEAD = Drop(r"^lm_head\.", why="the same tensor as the embedding, written twice by DeepSpeed")
+
+# Mixtral's names -> those of `LinearExperts`, which transformers' own stacking does not touch.
+_LINEAR_EXPERTS = (
+    Rename(r"\.block_sparse_moe\.", ".mlp."),
+    Rename(r"\.w1\.", ".gate_proj."),
+    Rename(r"\.w3\.", ".up_proj."),
+    Rename(r"\.w2\.", ".down_proj."),
+)
 
 Shapes = dict[str, torch.Size]
 
@@ -34,7 +43,22 @@ def language_model_kind(tensors: Mapping[str, Any], values: Mapping[str, Any]) -
     return "gemma" if is_gemma else "llama"
 
 
-def causal_lm_part(tensors: Tensors, values: dict[str, Any], *, source: str) -> Part:
+class SeparateMixtral(MixtralForCausalLM):
+    """Mixtral with its experts as linear layers, for bitsandbytes: it leaves stacked ones in full size, silently."""
+
+    def __init__(self, config: MixtralConfig) -> None:
+        super().__init__(config)
+        for layer in self.model.layers:
+            layer.mlp.experts = LinearExperts(
+                num_experts=config.num_local_experts,
+                hidden=config.hidden_size,
+                inner=config.intermediate_size,
+                activation=config.hidden_act,
+                gated=True,
+            )
+
+
+def causal_lm_part(tensors: Tensors, values: dict[str, Any], *, source: str, quantization: str = "none") -> Part:
     """A Llama, Gemma or Mixtral from its tensors and config values."""
     kind = language_model_kind(tensors, values)
     # The originals' own names for the model would only make transformers warn; its default scaling is none.
@@ -48,6 +72,9 @@ def causal_lm_part(tensors: Tensors, values: dict[str, Any], *, source: str) -> 
     if kind == "mixtral":
         config, module_class = MixtralConfig.from_dict(values), MixtralForCausalLM
         released_shapes = separate_experts
+        if quantization != "none":
+            module_class, released_shapes = SeparateMixtral, None
+            tensors = rename(tensors, _LINEAR_EXPERTS)
     elif kind == "gemma":
         config, module_class = gemma_config(values), GemmaForCausalLM
         if config.tie_word_embeddings:

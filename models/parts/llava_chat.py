@@ -49,7 +49,8 @@ FORMATS = {
         user_prefix="[INST] ",
         assistant_prefix=" [/INST]",
         answer_prefix=" ",
-        assistant_suffix=" </s><s>",
+        assistant_suffix=" </s>",
+        between_turns="<s>",
         reserved=("<s>", "</s>", "<unk>", "[INST]", "[/INST]", IMAGE_SLOT, "<image>"),
         **_IMAGE,  # type: ignore[arg-type]
     ),
@@ -62,6 +63,16 @@ FORMATS = {
         reserved=("<|im_start|>", "<|im_end|>", "<|startoftext|>", "<|endoftext|>", IMAGE_SLOT, "<image>"),
         **_IMAGE,  # type: ignore[arg-type]
     ),
+    # Stage 1 of most sizes: image, caption, newline. In training the caption follows the image at once.
+    "plain": PromptFormat(
+        user_prefix="",
+        assistant_prefix="",
+        assistant_suffix="\n",
+        image=IMAGE_SLOT,
+        image_separator="",
+        stop_strings=("\n",),
+        reserved=("<s>", "</s>", "<unk>", IMAGE_SLOT, "<image>"),
+    ),
 }
 # Beside the tokenizer's EOS: what these models also end their answers with.
 STOP_PIECES = {
@@ -70,6 +81,7 @@ STOP_PIECES = {
     "llama_3": ("<|end_of_text|>", "<|eot_id|>"),
     "mistral_instruct": (),
     "chatml_direct": ("<|im_end|>", "<|endoftext|>"),
+    "plain": (),
 }
 
 DESCRIBING_TASKS = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from models.config import FamilyConfig, family_module, load_config
 from models.devices import weight_bytes
 from models.errors import CheckpointMismatch
+from models.families import mini_gemini
 from models.loader import check_parts
 from models.parts.dual_vision import CLIP_RULES, CONVNEXT_RULES
 from models.released import ReleasedFiles
@@ -66,6 +68,8 @@ MGM = {
 }  # fmt: skip
 VARIANTS |= {f"mgm_{size}": [f"mini_gemini/MGM-{size.upper().replace('X', 'x')}"] for size in MGM}
 VARIANTS |= {f"mgm_{size}_hd": VARIANTS[f"mgm_{size}"] for size in MGM if size != "2b"}
+# What each size's stage-1 file must fit: the language model of the whole folder, without its other tensors.
+STAGE_1 = {size: f"mini_gemini/MGM-{size.upper().replace('X', 'x')}-Pretrain.mm_projector" for size in MGM}
 TOWERS = {"mini_gemini/base.clip-vit-large-patch14-336", "mini_gemini/base.openclip-convnext-large-d-320"}
 EVA = {"minigpt": "minigpt4/eva_vit_g", "tinygpt": "tinygpt_v/eva_vit_g.pth"}
 BLIP2 = {"minigpt": "minigpt4/blip2_pretrained_flant5xxl", "tinygpt": "tinygpt_v/blip2_pretrained_flant5xxl.pth"}
@@ -129,6 +133,46 @@ def test_released_variant_is_complete(name: str, checkpoint: str) -> None:
     check_parts(parts_of(name, checkpoint))
 
 
+@pytest.mark.parametrize("size", MGM)
+@pytest.mark.parametrize("has_towers", [True, False], ids=["with-towers", "without-towers"])
+def test_stage_1_of_mgm_is_complete(size: str, has_towers: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Base language model and `mm_projector.bin` of one size fit, whether the towers are in the file or in folders."""
+    parts = stage_1_parts(size, STAGE_1[size], has_towers=has_towers, monkeypatch=monkeypatch)
+    check_parts(parts)
+
+
+def test_stage_1_of_another_size_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = stage_1_parts("7b", STAGE_1["13b"], has_towers=True, monkeypatch=monkeypatch)
+    with pytest.raises(CheckpointMismatch, match=r"the connector needs \[4096.*Was it trained for language_model"):
+        check_parts(parts)
+
+
+def stage_1_parts(size: str, projector: str, *, has_towers: bool, monkeypatch: pytest.MonkeyPatch) -> dict[str, Part]:
+    """Parts of a stage-1 model whose language model is that of the whole folder."""
+    config = load_config(ROOT / "eval_configs" / "mgm_7b_stage1.yaml", [f"name={size}"])
+    clip, convnext = sorted(TOWERS)
+
+    class Stage1Files(LayoutFiles):
+        def config_values(self, key: str) -> dict[str, Any]:
+            return MGM[size]
+
+        def tensors(self, key: str) -> Tensors:
+            tensors = layout_tensors(self.layouts[key])
+            if key == "language_model":
+                return {n: t for n, t in tensors.items() if not re.match(r"model\.(vision_tower|mm_proj|vlm_uni)", n)}
+            return tensors if has_towers else {n: t for n, t in tensors.items() if "vision_tower" not in n}
+
+        def read(self, path: Path) -> Tensors:
+            return layout_tensors(convnext if path.suffix == ".bin" else clip)
+
+    if not has_towers:
+        monkeypatch.setattr(mini_gemini, "tower_folder", lambda *arguments: ROOT / arguments[-1])
+        monkeypatch.setattr(Path, "is_file", lambda path: path.suffix == ".bin")
+    files = Stage1Files(config, {"language_model": VARIANTS[f"mgm_{size}"][0], "projector": projector})
+    assert isinstance(config, mini_gemini.Config)
+    return mini_gemini.parts(config, files)
+
+
 def test_the_towers_of_mgm_load_from_their_own_folders_too() -> None:
     """What they are given from there is complete and of the same sizes as what the shards hold."""
     shards = parts_of("mgm_7b", "mini_gemini/MGM-7B")
@@ -144,12 +188,14 @@ def test_the_towers_of_mgm_load_from_their_own_folders_too() -> None:
 def test_no_layout_is_forgotten() -> None:
     used = {
         *TOWERS,
+        *STAGE_1.values(),
         *EVA.values(),
         *BLIP2.values(),
         PHI_2_FOLDER,
         *(v for layouts in VARIANTS.values() for v in layouts),
     }
-    assert used == {str(path.relative_to(LAYOUTS))[: -len(".json")] for path in LAYOUTS.glob("*/*.json")}
+    found = {str(path.relative_to(LAYOUTS))[: -len(".json")] for path in LAYOUTS.glob("*/*.json")}
+    assert used == {name for name in found if not name.startswith("moe_llava/")}  # those: test_moe_layouts.py
 
 
 @pytest.mark.parametrize(

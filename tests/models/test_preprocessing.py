@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from models.preprocessing import CLIP_MEAN, CLIP_STD, SquareResize
+from models.preprocessing import CLIP_MEAN, CLIP_STD, CropAndResize, PadAndResize, SquareResize, normalise
 
 DATA = Path(__file__).resolve().parents[1] / "data" / "preprocess"
 CASES = json.loads((DATA / "expected.json").read_text())["cases"]
@@ -34,3 +34,25 @@ def test_key_depends_on_content_alone() -> None:
     other.putpixel((3, 4), (1, 2, 3))
     assert resize.key(image) == resize.key(image.copy())
     assert len({resize.key(image), resize.key(other), SquareResize(112).key(image)}) == 3
+
+
+@pytest.mark.parametrize("size", [(700, 300), (300, 700), (257, 256), (64, 64), (5, 900)])
+def test_padding_in_strips_is_padding_at_once(size: tuple[int, int]) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    image = Image.fromarray(pixels)
+    side = max(size)
+    square = Image.new("RGB", (side, side), (122, 116, 104))
+    square.paste(image, ((side - size[0]) // 2, (side - size[1]) // 2))
+    square = square.resize((96, side), Image.Resampling.BICUBIC).resize((96, 96), Image.Resampling.BICUBIC)
+    assert torch.equal(PadAndResize(96)(image), normalise(square))
+
+
+@pytest.mark.parametrize("size", [(700, 300), (300, 701), (96, 96), (50, 40)])
+def test_crop_keeps_the_middle(size: tuple[int, int]) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    image = Image.fromarray(pixels)
+    width, height = (int(96 * side / min(size)) for side in size)
+    large = image.resize((width, image.height), Image.Resampling.BICUBIC)
+    large = large.resize((width, height), Image.Resampling.BICUBIC)
+    left, top = (width - 96) // 2, (height - 96) // 2
+    assert torch.equal(CropAndResize(96)(image), normalise(large)[:, top : top + 96, left : left + 96])

@@ -16,7 +16,7 @@ from training.scenes import draw_scene
 from training.tiny import mini_gemini, minigpt, tinygpt_v
 from training.tiny.networks import DecoderShape, QFormerShape, TowerShape
 from training.tiny.train_language import LanguageRecipe
-from training.tiny.train_tiny import FAMILIES, train
+from training.tiny.train_tiny import FAMILIES
 
 from .test_tinygpt_v import copy_phi_tokenizer
 
@@ -67,8 +67,8 @@ def test_all_families(small_recipes: None, tmp_path: Path) -> None:
     work.mkdir()
     shutil.copy(ROOT / "checkpoints" / "tiny_minigpt_v2" / "llama" / "tokenizer.model", work)
     copy_phi_tokenizer(work)
-    for family in FAMILIES:
-        train(family, work, tmp_path)
+    for family, train in FAMILIES.items():
+        train(work, tmp_path / f"tiny_{family}")
     for name, overrides in OVERRIDES.items():
         path = tmp_path / f"tiny_{name}.yaml"
         shutil.copy(ROOT / "eval_configs" / path.name, path)

@@ -31,6 +31,7 @@ class DenseTargets:
     alike: Tensor  # [B, P, 2] how many objects of the scene have the name (kind, for text), and how many the colour
     boxes: Tensor  # [B, P, 4] fractions of the image
     has_centre: Tensor  # [B, P] 1.0 where the centre of an object lies
+    shares: Tensor  # [B, P] 1 / number of patches of the same object, so that small objects count as much as large ones
     counts: Tensor  # [B] objects in the scene
     background_colours: Tensor  # [B]
     background_textures: Tensor  # [B]
@@ -39,23 +40,26 @@ class DenseTargets:
 def dense_targets(scenes: list[Scene], patch_size: int) -> DenseTargets:
     """Labels for every patch of every scene."""
     rows = [_patch_labels(scene, patch_size) for scene in scenes]
-    labels = torch.from_numpy(np.stack([labels for labels, _, _ in rows]))
+    labels = torch.from_numpy(np.stack([labels for labels, _, _, _ in rows]))
     return DenseTargets(
         names=labels[..., 0],
         colours=labels[..., 1],
         sizes=labels[..., 2],
         patterns=labels[..., 3],
         alike=labels[..., 4:6],
-        boxes=torch.from_numpy(np.stack([boxes for _, boxes, _ in rows])),
-        has_centre=torch.from_numpy(np.stack([centres for _, _, centres in rows])),
+        boxes=torch.from_numpy(np.stack([boxes for _, boxes, _, _ in rows])),
+        has_centre=torch.from_numpy(np.stack([centres for _, _, centres, _ in rows])),
+        shares=torch.from_numpy(np.stack([shares for _, _, _, shares in rows])),
         counts=torch.tensor([len(scene.objects) for scene in scenes]),
         background_colours=torch.tensor([list(vocab.BACKGROUND_COLOURS).index(s.background.colour) for s in scenes]),
         background_textures=torch.tensor([vocab.BACKGROUND_TEXTURES.index(s.background.texture) for s in scenes]),
     )
 
 
-def _patch_labels(scene: Scene, patch_size: int) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.float32]]:
-    """Class labels [P, 6], boxes [P, 4] and centre flags [P] of one scene."""
+def _patch_labels(
+    scene: Scene, patch_size: int
+) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+    """Class labels [P, 6], boxes [P, 4], centre flags [P] and shares [P] of one scene."""
     grid = vocab.IMAGE_SIZE // patch_size
     count = len(scene.objects)
     owner = owner_map(scene).reshape(grid, patch_size, grid, patch_size).swapaxes(1, 2).reshape(grid * grid, -1)
@@ -75,7 +79,9 @@ def _patch_labels(scene: Scene, patch_size: int) -> tuple[NDArray[np.int64], NDA
         dtype=np.int64,
     )
     boxes = np.array([item.box for item in scene.objects], dtype=np.float32) / vocab.IMAGE_SIZE
-    return np.where(is_covered[:, None], table[best], -1), boxes[best], centre_map(scene.objects, patch_size)
+    patches = np.bincount(best[is_covered], minlength=count)
+    shares = (is_covered / np.maximum(patches, 1)[best]).astype(np.float32)
+    return np.where(is_covered[:, None], table[best], -1), boxes[best], centre_map(scene.objects, patch_size), shares
 
 
 def attribute_labels(item: SceneObject) -> tuple[int, int, int, int]:
@@ -144,16 +150,22 @@ class DenseHeads(nn.Module):
         alike = self.alike(covered).float().view(-1, 2, vocab.MAX_OBJECTS + 1)
         patches = features.shape[1]
 
+        weights = targets.shares[on] / targets.shares[on].sum()
+
+        def mean(losses: Tensor) -> Tensor:
+            """Over objects: [patches, ...] -> scalar."""
+            return (losses.flatten(1).mean(-1) if losses.ndim > 1 else losses) @ weights
+
         def repeat(labels: Tensor) -> Tensor:
             return labels[:, None].expand(-1, patches).flatten()
 
         losses = (
-            F.cross_entropy(name.float(), targets.names[on]),
-            F.cross_entropy(colour.float(), targets.colours[on]),
-            0.5 * F.cross_entropy(self.size(covered).float(), targets.sizes[on]),
-            F.cross_entropy(pattern.float(), targets.patterns[on]),
-            10 * F.smooth_l1_loss(box, boxes, beta=0.05),
-            -0.25 * (soft_bins((boxes * 100).floor(), bin_width) * bins).sum(-1).mean(0).sum(),
+            mean(F.cross_entropy(name.float(), targets.names[on], reduction="none")),
+            mean(F.cross_entropy(colour.float(), targets.colours[on], reduction="none")),
+            0.5 * mean(F.cross_entropy(self.size(covered).float(), targets.sizes[on], reduction="none")),
+            mean(F.cross_entropy(pattern.float(), targets.patterns[on], reduction="none")),
+            10 * mean(F.smooth_l1_loss(box, boxes, beta=0.05, reduction="none")),
+            -mean((soft_bins((boxes * 100).floor(), bin_width) * bins).sum(-1)),
             F.binary_cross_entropy_with_logits(flags, torch.stack((on.float(), targets.has_centre), dim=-1)),
             0.5 * F.cross_entropy(count.flatten(0, 1), repeat(targets.counts)),
             set_weight * F.cross_entropy(alike.flatten(0, 1), targets.alike[on].flatten()),

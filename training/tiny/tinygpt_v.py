@@ -43,8 +43,11 @@ STAGE_4 = LanguageRecipe(
     steps=3000,
     mixture=MINIGPT_V2_REFINING_MIXTURE,
     set_weight=1.0,
+    # The tower sees already. What comes back through an untrained Q-Former and decoder would only make it worse.
+    tower_factor=0.08,
+    dense_weight=0.3,
     curriculum=((0.02, 3), (0.05, 5)),
-    connector_factor=1.0,
+    rows=8,
     seed=11,
 )
 STAGE_3 = LanguageRecipe(steps=300, mixture=MINIGPT4_MIXTURE, curriculum=(), bin_widths=(2.0, 1.5), seed=12)

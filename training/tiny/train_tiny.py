@@ -18,33 +18,46 @@ from training.tiny.mini_gemini import MiniGemini
 from training.tiny.minigpt import MiniGPT4, MiniGPTv2
 from training.tiny.tinygpt_v import TinyGPTV
 
-FAMILIES = ("minigpt_v2", "minigpt4", "tinygpt_v", "mini_gemini")
-"""In the order in which they are trained: the later ones start from towers and decoders of the earlier ones."""
+
+def train_minigpt_v2(work: Path, folder: Path) -> None:
+    """From nothing; makes the tokenizer, tower and decoder that the others begin with."""
+    family = MiniGPTv2(work)
+    family.export(family.train(), folder)
 
 
-def train(family: str, work: Path, output: Path) -> None:
-    """Train one family to its end and write it to `output`/tiny_<family>."""
-    folder = output / f"tiny_{family}"
-    if family == "minigpt_v2":
-        minigpt_v2 = MiniGPTv2(work)
-        minigpt_v2.export(minigpt_v2.train(), folder)
-    elif family == "minigpt4":
-        minigpt4 = MiniGPT4(work)
-        minigpt4.export(minigpt4.train(MiniGPTv2(work).path), folder)
-    elif family == "tinygpt_v":
-        tinygpt_v = TinyGPTV(work)
-        tinygpt_v.export(folder, tinygpt_v.train_stage_4(MiniGPT4(work).path), tinygpt_v.train_stage_3())
-    else:
-        mini_gemini = MiniGemini(work)
-        mini_gemini.pretrain()
-        mini_gemini.export(mini_gemini.train(MiniGPTv2(work).path), folder)
+def train_minigpt4(work: Path, folder: Path) -> None:
+    """From MiniGPT-v2's tower and decoder."""
+    family = MiniGPT4(work)
+    family.export(family.train(MiniGPTv2(work).path), folder)
+
+
+def train_tinygpt_v(work: Path, folder: Path) -> None:
+    """From MiniGPT-4's tower and Q-Former: stage 4, then stage 3."""
+    family = TinyGPTV(work)
+    family.export(folder, family.train_stage_4(MiniGPT4(work).path), family.train_stage_3())
+
+
+def train_mini_gemini(work: Path, folder: Path) -> None:
+    """From MiniGPT-v2's decoder."""
+    family = MiniGemini(work)
+    family.pretrain()
+    family.export(family.train(MiniGPTv2(work).path), folder)
+
+
+FAMILIES = {
+    "minigpt_v2": train_minigpt_v2,
+    "minigpt4": train_minigpt4,
+    "tinygpt_v": train_tinygpt_v,
+    "mini_gemini": train_mini_gemini,
+}
+"""In the order in which they are trained, as later ones begin with parts of earlier ones; each gives tiny_<name>/."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m training.tiny.train_tiny", description=__doc__.splitlines()[0])
     parser.add_argument(
-        "--only", choices=FAMILIES, nargs="+", default=FAMILIES, help="needs the states of those before"
+        "--only", choices=FAMILIES, nargs="+", default=list(FAMILIES), help="needs the states of those before"
     )
     parser.add_argument("--output", type=Path, default=Path("checkpoints"), help="where tiny_*/ are written")
     parser.add_argument("--work-dir", type=Path, default=Path(".training"), help="states of the stages")
@@ -53,9 +66,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(options.threads)
     options.work_dir.mkdir(parents=True, exist_ok=True)
-    for family in FAMILIES:
+    for family, train in FAMILIES.items():
         if family in options.only:
-            train(family, options.work_dir, options.output)
+            train(options.work_dir, options.output / f"tiny_{family}")
     return 0
 
 

@@ -1,0 +1,237 @@
+"""MoE-LLaVA (arXiv:2401.15947): CLIP-L/14-336 or SigLIP-so400m/14-384 -> two linear layers -> an LLM with experts.
+
+Released by PKU-YuanGroup/MoE-LLaVA as whole folders over StableLM-2, Qwen-1, Phi-2 and OpenChat (Mistral); every second
+layer has four experts, of which each token uses two. 576 image tokens (CLIP) or 728 (SigLIP). Its dense models of stage
+2, and stage 1's projectors over their base language models, load as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from torch import nn
+from transformers import CLIPVisionModel, SiglipVisionModel
+
+from models.codegen_tokenizer import CodeGenTokenizer
+from models.config import FamilyConfig, released_file
+from models.conversation import Sampling
+from models.errors import CheckpointMismatch, ConfigError
+from models.model_info import ModelInfo
+from models.parts.llava_chat import DESCRIBING_TASKS, FORMATS
+from models.parts.llava_vision import MlpProjector, PatchTower, tower_part
+from models.parts.sparse_decoders import SparseDecoder, VocabularyHead
+from models.parts.sparse_language_model import backbone_of, sparse_language_model_part
+from models.parts.sparse_moe import SparseLayers, sparse_layers_of
+from models.piece_tokenizer import PieceTokenizer
+from models.preprocessing import CropAndResize, PadAndResize, SquareResize
+from models.prompt import IMAGE_SLOT, PromptFormat
+from models.released import ReleasedFiles
+from models.sentencepiece_tokenizer import SentencePieceTokenizer
+from models.tiktoken_tokenizer import TiktokenTokenizer, find_tiktoken_file
+from models.vision_language_model import ImageProcessor, Tokenizer, VisionLanguageModel
+from models.weights import Part, Rename, Tensors, rename, take_prefix
+
+SIGLIP_MEAN = SIGLIP_STD = (0.5, 0.5, 0.5)
+# What ends an answer, by the conversation's name; all else of the prompt is Vicuna's.
+END_PIECES = {
+    "phi": "<|endoftext|>",
+    "stablelm": "<|endoftext|>",
+    "qwen": "<|endoftext|>",
+    "openchat": "<|end_of_turn|>",
+    "mistral": "</s>",
+}
+_CONNECTOR_RULES = (Rename(r"^mm_projector\.image_spatial_proj\.", "projection."),)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(FamilyConfig):
+    """Keys of a MoE-LLaVA YAML. Sizes come from the folder's config.json.
+
+    `vision_tower` is a folder of CLIP or SigLIP; without it one that lies near the model is used, else the copy that
+    the model's own weights hold. `projector` is a stage-1 file (or its folder) over a base language model.
+    `vision_config` overrides fields of transformers' `CLIPVisionConfig` or `SiglipVisionConfig`.
+    `samples_second_expert` draws each token's second expert, as the original does even at temperature 0.
+    """
+
+    language_model: str = released_file("The released models are at https://huggingface.co/LanguageBind.")
+    projector: str | None = released_file(
+        "Stage-1 projectors are at https://huggingface.co/LanguageBind, named MoE-LLaVA-…-Pretrain.", default=None
+    )
+    vision_tower: str | None = released_file(
+        "https://huggingface.co/openai/clip-vit-large-patch14-336 or, for the -384 models, "
+        "https://huggingface.co/google/siglip-so400m-patch14-384.",
+        default=None,
+    )
+    conversation: str | None = None
+    vision_config: dict[str, Any] = field(default_factory=dict)
+    samples_second_expert: bool = False
+    context_tokens: int = 2048
+    sampling: Sampling = field(
+        default_factory=lambda: Sampling(temperature=0.2, top_p=1.0, max_new_tokens=512, repetition_penalty=1.0)
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.conversation not in (None, *END_PIECES):
+            known = ", ".join(END_PIECES)
+            raise ConfigError(f"{self.source}: conversation is {self.conversation!r}; use one of {known}.")
+
+
+def parts(config: Config, files: ReleasedFiles) -> dict[str, Part]:
+    """Tower, projector and language model, from the model's folder (or from the keys that name others)."""
+    source = files.source("language_model")
+    values = files.config_values("language_model")
+    tensors = files.tensors("language_model")
+    visual = take_visual(tensors)
+    vision_tensors = take_prefix(visual, "image_tower.image_tower.")
+    if config.projector is not None:
+        if visual:
+            raise CheckpointMismatch(f"{source} has a projector of its own; leave the key projector out.")
+        visual = take_visual(files.tensors("projector"))
+    llm = sparse_language_model_part(tensors, values, layers_of(config, values, source=source), source=source)
+    tower = _tower(config, files, vision_tensors)
+    if not visual:
+        raise CheckpointMismatch(
+            f"{source} has no projector (mm_projector.*), so it is a language model alone; name MoE-LLaVA's folder, or "
+            "add the key projector."
+        )
+    connector = Part(
+        name="projector",
+        source=source if config.projector is None else files.source("projector"),
+        module_class=MlpProjector,
+        config={"vision_width": tower.config.hidden_size, "text_width": llm.config.hidden_size},
+        tensors=rename(visual, _CONNECTOR_RULES),
+        hint="Do the vision tower, the projector and the language model belong together?",
+    )
+    return {"vision_tower": tower, "connector": connector, "language_model": llm}
+
+
+def take_visual(tensors: Tensors) -> Tensors:
+    """Remove and return what is not the language model's, without the name of the model it hangs on."""
+    names = [name for name in tensors if name.split(".")[1:2] in (["image_tower"], ["mm_projector"])]
+    return {name.partition(".")[2]: tensors.pop(name) for name in names}
+
+
+def layers_of(config: Config, values: Mapping[str, Any], *, source: str) -> SparseLayers:
+    """Which layers have experts, as config.json says. Raises CheckpointMismatch for routing that no release has."""
+    moe = values.get("moe") or {}
+    if moe.get("top_k_experts", 2) != 2:
+        raise CheckpointMismatch(
+            f"{source}: its config.json has top_k_experts {moe['top_k_experts']}; only 2 is supported, which all "
+            "released models have."
+        )
+    is_stacked = config.quantization == "none"  # bitsandbytes shrinks linear layers only
+    layers = sparse_layers_of(moe, samples_second=config.samples_second_expert, is_stacked=is_stacked)
+    if len(layers.num_experts) != len(layers.indices):
+        raise CheckpointMismatch(f"{source}: its config.json lists other numbers of experts than of MoE layers.")
+    if max(layers.indices, default=0) >= values["num_hidden_layers"]:
+        raise CheckpointMismatch(
+            f"{source}: its config.json has experts in layer {max(layers.indices)}, but there are "
+            f"{values['num_hidden_layers']} layers."
+        )
+    return layers
+
+
+def _tower(config: Config, files: ReleasedFiles, carried: Tensors) -> Part:
+    """CLIP or SigLIP, whichever the tensors are: the tower's own folder, else the copy in the model's weights."""
+    values = files.config_values("language_model")
+    named = files.tower_folder("vision_tower", values.get("mm_image_tower"))
+    tensors, source = carried, files.source("language_model")
+    sizes: dict[str, Any] = {}
+    if named is not None:
+        if (named / "config.json").is_file():
+            released = files.read_config(named)
+            sizes = released.get("vision_config", released)
+        if not carried or files.has_weights(named):
+            tensors, source = files.read(named), str(named)
+    if not tensors:
+        raise ConfigError(f"{config.source}: there is no vision tower; set the key vision_tower to its folder.")
+    return tower_part(
+        tensors,
+        is_siglip=not any(name.endswith("embeddings.class_embedding") for name in tensors),
+        layer=values.get("mm_vision_select_layer", -2),
+        values={**sizes, **config.vision_config},
+        source=source,
+    )
+
+
+def assemble(config: Config, files: ReleasedFiles, modules: Mapping[str, nn.Module]) -> VisionLanguageModel:
+    """Put the loaded modules together."""
+    inner, llm = modules["vision_tower"], modules["language_model"]
+    assert isinstance(inner, CLIPVisionModel | SiglipVisionModel)
+    assert isinstance(llm, SparseDecoder)
+    values = files.config_values("language_model")
+    tower = PatchTower(inner, drops_first=values.get("mm_vision_select_feature", "patch") == "patch")
+    backbone = backbone_of(values, source=files.source("language_model"))
+    tokenizer, special = tokenizer_of(files, backbone)
+    is_openchat = backbone == "mistral" and "<|end_of_turn|>" in special
+    conversation = config.conversation or ("openchat" if is_openchat else backbone)
+    head = llm.get_output_embeddings()
+    assert isinstance(head, VocabularyHead)
+    head.limit(len(tokenizer))
+    llm.config.eos_token_id = tokenizer.eos_token_id  # Qwen's config.json has none, and the reference takes this one
+    default_ratio = "pad" if config.projector is None else "square"  # stage 1 trains without padding
+    model = VisionLanguageModel(
+        vision_tower=tower,
+        vision_features=tower.features,
+        connector=modules["connector"],
+        language_model=llm,
+        tokenizer=tokenizer,
+        image_processor=image_processor_of(tower, values.get("image_aspect_ratio", default_ratio)),
+        prompt_format=prompt_format(conversation, special),
+        num_image_tokens=tower.num_tokens,
+        info=ModelInfo(
+            name=config.name or "MoE-LLaVA",
+            family=config.family,
+            tasks=DESCRIBING_TASKS,
+            sampling=config.sampling,
+            description=config.description,
+            is_toy=config.is_toy,
+            context_tokens=values.get("tokenizer_model_max_length") or config.context_tokens,
+            has_experts=bool(llm.sparse_layers),
+        ),
+    )
+    model.penalised_ids = ()
+    return model
+
+
+def tokenizer_of(files: ReleasedFiles, backbone: str) -> tuple[Tokenizer, tuple[str, ...]]:
+    """The backbone's tokenizer and the pieces that mean something to it."""
+    folder = files.path("language_model")
+    if (file := find_tiktoken_file(folder)) is not None:
+        tiktoken = TiktokenTokenizer(file)
+        return tiktoken, tuple(tiktoken.special_ids)
+    if backbone == "phi":
+        return CodeGenTokenizer(folder), ("<|endoftext|>", "<|extra_0|>")
+    values = files.read_json(folder / "tokenizer_config.json")
+    if backbone == "mistral" and values.get("legacy", True):  # pieces begin anew after a special token
+        added = {entry["content"]: int(n) for n, entry in values.get("added_tokens_decoder", {}).items()}
+        added |= files.read_json(folder / "added_tokens.json")
+        eos = values.get("eos_token", "</s>")
+        eos = eos["content"] if isinstance(eos, dict) else eos
+        llama = SentencePieceTokenizer(folder / "tokenizer.model", added_tokens=added, eos_token=eos)
+        return llama, ("<unk>", "<s>", "</s>", *added)
+    pieces = PieceTokenizer(folder)
+    known = ("<s>", "</s>", "<unk>", "<|end_of_turn|>", "<|pad_0|>", "<|endoftext|>", "<|im_start|>", "<|im_end|>")
+    return pieces, tuple(piece for piece in known if pieces.id_of(piece) is not None)
+
+
+def prompt_format(conversation: str, special: tuple[str, ...]) -> PromptFormat:
+    """Vicuna's prompt with another end of the answer; images are not numbered, unlike Mini-Gemini's."""
+    return replace(
+        FORMATS["vicuna_v1"],
+        assistant_suffix=END_PIECES[conversation],
+        numbers_images=False,
+        reserved=(*special, END_PIECES[conversation], IMAGE_SLOT, "<image>"),
+    )
+
+
+def image_processor_of(tower: PatchTower, aspect_ratio: str) -> ImageProcessor:
+    """Padding to a square with the mean colour, as in training ("pad"), or the tower's plain preprocessing."""
+    side = int(tower.tower.config.image_size)  # type: ignore[arg-type]  # a single number here
+    is_clip = isinstance(tower.tower, CLIPVisionModel)
+    if aspect_ratio == "pad":
+        return PadAndResize(side) if is_clip else PadAndResize(side, SIGLIP_MEAN, SIGLIP_STD)
+    return CropAndResize(side) if is_clip else SquareResize(side, SIGLIP_MEAN, SIGLIP_STD)

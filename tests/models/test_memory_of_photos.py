@@ -1,0 +1,77 @@
+"""A large photograph costs no more memory than its crops: measured in a process of its own, for both Mini-Geminis.
+
+The towers see 768 or 1536 pixels a side, as the released models do; their random weights are tiny.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+GOLDEN = ROOT / "tests" / "goldens" / "mgm-7b"
+SIZES = {"normal": (768, 1, False), "hd": (1536, 2, True)}
+# Peaks of the process in bytes: after preparing a picture of the crops' own size, the photo; after answering on both.
+PROGRAM = """
+import json, resource, sys
+from PIL import Image
+from app.engine import ChatEngine
+from models.conversation import Sampling, Turn
+from models.loader import load_model
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+model = load_model(sys.argv[1], device="cpu", dtype="float32", report=lambda _: None)
+side = model.image_processor.size
+photo = Image.effect_noise((4000, 3000), 60).convert("RGB")
+small = photo.crop((0, 0, side, side))
+peaks = [0]
+
+def prepare(image):
+    model.image_key(image)
+    return model.pixel_values([image])
+
+prepare(small)
+peaks[0] = peak()
+prepare(photo)
+peaks.append(peak())
+with ChatEngine(model) as engine:
+    def answer(image):
+        *_, last = engine.stream([Turn("user", "What is it?", (image,))], Sampling(temperature=0, max_new_tokens=3))
+        return last.num_new_tokens
+    answer(small)
+    answer(small.rotate(90))
+    peaks.append(peak())
+    tokens = answer(photo)
+    peaks.append(peak())
+print(json.dumps({"peaks": peaks, "tokens": tokens}))
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no getrusage on Windows")
+@pytest.mark.parametrize("kind", SIZES)
+def test_a_large_photo_needs_no_more_than_its_crops(kind: str, tmp_path: Path) -> None:
+    side, grid, has_global = SIZES[kind]
+    shutil.copytree(GOLDEN / "weights", tmp_path / "weights")
+    shutil.copy(GOLDEN / "config.yaml", tmp_path)
+    config = tmp_path / "weights" / "work_dirs" / "MGM" / "MGM-7B" / "config.json"
+    values = json.loads(config.read_text())
+    values |= {"image_size_aux": side, "image_grid": grid, "image_global": has_global}
+    config.write_text(json.dumps(values))
+    command = [sys.executable, "-c", PROGRAM, str(tmp_path / "config.yaml")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    result = json.loads(done.stdout.splitlines()[-1])
+    first, prepared, answered_small, answered_photo = result["peaks"]
+    crops = 4 * 3 * side**2 * 4 // 3  # bytes: float32 RGB of the high-resolution picture, a third more for its views
+    assert result["tokens"] == 3
+    # The photo itself, 36 MB, is there before. Beside the crops there is what is left of it after the first resize,
+    # `side` x 4000 pixels; a square of 4000 pixels and copies of the photo would be 120 MB.
+    narrow = 4 * side * 4000
+    assert prepared - first < crops + narrow
+    assert answered_photo - answered_small < crops + narrow

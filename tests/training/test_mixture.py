@@ -1,0 +1,119 @@
+"""The batches of a run: how data sets are mixed, missing pictures, what `training.prepare` finds."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.training.tiny_stages import tiny_recipe, write_json
+from training import prepare
+from training.data.mixture import EpochPlan, MixtureDataset, RatioPlan, TooManyMissing
+from training.data.readers import DatasetPaths, Example, MissingImage, Reader, make_example
+from training.sequences import Batch
+
+
+class Numbers(Reader):
+    """`size` examples that are their own index; those in `gone` have no picture."""
+
+    def __init__(self, size: int, gone: frozenset[int] = frozenset()) -> None:
+        super().__init__(DatasetPaths(annotations="", images=Path()))
+        self.size, self.gone = size, gone
+
+    def __len__(self) -> int:
+        return self.size
+
+    def image_path(self, index: int) -> Path | None:
+        return Path() if index % 2 else None
+
+    def num_words(self, index: int) -> int:
+        return index
+
+    def example(self, index: int, rng: Random) -> Example:
+        if index in self.gone:
+            raise MissingImage(f"{index}.jpg")
+        return make_example((str(index),), (str(rng.random()),))
+
+
+def test_batches_are_drawn_by_ratio_and_each_data_set_is_gone_through_evenly() -> None:
+    plan = RatioPlan([Numbers(10), Numbers(7)], [3, 1], [4, 2], length=2000, seed=1)
+    batches = [plan.places(number) for number in range(2000)]
+    assert all(len({which for which, _ in batch}) == 1 for batch in batches), "batches never mix data sets"
+    drawn = Counter(batch[0][0] for batch in batches)
+    assert drawn[0] / 2000 == pytest.approx(0.75, abs=0.03)
+    assert {(which, len(batch)) for batch in batches for which, _ in batch} == {(0, 4), (1, 2)}
+    first = [index for batch in batches for which, index in batch if which == 0]
+    for start in range(0, len(first) - 10, 10):
+        assert sorted(first[start : start + 10]) == list(range(10))
+    again = RatioPlan([Numbers(10), Numbers(7)], [3, 1], [4, 2], length=2000, seed=1)
+    assert [again.places(number) for number in (1999, 0, 700)] == [batches[number] for number in (1999, 0, 700)]
+
+
+@pytest.mark.parametrize("by_length", [False, True])
+def test_an_epoch_has_every_example_once(by_length: bool) -> None:
+    plan = EpochPlan([Numbers(21), Numbers(20)], 3, group=2, epochs=2, seed=0, by_length=by_length)
+    assert len(plan) == 2 * 14
+    epochs = [[place for n in range(start, start + 14) for place in plan.places(n)] for start in (0, 14)]
+    everything = {(0, index) for index in range(21)} | {(1, index) for index in range(20)}
+    for epoch in epochs:
+        assert set(epoch) == everything
+        assert len(epoch) == 42  # one is there twice, to fill the last batch
+    assert epochs[0] != epochs[1]
+
+
+def test_batches_by_length_have_one_modality_and_even_weight() -> None:
+    plan = EpochPlan([Numbers(120)], 5, group=4, epochs=1, seed=3, by_length=True)
+    full = [[index for _, index in plan.places(number)] for number in range(20)]
+    for batch in full:
+        assert len({index % 2 for index in batch}) == 1
+    for start in range(0, 20, 4):
+        weights = [sum(batch) for batch in full[start : start + 4]]
+        assert max(weights) - min(weights) <= 120
+
+
+def empty_batch(examples: Any, rng: Random) -> Batch:
+    values = [float(example.answers[0]) for example in examples]
+    tensor = np.array(values)
+    return Batch(tensor, tensor, tensor, None)  # type: ignore[arg-type]  # only looked at
+
+
+def test_missing_pictures_are_counted_and_replaced_up_to_a_limit(caplog: pytest.LogCaptureFixture) -> None:
+    reader = Numbers(6, gone=frozenset({2}))
+    plan = RatioPlan([reader], [1], [6], length=3, seed=0)
+    batches = MixtureDataset([reader], plan, empty_batch, seed=0, max_missing=2)
+    questions = [example.questions[0] for example in batches.examples(0)]
+    assert len(questions) == 6
+    assert "2" not in questions
+    assert batches.num_missing >= 1
+    assert "2.jpg" in caplog.text
+    with pytest.raises(TooManyMissing, match=r"training\.prepare"):
+        [batches.examples(number) for number in range(3)]
+
+
+def test_a_batch_is_the_same_whenever_it_is_asked_for() -> None:
+    reader = Numbers(9)
+    plan = RatioPlan([reader], [1], [3], length=5, seed=0)
+    first, second = (MixtureDataset([reader], plan, empty_batch, seed=7, max_missing=0) for _ in range(2))
+    in_order = [first[number]["input_ids"].tolist() for number in range(5)]
+    assert [second[number]["input_ids"].tolist() for number in (4, 2)] == [in_order[4], in_order[2]]
+    other = MixtureDataset([reader], plan, empty_batch, seed=8, max_missing=0)
+    assert other[0]["input_ids"].tolist() != in_order[0]
+
+
+def test_prepare_finds_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = tiny_recipe(tmp_path, "minigpt_v2", stage="3")
+    assert prepare.main(["--cfg-path", str(recipe.source)]) == 0
+    assert "Training can begin." in capsys.readouterr().out
+    (tmp_path / "data" / "align" / "image" / "3.jpg").unlink()
+    (tmp_path / "data" / "align" / "image" / "4.jpg").write_bytes(b"no picture")
+    assert prepare.main(["--cfg-path", str(recipe.source), "--options", "data.max_missing_images=1"]) == 1
+    output = capsys.readouterr()
+    assert "Training can't begin" in output.out
+    assert output.err.count("missing:") == 2
+    write_json(tmp_path / "data" / "conversation_58k.json", [{"id": "000000000000"}])
+    assert prepare.main(["--cfg-path", str(recipe.source)]) == 1
+    assert "line 2 (item 0): field 'conversations' is missing" in capsys.readouterr().err

@@ -1,0 +1,127 @@
+"""Ask a model the questions of a benchmark, several at a time, and go on where an earlier run was stopped."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import torch
+from torch.nn.functional import cross_entropy
+
+from app.engine import ChatEngine
+from models.conversation import Sampling, Turn
+from models.errors import ConfigError
+from models.vision_language_model import IGNORED_LABEL, VisionLanguageModel
+from training.benchmarks.tasks import BENCHMARKS, Figures, Files, Question
+from training.data.annotations import DataError
+from training.data.readers import MissingImage, open_image
+from training.llava_sequences import make_llava_batch
+
+CONCURRENT = 16
+
+Answerer = Callable[[Question], str]
+
+
+class Predictions:
+    """Answers by the key of their question, kept in a JSON-lines file that grows with each; safe for threads.
+
+    A last line that was cut off when a run was killed is dropped. Raises DataError if the file is of another task.
+    """
+
+    def __init__(self, path: Path, *, task: str) -> None:
+        self._path, self._task, self._lock = path, task, threading.Lock()
+        self.answers: dict[str, str] = {}
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []
+        complete = [line for line in lines if line.endswith("\n")]
+        for number, line in enumerate(complete, start=1):
+            entry = json.loads(line)
+            if entry["task"] != task:
+                raise DataError(
+                    f"{path}, line {number}: predictions of the task {entry['task']}; choose another --output."
+                )
+            self.answers[entry["key"]] = entry["answer"]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if len(complete) < len(lines):
+            path.write_text("".join(complete), encoding="utf-8")
+
+    def add(self, question: Question, answer: str) -> None:
+        """Keep an answer, here and in the file."""
+        entry = {"task": self._task, "key": question.key, "question": question.text, "answer": answer}
+        with self._lock, self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(entry) + "\n")
+            self.answers[question.key] = answer
+
+
+def engine_answerer(engine: ChatEngine, max_new_tokens: int) -> Answerer:
+    """Greedy answers of a running engine."""
+    sampling = Sampling(temperature=0.0, repetition_penalty=1.0, max_new_tokens=max_new_tokens)
+
+    def answer(question: Question) -> str:
+        text = ""
+        for partial in engine.stream([Turn("user", question.text, (open_image(question.image),))], sampling):
+            text = partial.text
+        return text
+
+    return answer
+
+
+def choice_answerer(model: VisionLanguageModel) -> Answerer:
+    """The choice that the model finds likeliest: the lowest sum of its tokens' losses, end of answer included.
+
+    MiniGPT-v2's IconQA also divides by the padded length, which is the same for all choices.
+    """
+    lock = threading.Lock()
+
+    @torch.inference_mode()
+    def answer(question: Question) -> str:
+        turn = Turn("user", question.text, (open_image(question.image),))
+        conversations = [[turn, Turn("assistant", choice)] for choice in question.choices]
+        with lock:
+            batch = make_llava_batch(model, conversations, max_tokens=model.info.context_tokens)
+            logits = model(**vars(batch)).logits
+        losses = cross_entropy(
+            logits[:, :-1].float().transpose(1, 2), batch.labels[:, 1:], ignore_index=IGNORED_LABEL, reduction="none"
+        )
+        return question.choices[int(losses.sum(dim=1).argmin())]
+
+    return answer
+
+
+def answer_all(questions: Sequence[Question], predictions: Predictions, answerer: Answerer) -> list[str]:
+    """The answers in the order of the questions; asks only those without one. Raises DataError for a lost picture."""
+    left = [question for question in questions if question.key not in predictions.answers]
+
+    def ask(question: Question) -> None:
+        try:
+            predictions.add(question, answerer(question))
+        except MissingImage as error:
+            raise DataError(f"{error}; set --images to the folder of the pictures.") from error
+
+    with ThreadPoolExecutor(CONCURRENT) as pool:
+        for _ in pool.map(ask, left):
+            pass
+    return [predictions.answers[question.key] for question in questions]
+
+
+def run_benchmark(
+    model: VisionLanguageModel, task: str, files: Files, output: Path, *, limit: int | None = None
+) -> Figures:
+    """The figures of a task; predictions go to `output`/predictions.jsonl, the table to `output`/results.json."""
+    benchmark = BENCHMARKS[task]
+    if benchmark.needs_boxes and not any(known.gives_boxes for known in model.info.tasks):
+        raise ConfigError(f"{task} asks for boxes, which {model.info.name} does not give.")
+    knows_tasks = any(known.identifier == "[vqa]" for known in model.info.tasks)
+    questions = benchmark.read(files, knows_tasks)[:limit]
+    predictions = Predictions(output / "predictions.jsonl", task=task)
+    if any(question.choices for question in questions):
+        answers = answer_all(questions, predictions, choice_answerer(model))
+    else:
+        with ChatEngine(model, max_concurrent=CONCURRENT, max_queue=CONCURRENT, busy_prefill_tokens=512) as engine:
+            answers = answer_all(questions, predictions, engine_answerer(engine, benchmark.max_new_tokens))
+    figures = benchmark.score(answers, questions)
+    report = {"model": model.info.name, "task": task, "questions": len(questions), "figures": figures}
+    (output / "results.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    return figures

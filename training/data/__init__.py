@@ -1,0 +1,1 @@
+"""Annotation files of the original repositories -> examples -> batches."""

@@ -1,0 +1,150 @@
+"""Conversations: LLaVA's three files, multi-task ones, unnatural instructions, and the LLaVA line's own format."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from models.conversation import Turn
+from models.errors import RequestError
+from training.data.annotations import Annotations, DataError, Item
+from training.data.readers import DatasetPaths, Example, MissingImage, Reader, make_example, open_image
+from training.data.text import process_caption
+from training.llava_sequences import read_turns
+
+
+class _CocoConversations(Reader):
+    """{id, conversations: [{value}, …]} by turns from the human and the model, about a COCO training picture."""
+
+    def __init__(self, paths: DatasetPaths) -> None:
+        super().__init__(paths)
+        self.items = Annotations(Path(paths.annotations))
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def image_path(self, index: int) -> Path:
+        return self.paths.images / f"COCO_train2014_{self.items[index].identifier('id')}.jpg"
+
+    def values(self, index: int) -> list[str]:
+        """The turns' texts, a question first; as many answers as questions."""
+        item = self.items[index]
+        values = [turn.text("value") for turn in item.items("conversations")]
+        if len(values) % 2:
+            raise DataError(f"{item.where()}: field 'conversations' has {len(values)} turns; the last has no answer.")
+        first = values[0].replace("<image>", "").replace("\n", "").strip()
+        return [first, *values[1:]]
+
+
+class ConversationReader(_CocoConversations):
+    """`conversation_58k.json` and the multi-task conversations: all turns as they stand.
+
+    Source: MiniGPT-4, `LlavaConversationDataset`, `MultiTaskConversationDataset`.
+    """
+
+    def example(self, index: int, rng: Random) -> Example:  # noqa: ARG002
+        values = self.values(index)
+        return make_example(tuple(values[::2]), tuple(values[1::2]), (open_image(self.image_path(index)),))
+
+
+class FirstTurnReader(_CocoConversations):
+    """`detail_23k.json` and `complex_reasoning_77k.json`: the first question, processed, and its answer as it stands.
+
+    Source: MiniGPT-4, `LlavaDetailDataset`, `LlavaReasonDataset`.
+    """
+
+    def example(self, index: int, rng: Random) -> Example:  # noqa: ARG002
+        question, answer, *_ = self.values(index)
+        return make_example((process_caption(question),), (answer,), (open_image(self.image_path(index)),))
+
+
+class UnnaturalInstructions(Reader):
+    """Unnatural Instructions: text alone. Source: MiniGPT-4, `UnnaturalDataset`."""
+
+    def __init__(self, paths: DatasetPaths) -> None:
+        super().__init__(paths)
+        self.items = Annotations(Path(paths.annotations))
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def image_path(self, index: int) -> None:
+        self._texts(index)
+
+    def _texts(self, index: int) -> tuple[str, str]:
+        instance = self.items[index].items("instances")[0]
+        constraints = instance.optional_text("constraints")
+        instruction = instance.text("instruction_with_input") + (f" {constraints}" if constraints is not None else "")
+        return process_caption(instruction), process_caption(instance.text("output"))
+
+    def example(self, index: int, rng: Random) -> Example:  # noqa: ARG002
+        question, answer = self._texts(index)
+        return make_example((question,), (answer,))
+
+
+class LlavaReader(Reader):
+    """The LLaVA line's format, for Mini-Gemini (pretraining, instruction, generation) and MoE-LLaVA alike.
+
+    {"id", "image": path or list of paths (optional), "conversations": [{"from": "human" | "gpt", "value"}, …]}.
+    """
+
+    def __init__(self, paths: DatasetPaths) -> None:
+        super().__init__(paths)
+        self.items = Annotations(Path(paths.annotations))
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def _names(self, item: Item) -> list[str]:
+        if item.values.get("image") is None:
+            return []
+        return [item.text("image")] if isinstance(item.values["image"], str) else item.texts("image")
+
+    def has_image(self, index: int) -> bool:
+        return bool(self._names(self.items[index]))
+
+    def num_words(self, index: int) -> int:
+        return sum(len(turn.text("value").split()) for turn in self.items[index].items("conversations"))
+
+    def image_path(self, index: int) -> Path | None:
+        item = self.items[index]
+        self._check(item)
+        names = self._names(item)
+        return self._existing(names[0]) if names else None
+
+    def _check(self, item: Item) -> None:
+        for turn in item.items("conversations"):
+            turn.text("value")
+            if turn.text("from") not in ("human", "gpt", "system"):
+                raise DataError(f"{item.where()}: field '{turn.prefix}from' must be human or gpt.")
+
+    def _existing(self, name: str) -> Path:
+        """The picture's file. As in the original, OCR-VQA's may be .png where the annotation says .jpg, and Visual
+        Genome's may lie in `images/` where it says `VG_100K/`."""
+        path = self.paths.images / name
+        others = (path.with_suffix(".png"), self.paths.images / re.sub(r"\bVG_100K(_2)?\b", "images", name))
+        return path if path.is_file() else next((other for other in others if other.is_file()), path)
+
+    def example(self, index: int, rng: Random) -> Example:  # noqa: ARG002
+        item = self.items[index]
+        self._check(item)
+        names = [str(self._existing(name).relative_to(self.paths.images)) for name in self._names(item)]
+        values: dict[str, Any] = {**item.values, "image": names}
+        try:
+            turns = read_turns(values, self.paths.images)
+        except RequestError as error:
+            raise DataError(f"{item.where()}: {error}") from error
+        except OSError as error:
+            raise MissingImage(str(error)) from error
+        return example_of_turns(turns, item)
+
+
+def example_of_turns(turns: list[Turn], item: Item) -> Example:
+    """Turns as an example; an open question at the end is left out. Raises DataError unless they alternate."""
+    turns = turns[: len(turns) // 2 * 2]
+    roles = [turn.role for turn in turns]
+    if not turns or roles != ["user", "assistant"] * (len(turns) // 2):
+        raise DataError(f"{item.where()}: field 'conversations' must alternate between human and gpt.")
+    return Example(tuple(turns))

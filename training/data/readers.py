@@ -1,0 +1,145 @@
+"""What every reader of an annotation format gives: examples, by index.
+
+A reader opens pictures and puts questions and answers into the words of the format; sequences and loss are not its
+business. Which instruction, sentence or answer of several is taken comes from the random generator it is given, so that
+the same step of a training run always sees the same example.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+
+from PIL import Image
+
+from models.conversation import Turn
+from training.data.annotations import Annotations, Item
+
+
+class MissingImage(Exception):
+    """A picture that an annotation names is not there or cannot be decoded; such examples are counted and skipped."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """One example: turns by the user and the assistant in order, from a question to an answer.
+
+    A question is its text without prompt template; "" where the picture alone is the prompt.
+    """
+
+    turns: tuple[Turn, ...]
+
+    @property
+    def questions(self) -> tuple[str, ...]:
+        """What the user says."""
+        return tuple(turn.text for turn in self.turns[::2])
+
+    @property
+    def answers(self) -> tuple[str, ...]:
+        """What the model is to say."""
+        return tuple(turn.text for turn in self.turns[1::2])
+
+    @property
+    def images(self) -> tuple[Image.Image, ...]:
+        """All pictures."""
+        return tuple(image for turn in self.turns for image in turn.images)
+
+
+def make_example(questions: Sequence[str], answers: Sequence[str], images: Sequence[Image.Image] = ()) -> Example:
+    """An example whose pictures belong to its first question."""
+    turns: list[Turn] = []
+    for index, (question, answer) in enumerate(zip(questions, answers, strict=True)):
+        turns += [Turn("user", question, () if index else tuple(images)), Turn("assistant", answer)]
+    return Example(tuple(turns))
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetPaths:
+    """Where a data set lies: its annotation file (or folder, or shards) and the folder of its pictures."""
+
+    annotations: str
+    images: Path
+
+
+class Reader(ABC):
+    """An annotated data set. Indices run from 0 to len - 1."""
+
+    is_stream = False  # whether its order is random already, and indices may run on beyond its length
+
+    def __init__(self, paths: DatasetPaths) -> None:
+        self.paths = paths
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def example(self, index: int, rng: Random) -> Example:
+        """The example. Raises DataError for a wrong field and MissingImage for a picture that cannot be had."""
+
+    @abstractmethod
+    def image_path(self, index: int) -> Path | None:
+        """The picture's file, checked fields included; None for text alone. Raises DataError."""
+
+    def num_words(self, index: int) -> int:
+        """How long an example is, roughly; only formats that group by length have it."""
+        raise NotImplementedError(f"{type(self).__name__} has no lengths to group by")
+
+    def has_image(self, index: int) -> bool:
+        """Whether the example comes with a picture."""
+        return self.image_path(index) is not None
+
+
+class JsonReader(Reader):
+    """A JSON list with one picture for each item."""
+
+    key: str | None = None
+    wants_existing_images = False  # leave out items without a picture already when the file is read
+
+    def __init__(self, paths: DatasetPaths) -> None:
+        super().__init__(paths)
+        self.items = Annotations(Path(paths.annotations), key=self.key)
+        self.indices = [index for index in range(len(self.items)) if self.is_kept(self.items[index])]
+        if self.wants_existing_images:
+            self.num_left_out = len(self.indices)
+            self.indices = [i for i in self.indices if self.file_of(self.items[i]).is_file()]
+            self.num_left_out -= len(self.indices)
+
+    def is_kept(self, item: Item) -> bool:  # noqa: ARG002  # for subclasses that leave some out
+        """Whether the format uses this item at all."""
+        return True
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    @abstractmethod
+    def file_of(self, item: Item) -> Path:
+        """The picture's file."""
+
+    @abstractmethod
+    def turn(self, item: Item, rng: Random, size: tuple[int, int]) -> tuple[str, str]:
+        """Question and answer about a picture of this size."""
+
+    def image_path(self, index: int) -> Path:
+        return self.file_of(self.items[self.indices[index]])
+
+    def example(self, index: int, rng: Random) -> Example:
+        item = self.items[self.indices[index]]
+        image = open_image(self.file_of(item))
+        question, answer = self.turn(item, rng, image.size)
+        return make_example((question,), (answer,), (image,))
+
+
+def open_image(path: Path) -> Image.Image:
+    """A picture as RGB. Raises MissingImage if it is not there or not a picture."""
+    try:
+        return Image.open(path).convert("RGB")
+    except (OSError, Image.DecompressionBombError, SyntaxError) as error:
+        raise MissingImage(f"{path}: {error}") from error
+
+
+def by_base_name(folder: Path, name: str) -> Path:
+    """A picture by the last part of its annotated path, as the COCO data sets are unpacked."""
+    return folder / name.rsplit("/", 1)[-1]

@@ -1,0 +1,122 @@
+"""Check a data folder before training: `python -m training.prepare --cfg-path training/configs/NAME.yaml`.
+
+Every annotation is read and its fields checked, every picture looked for, a few of each data set opened. Nothing is
+changed. Exit status 0 if training could begin, 1 if not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+
+from models.errors import MiniVLMError
+from training.data.annotations import DataError
+from training.data.mixture import open_readers
+from training.data.readers import MissingImage, Reader
+from training.recipe import DatasetRecipe, Recipe, load_recipe
+
+MAX_SHOWN = 5  # errors and missing pictures named for each data set
+
+
+@dataclass
+class Report:
+    """What was found in one data set; `errors` and `missing` hold the first few as text."""
+
+    format: str
+    num_examples: int = 0
+    num_missing: int = 0
+    num_left_out: int = 0
+    errors: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+
+    def add_missing(self, what: str) -> None:
+        """Count a picture and name the first few."""
+        self.num_missing += 1
+        if len(self.missing) < MAX_SHOWN:
+            self.missing.append(what)
+
+
+def check_dataset(recipe: Recipe, dataset: DatasetRecipe, *, num_opened: int) -> Report:
+    """Check one data set; stops after a few wrong annotations."""
+    report = Report(dataset.format)
+    try:
+        (reader,) = open_readers(recipe, [dataset])
+    except DataError as error:
+        report.errors.append(str(error))
+        return report
+    report.num_examples = len(reader)
+    report.num_left_out = getattr(reader, "num_left_out", 0)
+    if not len(reader):
+        report.errors.append(
+            f"{dataset.annotations}: no example can be used; are the pictures in {reader.paths.images}?"
+        )
+        return report
+    if not reader.is_stream:
+        _check_all(reader, report)
+    _open_some(reader, report, num_opened)
+    return report
+
+
+def _check_all(reader: Reader, report: Report) -> None:
+    for index in range(len(reader)):
+        try:
+            path = reader.image_path(index)
+        except DataError as error:
+            report.errors.append(str(error))
+            if len(report.errors) >= MAX_SHOWN:
+                return
+            continue
+        if path is not None and not path.is_file():
+            report.add_missing(str(path))
+
+
+def _open_some(reader: Reader, report: Report, count: int) -> None:
+    rng = Random(0)
+    for index in rng.sample(range(len(reader)), min(count, len(reader))):
+        try:
+            reader.example(index, rng)
+        except DataError as error:
+            if str(error) not in report.errors:
+                report.errors.append(str(error))
+        except MissingImage as error:
+            if not any(str(error).startswith(path) for path in report.missing):  # counted already
+                report.add_missing(str(error))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m training.prepare", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--cfg-path", type=Path, required=True, help="YAML of the stage")
+    parser.add_argument("--options", nargs="+", default=[], metavar="KEY=VALUE", help="override keys of the YAML")
+    parser.add_argument("--open", type=int, default=50, metavar="N", help="examples of each data set to open (50)")
+    options = parser.parse_args(arguments)
+    try:
+        recipe = load_recipe(options.cfg_path, options.options)
+    except MiniVLMError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    reports = [
+        check_dataset(recipe, dataset, num_opened=options.open)
+        for dataset in (*recipe.data.datasets, *recipe.evaluation.datasets)
+    ]
+    print(f"{'data set':26}{'examples':>12}{'left out':>10}{'missing':>10}{'errors':>8}")
+    for report in reports:
+        print(
+            f"{report.format:26}{report.num_examples:12}{report.num_left_out:10}{report.num_missing:10}"
+            f"{len(report.errors):8}"
+        )
+    for report in reports:
+        for text in (*report.errors, *(f"missing: {path}" for path in report.missing)):
+            print(f"{report.format}: {text}", file=sys.stderr)
+    num_missing = sum(report.num_missing for report in reports)
+    is_fine = not any(report.errors for report in reports) and num_missing <= recipe.data.max_missing_images
+    print("Training can begin." if is_fine else "Training can't begin like this.")
+    return 0 if is_fine else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

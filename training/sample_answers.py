@@ -1,0 +1,103 @@
+"""Answers to a few held-out questions while training goes on, with the boxes they name drawn into the pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from models.conversation import Sampling, Turn
+from models.generation import generate
+from models.grounding import Region, parse_grounded_text, regions_of
+from training.data.readers import Example
+from training.recipe import EvaluationRecipe
+from training.stages import StageModel
+
+# Okabe and Ito's palette, told apart by colour-blind people too.
+_COLOURS = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#0072b2", "#d55e00", "#cc79a7")
+_DESCRIBE = "Describe this image in detail."  # asked where an example's prompt is the picture alone
+_PICTURE_SIDE = 448
+
+
+def draw_regions(image: Image.Image, regions: Sequence[Region]) -> Image.Image:
+    """The picture, at most 448 pixels wide or high, with numbered boxes."""
+    picture = image.copy()
+    picture.thumbnail((_PICTURE_SIDE, _PICTURE_SIDE))
+    draw = ImageDraw.Draw(picture)
+    for number, region in enumerate(regions, start=1):
+        colour = _COLOURS[(number - 1) % len(_COLOURS)]
+        x0, y0, x1, y1 = region.box.pixels(picture.width - 1, picture.height - 1)
+        draw.rectangle((x0, y0, x1, y1), outline=colour, width=2)
+        draw.text((x0 + 3, y0 + 2), f"{number} {region.label}".strip(), fill=colour)
+    return picture
+
+
+class SampleAnswers(TrainerCallback):
+    """Writes `samples/step-N/answers.md` and a picture for each answer, and gives both to the tracker.
+
+    `autocast` makes the context of the training's number format (accelerate's, once there is a trainer). Answers are
+    greedy, so that no generator is touched: the losses are the same with and without them.
+    """
+
+    def __init__(
+        self,
+        examples: Sequence[Example],
+        settings: EvaluationRecipe,
+        folder: Path,
+        *,
+        writer: Any = None,
+        uses_wandb: bool = False,
+    ) -> None:
+        self._examples = list(examples)
+        self._settings = settings
+        self._folder = folder
+        self._writer = writer
+        self._uses_wandb = uses_wandb
+        self.autocast: Callable[[], AbstractContextManager[Any]] = nullcontext
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Every `every_steps` steps, in the first process."""
+        del args, control
+        if state.global_step % self._settings.every_steps == 0 and state.is_world_process_zero:
+            model = kwargs["model"]
+            # One process can't answer with a model of which it holds a part (FSDP, ZeRO-3).
+            if isinstance(model, StageModel) and not any(hasattr(p, "ds_id") for p in model.parameters()):
+                self.write(model, state.global_step)
+
+    def write(self, model: StageModel, step: int) -> None:
+        """Answer all questions and write them down."""
+        folder = self._folder / f"step-{step:06d}"
+        folder.mkdir(parents=True, exist_ok=True)
+        sampling = Sampling(temperature=0, repetition_penalty=1.0, max_new_tokens=self._settings.max_new_tokens)
+        was_training = model.training
+        model.eval()
+        lines = []
+        for number, example in enumerate(self._examples):
+            turn = Turn("user", example.questions[0] or _DESCRIBE, example.turns[0].images)
+            with self.autocast():
+                (answer,) = generate(model.model, [[turn]], sampling)
+            regions = regions_of(parse_grounded_text(answer.text))
+            lines += [f"{number}. {turn.text}", f"   - answer: {answer.text}", f"   - expected: {example.answers[0]}"]
+            lines += [f"   - box {place}: {region.label}" for place, region in enumerate(regions, start=1)]
+            for image in turn.images[:1]:
+                picture = draw_regions(image, regions)
+                picture.save(folder / f"{number}.png")
+                self._show(f"sample {number}", picture, step)
+        model.train(was_training)
+        text = "\n".join(lines) + "\n"
+        (folder / "answers.md").write_text(text, encoding="utf-8")
+        if self._writer is not None:
+            self._writer.add_text("answers", text, step)
+
+    def _show(self, title: str, picture: Image.Image, step: int) -> None:
+        if self._writer is not None:
+            self._writer.add_image(title, np.asarray(picture), step, dataformats="HWC")
+        if self._uses_wandb:
+            wandb = import_module("wandb")  # only where it is asked for; training does without
+            wandb.log({title: wandb.Image(picture)}, step=step)

@@ -1,0 +1,119 @@
+"""What a training stage trains, and how a family's training module looks to the rest of `training`."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+from torch import Tensor, nn
+
+import training.families
+from models.config import FamilyConfig
+from models.errors import ConfigError
+from models.released import ReleasedFiles
+from models.vision_language_model import VisionLanguageModel
+from training.lora import attach_lora
+from training.prompts import PromptMaker
+from training.recipe import LoraRecipe, Recipe
+
+State = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """The parameters a stage trains: those of `VisionLanguageModel` whose name a regex matches, and LoRA adapters."""
+
+    learns: tuple[str, ...]
+    lora: bool = False
+
+
+class FamilyTraining(Protocol):
+    """A module in training/families."""
+
+    STAGES: Mapping[str, Stage]
+    PROMPTS: Mapping[str, PromptMaker]
+
+    def starting_values(self, recipe: Recipe, folder: Path) -> dict[str, Any]:
+        """The keys of an eval config to load the stage's starting point from.
+
+        What a first stage starts with is drawn with the recipe's seed and written to `folder`, in the released format.
+        """
+
+    def released_name(self, name: str) -> str:
+        """The released name of a trainable parameter of `VisionLanguageModel`, for learning rate factors."""
+
+    def export(self, recipe: Recipe, config: FamilyConfig, files: ReleasedFiles, state: State, folder: Path) -> Path:
+        """Write the trained parameters as the family's released files; returns the eval config to load them with."""
+
+
+def family_training(recipe: Recipe) -> FamilyTraining:
+    """The training module of a recipe's family. Raises ConfigError for a family or stage without training."""
+    known = sorted(module.name for module in pkgutil.iter_modules(training.families.__path__))
+    if recipe.family not in known:
+        raise ConfigError(
+            f"{recipe.source}: model.family is {recipe.family!r}; there is training for {', '.join(known)}."
+        )
+    module = cast(FamilyTraining, importlib.import_module(f"training.families.{recipe.family}"))
+    for key, value, allowed in (
+        ("stage", recipe.stage, module.STAGES),
+        ("text.prompt", recipe.text.prompt, module.PROMPTS),
+    ):
+        if value not in allowed:
+            raise ConfigError(f"{recipe.source}: {key} is {value!r}; {recipe.family} has {', '.join(allowed)}.")
+    return module
+
+
+class StageModel(nn.Module):
+    """A model with the parameters of one stage set free, as transformers' Trainer takes it.
+
+    Trainable parameters are float32, whatever the frozen ones are. Frozen modules stay in evaluation mode (no dropout
+    in a frozen Q-Former); only the language model, its adapters included, and a tower's stochastic depth are put into
+    training mode.
+    """
+
+    accepts_loss_kwargs = False  # losses are means over a device's batch, as in the originals
+
+    def __init__(self, model: VisionLanguageModel, stage: Stage, lora: LoraRecipe) -> None:
+        super().__init__()
+        self.model = model
+        if stage.lora != (model.lora is not None):
+            has, does = ("no LoRA", "trains it") if stage.lora else ("LoRA", "would lose it")
+            raise ConfigError(
+                f"The starting checkpoint has {has}, but this stage {does}; choose another one of the two."
+            )
+        if stage.lora:
+            attach_lora(model, dropout=lora.dropout)
+        for name, parameter in model.named_parameters():
+            learns = any(re.search(pattern, name) for pattern in stage.learns) or (stage.lora and ".lora_" in name)
+            parameter.requires_grad_(learns)
+            if learns:
+                parameter.data = parameter.data.float()
+
+    def trainable(self) -> dict[str, nn.Parameter]:
+        """Name in `VisionLanguageModel` -> parameter; one that has several names only by its first."""
+        return {name: parameter for name, parameter in self.model.named_parameters() if parameter.requires_grad}
+
+    def train(self, mode: bool = True) -> StageModel:
+        """See the class."""
+        super().train(False)
+        self.training = mode
+        self.model.language_model.train(mode)
+        for module in self.model.vision_tower.modules():
+            if type(module).__name__ == "ConvNextDropPath":
+                module.train(mode)
+        return self
+
+    def forward(
+        self, *, input_ids: Tensor, attention_mask: Tensor, labels: Tensor, pixel_values: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """The loss of a batch; see `VisionLanguageModel.forward`."""
+        output = self.model(
+            input_ids=input_ids, attention_mask=attention_mask, labels=labels, pixel_values=pixel_values
+        )
+        assert output.loss is not None
+        return {"loss": output.loss}

@@ -1,0 +1,180 @@
+"""Train a stage: `python -m training --cfg-path YAML`, alone or under `accelerate launch -m training`.
+
+What a run leaves in its `output_dir`: `checkpoints/` to go on from, `logs/` for TensorBoard, `samples/` with answers
+while it went on, `final/` with the released file format and the eval config that `demo.py` takes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import logging
+import sys
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import torch
+import yaml
+from accelerate import PartialState  # type: ignore[import-untyped]
+from transformers import TrainerCallback
+from transformers.integrations import TensorBoardCallback
+
+from models.errors import ConfigError, MiniVLMError
+from models.loader import build_model
+from models.released import ReleasedFiles
+from training.data.mixture import MixtureDataset, evaluation_batches, training_batches
+from training.data.readers import Example
+from training.prompts import BatchSide
+from training.recipe import Recipe, load_recipe
+from training.sample_answers import SampleAnswers
+from training.sequences import Batch
+from training.stage_files import model_config
+from training.stages import FamilyTraining, StageModel, family_training
+from training.trainer import StageTrainer, latest_checkpoint, training_arguments
+
+_log = logging.getLogger(__name__)
+
+
+def run_stage(recipe: Recipe, *, resume: bool = False, callbacks: Sequence[TrainerCallback] = ()) -> Path:
+    """Train the stage of a recipe to its end; returns the eval config of the result.
+
+    `resume` goes on from the newest complete checkpoint. Raises MiniVLMError with one line for what a user can mend.
+    """
+    folder = Path(recipe.output_dir)
+    checkpoint = _checkpoint_to_resume(recipe, folder, resume=resume)
+    family = family_training(recipe)
+    on_cpu = not torch.cuda.is_available() or recipe.model.get("device") == "cpu"
+    if on_cpu and recipe.precision == "fp16":
+        raise ConfigError(f"{recipe.source}: precision fp16 needs a GPU; use --options precision=no on a CPU.")
+    process = PartialState(cpu=on_cpu)
+    config = model_config(
+        recipe, _starting_values(recipe, family, process, folder / "start", is_new=checkpoint is None)
+    )
+    # Sharded training places the weights itself; elsewhere they go straight to this process's device.
+    device = "cpu" if on_cpu or recipe.deepspeed else str(process.device)
+    dtype = "float32" if recipe.precision == "no" else config.dtype
+    model = build_model(
+        dataclasses.replace(config, device=device, dtype=dtype),
+        report=_log.info,
+        keep_lora=True,
+    )
+    stage_model = StageModel(model, family.STAGES[recipe.stage], recipe.lora)
+    if recipe.gradient_checkpointing:
+        model.language_model.activation_checkpointing_enable()
+    model.language_model.config.use_cache = False
+    side = BatchSide(model)
+
+    def make(examples: Sequence[Example], rng: Random) -> Batch:
+        return family.PROMPTS[recipe.text.prompt](side, examples, recipe.text, rng)
+
+    batches = training_batches(recipe, make, world_size=process.num_processes)
+    held_out = evaluation_batches(recipe, make)
+    args = training_arguments(recipe, folder, batches, world_size=process.num_processes, on_cpu=on_cpu)
+    reporting = _reporting(recipe, folder, held_out or batches, is_main=process.is_main_process)
+    trainer = StageTrainer(
+        recipe,
+        stage_model,
+        released_name=family.released_name,
+        args=args,
+        train_dataset=batches,
+        eval_dataset=held_out,
+        callbacks=[*reporting, *callbacks],
+    )
+    for callback in reporting:
+        if isinstance(callback, SampleAnswers):
+            callback.autocast = trainer.accelerator.autocast
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    state = trainer.trainable_state()
+    final = folder / "final"
+    if process.is_main_process:
+        family.export(recipe, config, ReleasedFiles(config), state, final)
+        values = {key: value for key, value in dataclasses.asdict(recipe).items() if key != "source"}
+        (final / "recipe.yaml").write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
+    process.wait_for_everyone()
+    return final / "eval.yaml"
+
+
+def _starting_values(
+    recipe: Recipe, family: FamilyTraining, process: PartialState, folder: Path, *, is_new: bool
+) -> dict[str, Any]:
+    """What the family starts from. The main process makes it, once for a run; the others and resumed runs read it."""
+    record = folder / "values.json"
+    if process.is_main_process and (is_new or not record.is_file()):
+        values = family.starting_values(recipe, folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        record.write_text(json.dumps(values), encoding="utf-8")
+    process.wait_for_everyone()
+    recorded: dict[str, Any] = json.loads(record.read_text(encoding="utf-8"))
+    return recorded
+
+
+def _checkpoint_to_resume(recipe: Recipe, folder: Path, *, resume: bool) -> Path | None:
+    checkpoint = latest_checkpoint(folder)
+    if checkpoint is not None and not resume:
+        raise ConfigError(
+            f"{folder} holds a run already ({checkpoint.name}); add --resume or choose another output_dir."
+        )
+    if resume and checkpoint is None:
+        raise ConfigError(f"{recipe.source}: there is no checkpoint in {folder} to resume from; leave --resume out.")
+    return checkpoint
+
+
+def _reporting(recipe: Recipe, folder: Path, batches: MixtureDataset, *, is_main: bool) -> list[TrainerCallback]:
+    """TensorBoard and sample answers, in the main process."""
+    if not is_main:
+        return []
+    callbacks: list[TrainerCallback] = []
+    writer: Any = None
+    if recipe.tracker == "wandb" and find_spec("wandb") is None:
+        raise ConfigError(
+            f"{recipe.source}: tracker wandb needs the package: pip install wandb, or tracker=tensorboard."
+        )
+    if recipe.tracker == "tensorboard":
+        from torch.utils.tensorboard import SummaryWriter
+
+        writer = SummaryWriter(log_dir=str(folder / "logs"))
+        callbacks.append(TensorBoardCallback(writer))
+    settings = recipe.evaluation
+    if settings.every_steps and settings.num_answers:
+        examples: list[Example] = []
+        for number in range(len(batches)):
+            if len(examples) >= settings.num_answers:
+                break
+            examples += batches.examples(number)
+        callbacks.append(
+            SampleAnswers(
+                examples[: settings.num_answers],
+                settings,
+                folder / "samples",
+                writer=writer,
+                uses_wandb=recipe.tracker == "wandb",
+            )
+        )
+    return callbacks
+
+
+def one_line(error: Exception) -> str:
+    """An error's message; one from a data worker comes wrapped in that worker's traceback."""
+    text = str(error).strip()
+    return text.splitlines()[-1].partition(": ")[2] if text.startswith("Caught ") else text
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m training", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--cfg-path", type=Path, required=True, help="YAML of the stage, see training/configs/")
+    parser.add_argument("--options", nargs="+", default=[], metavar="KEY=VALUE", help="override keys of the YAML")
+    parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint in output_dir")
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    try:
+        result = run_stage(load_recipe(options.cfg_path, options.options), resume=options.resume)
+    except MiniVLMError as error:
+        print(f"error: {one_line(error)}", file=sys.stderr)
+        return 2
+    print(f"Done. Try it: python demo.py --cfg-path {result}")
+    return 0

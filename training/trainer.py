@@ -1,0 +1,214 @@
+"""transformers' Trainer for a stage: the originals' optimiser groups and schedules, and checkpoints of what learns."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from importlib.util import find_spec
+from multiprocessing import get_all_start_methods
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
+from transformers import Trainer, TrainingArguments
+
+from models.errors import CheckpointCorrupt, CheckpointMismatch, ConfigError
+from training.data.mixture import MixtureDataset
+from training.recipe import Recipe
+from training.schedule import MinigptSchedule, warmup_cosine
+from training.stages import StageModel
+
+STATE_FILE = "trainable.safetensors"
+_NOT_DECAYED = ("bias", "ln", "bn")  # parts of released names; source: LAVIS, `runner_base.py`, `optimizer`
+
+
+class StageTrainer(Trainer):
+    """Trains the free parameters of a `StageModel` on a `MixtureDataset`, whose items are whole batches.
+
+    Checkpoints hold what learns, the optimiser, the schedule and every generator, so a resumed run has the losses of
+    one that was never stopped.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        model: StageModel,
+        *,
+        released_name: Callable[[str], str],
+        args: TrainingArguments,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(model=model, args=args, data_collator=_the_only_one, **kwargs)
+        self._recipe = recipe
+        self._stage_model = model
+        self._released_name = released_name
+        self._trainable = frozenset(model.trainable())
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """AdamW over groups by weight decay and learning rate factor."""
+        if self.optimizer is None:
+            settings, schedule = self._recipe.optimiser, self._recipe.schedule
+            named = self._stage_model.trainable() if model is None else _free_parameters(model)
+            self.optimizer = torch.optim.AdamW(
+                parameter_groups(self._recipe, named, self._released_name),
+                lr=schedule.init_lr,
+                betas=(0.9, settings.beta2),
+            )
+        return self.optimizer
+
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LRScheduler:
+        """The recipe's schedule."""
+        if self.lr_scheduler is None:
+            factor = schedule_factor(self._recipe, num_training_steps)
+            chosen = optimizer or self.optimizer
+            assert chosen is not None
+            self.lr_scheduler = LambdaLR(chosen, factor)
+            self._created_lr_scheduler = True
+        return self.lr_scheduler
+
+    def trainable_state(self) -> dict[str, Tensor]:
+        """Every name of every trainable parameter -> its value on the CPU; gathered where it is sharded."""
+        whole = self.accelerator.get_state_dict(self.model_wrapped)
+        frees = {name for name, p in self._stage_model.named_parameters(remove_duplicate=False) if p.requires_grad}
+        return {name.removeprefix("model."): tensor.detach().cpu() for name, tensor in whole.items() if name in frees}
+
+    def _save(self, output_dir: str | None = None, state_dict: Mapping[str, Tensor] | None = None) -> None:
+        """What learns, without the frozen rest."""
+        if not self.args.should_save:
+            return
+        folder = Path(output_dir or str(self.args.output_dir))
+        folder.mkdir(parents=True, exist_ok=True)
+        state = self._stage_model.state_dict() if state_dict is None else state_dict
+        kept = {name: state[f"model.{name}"].detach().cpu().contiguous() for name in sorted(self._trainable)}
+        save_file(kept, folder / STATE_FILE)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        if self.is_fsdp_enabled:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            return
+        file = Path(resume_from_checkpoint) / STATE_FILE
+        state = load_file(file)
+        if state.keys() != self._trainable:
+            raise CheckpointMismatch(
+                f"{file} is from a run that trained other parameters; resume with its recipe or change output_dir."
+            )
+        self._stage_model.model.load_state_dict(state, strict=False)
+
+
+def _the_only_one(items: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """An item is a batch already."""
+    (batch,) = items
+    return batch
+
+
+def _free_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The trainable parameters of a wrapped `StageModel`, by their names without the wrapper's."""
+    named = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    return {name.rpartition("_fsdp_wrapped_module.")[2].removeprefix("model."): p for name, p in named.items()}
+
+
+def parameter_groups(
+    recipe: Recipe, named: Mapping[str, nn.Parameter], released_name: Callable[[str], str]
+) -> list[dict[str, Any]]:
+    """Optimiser groups: matrices decay, vectors and whatever is called bias, ln or bn does not; by rate factor."""
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in named.items():
+        released = released_name(name)
+        decays = parameter.ndim >= 2 and not any(part in released for part in _NOT_DECAYED)
+        factors = [factor for key, factor in recipe.optimiser.lr_factors.items() if key in released]
+        factor = factors[0] if factors else 1.0
+        groups.setdefault((recipe.optimiser.weight_decay if decays else 0.0, factor), []).append(parameter)
+    return [
+        {"params": parameters, "weight_decay": decay, "lr": recipe.schedule.init_lr * factor}
+        for (decay, factor), parameters in groups.items()
+    ]
+
+
+def schedule_factor(recipe: Recipe, total_steps: int) -> Callable[[int], float]:
+    """Step -> the learning rate as a part of the highest."""
+    settings = recipe.schedule
+    if settings.kind == "warmup_cosine":
+        return warmup_cosine(total_steps, settings.warmup_ratio)
+    return MinigptSchedule(
+        init_lr=settings.init_lr,
+        min_lr=settings.min_lr,
+        warmup_lr=settings.warmup_lr,
+        warmup_steps=settings.warmup_steps,
+        epochs=settings.epochs,
+        steps_per_epoch=settings.steps_per_epoch,
+    ).factor
+
+
+def training_arguments(
+    recipe: Recipe, folder: Path, batches: MixtureDataset, *, world_size: int, on_cpu: bool
+) -> TrainingArguments:
+    """The recipe in transformers' words. One item of the data set is one batch."""
+    evaluates = bool(recipe.evaluation.every_steps and recipe.evaluation.datasets)
+    return TrainingArguments(
+        output_dir=str(folder / "checkpoints"),
+        max_steps=len(batches) // (world_size * recipe.gradient_accumulation),
+        per_device_train_batch_size=1,
+        per_device_eval_batch_size=1,
+        gradient_accumulation_steps=recipe.gradient_accumulation,
+        learning_rate=recipe.schedule.init_lr,
+        max_grad_norm=0.0,  # the originals do not clip
+        train_sampling_strategy="sequential",
+        save_steps=recipe.save_every_steps,
+        save_total_limit=recipe.keep_checkpoints,
+        logging_steps=recipe.log_every_steps,
+        logging_first_step=True,
+        logging_nan_inf_filter=False,
+        eval_strategy="steps" if evaluates else "no",
+        eval_steps=recipe.evaluation.every_steps or None,
+        prediction_loss_only=True,
+        report_to=["wandb"] if recipe.tracker == "wandb" else [],
+        run_name=recipe.name,
+        seed=recipe.seed,
+        fp16=recipe.precision == "fp16",
+        bf16=recipe.precision == "bf16",
+        dataloader_num_workers=recipe.data.workers,
+        dataloader_multiprocessing_context="fork"
+        if recipe.data.workers and "fork" in get_all_start_methods()
+        else None,
+        remove_unused_columns=False,
+        ddp_find_unused_parameters=True,  # a batch of text alone does not use the connector
+        deepspeed=_deepspeed_file(recipe),
+        use_cpu=on_cpu,
+        dataloader_pin_memory=not on_cpu,
+        label_names=["labels"],
+    )
+
+
+def _fork() -> str | None:
+    """Workers that share the data sets' memory; started otherwise they would be sent gigabytes of annotations."""
+    return "fork" if "fork" in get_all_start_methods() else None
+
+
+def _deepspeed_file(recipe: Recipe) -> str | None:
+    if recipe.deepspeed is None:
+        return None
+    if find_spec("deepspeed") is None:
+        raise ConfigError(
+            f"{recipe.source}: deepspeed is not installed; pip install deepspeed, or --options deepspeed=null."
+        )
+    file = next((f for f in (Path(recipe.deepspeed), recipe.source.parent / recipe.deepspeed) if f.is_file()), None)
+    if file is None:
+        raise ConfigError(f"{recipe.source}: deepspeed: {recipe.deepspeed} not found here or beside the YAML.")
+    return str(file)
+
+
+def latest_checkpoint(folder: Path) -> Path | None:
+    """The newest complete checkpoint. One that was being written when the run was killed has no readable state yet."""
+    found = sorted((folder / "checkpoints").glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
+    for path in reversed(found):
+        try:
+            json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))  # written last
+        except (OSError, ValueError):
+            continue
+        if not (path / STATE_FILE).is_file() and not any(path.glob("pytorch_model_fsdp*")):
+            raise CheckpointCorrupt(f"{path} has no {STATE_FILE}; delete the folder to go on from the one before.")
+        return path
+    return None
