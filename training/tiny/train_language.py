@@ -162,7 +162,7 @@ class LanguageTrainer:
             losses, weights, tasks = [], [], []
             mentions: list[tuple[Tensor, MentionTargets]] = []
             bounds = np.linspace(0, len(rows), _BUCKETS + 1).astype(int)
-            groups = [rows[a:b] for a, b in pairwise(bounds)] + [[(-1, row) for row in talk]]
+            groups = [rows[a:b] for a, b in pairwise(bounds) if a < b] + [[(-1, row) for row in talk]]
             for group in groups:
                 token_losses, token_weights, group_mentions = self._run_rows(group, keys_values, width)
                 emphasis = [mixture.emphasis.get(row.task, 1.0) for _, row in group for _ in row.answer]
