@@ -34,7 +34,7 @@ from training.tiny.mentions import MentionHead, TrainingHeads, mention_targets
 from training.tiny.muon import Muon, orthogonalise
 from training.tiny.networks import (
     LORA_ALPHA,
-    PATCH_SIZE,
+    PATCH_GRID,
     DecoderShape,
     QFormerShape,
     TinyModel,
@@ -77,7 +77,7 @@ def tiny_model(tokenizer: SentencePieceTokenizer, *, qformer: bool = False) -> T
                 nn.init.normal_(parameter, std=0.1)
     tower = build_vision_tower(TOWER, trains_ln_vision=qformer)
     connector = build_qformer_connector(TOWER, DECODER, QFORMER) if qformer else build_merge_connector(TOWER, DECODER)
-    return TinyModel(tower, connector, decoder, patch_size=PATCH_SIZE).eval()
+    return TinyModel(tower, connector, decoder, grid=PATCH_GRID).eval()
 
 
 def trainer_of(model: TinyModel, tokenizer: SentencePieceTokenizer, save_to: Path) -> LanguageTrainer:
@@ -213,7 +213,7 @@ def test_every_object_of_an_answer_is_announced(tokenizer: SentencePieceTokenize
 
 def test_dense_labels_name_what_covers_a_patch() -> None:
     scenes = [sample_scene(np.random.default_rng(seed)) for seed in range(4)]
-    targets = dense_targets(scenes, 12)
+    targets = dense_targets(scenes, PATCH_GRID)
     assert targets.names.shape == (4, 144)
     assert targets.counts.tolist() == [len(scene.objects) for scene in scenes]
     assert (targets.names >= 0).any(dim=1).all()
@@ -270,30 +270,30 @@ def test_the_refinement_learns_sets_of_objects(tokenizer: SentencePieceTokenizer
 
 def test_patches_know_how_many_objects_are_like_theirs() -> None:
     scene = next(s for s in (sample_scene(np.random.default_rng(i)) for i in range(50)) if len(s.objects) == 1)
-    targets = dense_targets([scene], 12)
+    targets = dense_targets([scene], PATCH_GRID)
     assert set(targets.alike[targets.names >= 0].flatten().tolist()) == {1}
 
 
 def test_centre_maps_mark_every_object_of_a_phrase() -> None:
     scene = sample_scene(np.random.default_rng(2))
     patches = {(int(item.centre[0] // 12), int(item.centre[1] // 12)) for item in scene.objects}
-    assert centre_map(scene.objects, 12).sum() == len(patches)
-    assert centre_map((), 12).sum() == 0
+    assert centre_map(scene.objects, PATCH_GRID).sum() == len(patches)
+    assert centre_map((), PATCH_GRID).sum() == 0
 
 
 def test_only_phrases_of_one_object_are_asked_for_a_box(scene: Scene) -> None:
     head = MentionHead(32, 144)
     hidden = torch.randn(2, 32)
     one, several = Mention(0, scene.objects[:1], is_counted=False), Mention(0, scene.objects[:2], is_counted=False)
-    targets = mention_targets([one, several], 12)
+    targets = mention_targets([one, several], PATCH_GRID)
     assert targets.boxes.isnan().all(dim=1).tolist() == [False, True]
     loss, _ = head.loss(hidden, targets, bin_width=2.0, set_weight=0.0)
-    alone, _ = head.loss(hidden[:1], mention_targets([one], 12), bin_width=2.0, set_weight=0.0)
+    alone, _ = head.loss(hidden[:1], mention_targets([one], PATCH_GRID), bin_width=2.0, set_weight=0.0)
     torch.testing.assert_close(loss, alone)
 
 
 def test_a_phrase_that_fits_nothing_has_an_empty_map_and_the_count_zero() -> None:
-    targets = mention_targets([Mention(3, (), is_counted=True)], 12)
+    targets = mention_targets([Mention(3, (), is_counted=True)], PATCH_GRID)
     assert targets.counts.tolist() == [0]
     assert targets.centres.sum() == 0
     assert (targets.attributes < 0).all()

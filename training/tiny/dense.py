@@ -17,6 +17,8 @@ from training.scenes.scene import Scene, SceneObject
 
 NAMES = (*vocab.SHAPES, *vocab.DIGITS, *vocab.WORDS)
 NUM_BINS = 101  # coordinate tokens <0> … <100>
+Grid = tuple[int, int]
+"""Rows and columns of the patches of an image."""
 _MIN_COVER = 0.2  # a patch belongs to an object that covers at least this share of it
 
 
@@ -37,9 +39,9 @@ class DenseTargets:
     background_textures: Tensor  # [B]
 
 
-def dense_targets(scenes: list[Scene], patch_size: int) -> DenseTargets:
+def dense_targets(scenes: list[Scene], grid: Grid) -> DenseTargets:
     """Labels for every patch of every scene."""
-    rows = [_patch_labels(scene, patch_size) for scene in scenes]
+    rows = [_patch_labels(scene, grid) for scene in scenes]
     labels = torch.from_numpy(np.stack([labels for labels, _, _, _ in rows]))
     return DenseTargets(
         names=labels[..., 0],
@@ -57,15 +59,16 @@ def dense_targets(scenes: list[Scene], patch_size: int) -> DenseTargets:
 
 
 def _patch_labels(
-    scene: Scene, patch_size: int
+    scene: Scene, grid: Grid
 ) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
     """Class labels [P, 6], boxes [P, 4], centre flags [P] and shares [P] of one scene."""
-    grid = vocab.IMAGE_SIZE // patch_size
+    rows, columns = grid
+    height, width = vocab.IMAGE_SIZE // rows, vocab.IMAGE_SIZE // columns
     count = len(scene.objects)
-    owner = owner_map(scene).reshape(grid, patch_size, grid, patch_size).swapaxes(1, 2).reshape(grid * grid, -1)
+    owner = owner_map(scene).reshape(rows, height, columns, width).swapaxes(1, 2).reshape(rows * columns, -1)
     covers = np.stack([(owner == index).sum(1) for index in range(count)], axis=1)
     best = covers.argmax(1)
-    is_covered = covers.max(1) >= _MIN_COVER * patch_size * patch_size
+    is_covered = covers.max(1) >= _MIN_COVER * height * width
 
     table = np.array(
         [
@@ -81,7 +84,7 @@ def _patch_labels(
     boxes = np.array([item.box for item in scene.objects], dtype=np.float32) / vocab.IMAGE_SIZE
     patches = np.bincount(best[is_covered], minlength=count)
     shares = (is_covered / np.maximum(patches, 1)[best]).astype(np.float32)
-    return np.where(is_covered[:, None], table[best], -1), boxes[best], centre_map(scene.objects, patch_size), shares
+    return np.where(is_covered[:, None], table[best], -1), boxes[best], centre_map(scene.objects, grid), shares
 
 
 def attribute_labels(item: SceneObject) -> tuple[int, int, int, int]:
@@ -94,14 +97,14 @@ def attribute_labels(item: SceneObject) -> tuple[int, int, int, int]:
     )
 
 
-def centre_map(items: Sequence[SceneObject], patch_size: int) -> NDArray[np.float32]:
+def centre_map(items: Sequence[SceneObject], grid: Grid) -> NDArray[np.float32]:
     """1 for every patch in which the centre of an object lies: [P]."""
-    grid = vocab.IMAGE_SIZE // patch_size
-    centres = np.zeros(grid * grid, dtype=np.float32)
+    rows, columns = grid
+    centres = np.zeros(grid, dtype=np.float32)
     for item in items:
         x, y = item.centre
-        centres[int(y // patch_size) * grid + int(x // patch_size)] = 1
-    return centres
+        centres[int(y * rows // vocab.IMAGE_SIZE), int(x * columns // vocab.IMAGE_SIZE)] = 1
+    return centres.reshape(-1)
 
 
 def _noun(item: SceneObject) -> str:
@@ -179,20 +182,34 @@ class DenseHeads(nn.Module):
             ),
         )
         with torch.no_grad():
-            is_word = targets.names[on] >= len(NAMES) - len(vocab.WORDS)
-            name_right = (name.argmax(-1) == targets.names[on]).float()
-            by_bins = bins.argmax(-1).float().add(0.5) / 100
-            report = {
-                "name": name_right[~is_word].mean().item(),
-                "word": name_right[is_word].mean().item(),
-                "colour": (colour.argmax(-1) == targets.colours[on]).float().mean().item(),
-                "pattern": (pattern.argmax(-1) == targets.patterns[on]).float().mean().item(),
-                "alike": (alike.argmax(-1) == targets.alike[on]).float().mean().item(),
-                "iou": iou(box, boxes).mean().item(),
-                "bins_iou75": (iou(by_bins, boxes) > 0.75).float().mean().item(),
-                "count": (count.mean(1).argmax(-1) == targets.counts).float().mean().item(),
-            }
+            found = (name.argmax(-1), colour.argmax(-1), pattern.argmax(-1), alike.argmax(-1))
+            report = _accuracies(targets, found, box, bins)
+            report["count"] = (count.mean(1).argmax(-1) == targets.counts).float().mean().item()
         return torch.stack(losses).sum(), report
+
+
+def _accuracies(
+    targets: DenseTargets, found: tuple[Tensor, Tensor, Tensor, Tensor], box: Tensor, bins: Tensor
+) -> dict[str, float]:
+    """Shares of right answers over the N covered patches.
+
+    `found` are indices of name, colour and pattern, each [N], and of numbers alike [N, 2]; `box` is [N, 4] and `bins`
+    [N, 4, 101].
+    """
+    on = targets.names >= 0
+    names, boxes = targets.names[on], targets.boxes[on]
+    is_word = names >= len(NAMES) - len(vocab.WORDS)
+    name_right = (found[0] == names).float()
+    by_bins = bins.argmax(-1).float().add(0.5) / 100
+    return {
+        "name": name_right[~is_word].mean().item(),
+        "word": name_right[is_word].mean().item(),
+        "colour": (found[1] == targets.colours[on]).float().mean().item(),
+        "pattern": (found[2] == targets.patterns[on]).float().mean().item(),
+        "alike": (found[3] == targets.alike[on]).float().mean().item(),
+        "iou": iou(box, boxes).mean().item(),
+        "bins_iou75": (iou(by_bins, boxes) > 0.75).float().mean().item(),
+    }
 
 
 def iou(a: Tensor, b: Tensor) -> Tensor:

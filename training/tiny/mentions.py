@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from training.scenes import vocabulary as vocab
-from training.tiny.dense import NAMES, NUM_BINS, DenseHeads, attribute_labels, centre_map, iou, soft_bins
+from training.tiny.dense import NAMES, NUM_BINS, DenseHeads, Grid, attribute_labels, centre_map, iou, soft_bins
 from training.tiny.rows import Mention
 
 _IGNORED = -100  # of cross_entropy
@@ -34,18 +34,17 @@ class MentionTargets:
         return cls(*(torch.cat([getattr(part, field.name) for part in parts]) for field in fields(cls)))
 
 
-def mention_targets(mentions: Sequence[Mention], patch_size: int) -> MentionTargets:
+def mention_targets(mentions: Sequence[Mention], grid: Grid) -> MentionTargets:
     """Labels for all mentions."""
     nowhere, unknown = (math.nan,) * 4, (_IGNORED,) * _NUM_ATTRIBUTES
-    patches = (vocab.IMAGE_SIZE // patch_size) ** 2
     single = [mention.items[0] if len(mention.items) == 1 else None for mention in mentions]
-    centres = np.array([centre_map(mention.items, patch_size) for mention in mentions], dtype=np.float32)
+    centres = np.array([centre_map(mention.items, grid) for mention in mentions], dtype=np.float32)
     return MentionTargets(
         boxes=torch.tensor([item.box if item else nowhere for item in single]).view(-1, 4) / vocab.IMAGE_SIZE,
         attributes=torch.tensor(
             [attribute_labels(item) if item else unknown for item in single], dtype=torch.long
         ).view(-1, _NUM_ATTRIBUTES),
-        centres=torch.from_numpy(centres.reshape(-1, patches)),
+        centres=torch.from_numpy(centres.reshape(-1, grid[0] * grid[1])),
         counts=torch.tensor([len(m.items) if m.is_counted else _IGNORED for m in mentions], dtype=torch.long),
     )
 

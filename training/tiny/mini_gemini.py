@@ -12,16 +12,24 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import nn
 from transformers import CLIPVisionConfig, ConvNextConfig
 
-from models.parts.dual_vision import ClipPatches, ConvNextStages, DualFeatures, DualVisionTower
+from models.parts.dual_vision import ClipPatches, ConvNextStages, DualVisionTower
 from models.parts.llava_chat import FORMATS
 from models.parts.patch_mining import PatchMiningConnector
 from models.piece_tokenizer import PieceTokenizer
 from training.scenes.vocabulary import IMAGE_SIZE
 from training.tiny.mentions import TrainingHeads
-from training.tiny.networks import DecoderShape, TinyModel, TowerShape, build_decoder, merged_decoder_state, part_of
+from training.tiny.networks import (
+    ConnectorReadModel,
+    DecoderShape,
+    TinyModel,
+    TowerShape,
+    build_decoder,
+    merged_decoder_state,
+    part_of,
+)
 from training.tiny.pretrain_tower import TowerRecipe, pretrain_tower
 from training.tiny.rows import MINIGPT4_MIXTURE, RowFormat
 from training.tiny.tokenizer import COORDINATES, write_tokenizer_configs
@@ -62,15 +70,6 @@ _RELEASED_NAMES = (
 )
 
 
-class MiningModel(TinyModel):
-    """Its dense features are the low-resolution patches after they have mined the high-resolution map."""
-
-    def dense_features(self, features: DualFeatures) -> Tensor:  # type: ignore[override]  # two towers give two maps
-        """`DualFeatures` -> [B, P, V]."""
-        assert isinstance(self.connector, PatchMiningConnector)
-        return self.connector.prepare(features)
-
-
 class MiniGemini:
     """The model with its tokenizer while it is trained; `work` holds the states of the stages."""
 
@@ -84,7 +83,7 @@ class MiniGemini:
         self.tokenizer = PieceTokenizer(folder)
         self.coordinate_ids = [self.tokenizer.encode(piece)[-1] for piece in COORDINATES]
 
-    def build(self) -> tuple[MiningModel, TrainingHeads]:
+    def build(self) -> tuple[TinyModel, TrainingHeads]:
         """The networks, untrained."""
         low = ClipPatches(
             CLIPVisionConfig(
@@ -110,7 +109,7 @@ class MiniGemini:
         tower = DualVisionTower(low=low, high=high, grid=1, has_global=False)
         connector = PatchMiningConnector(vision_width=LOW.width, aux_width=sum(HIGH_WIDTHS), text_width=DECODER.width)
         decoder = build_decoder(DECODER, vocabulary_size=len(self.tokenizer), coordinate_ids=self.coordinate_ids)
-        model = MiningModel(tower, connector, decoder, patch_size=LOW_PATCH * IMAGE_SIZE // LOW_SIZE)
+        model = ConnectorReadModel(tower, connector, decoder, grid=(LOW_SIZE // LOW_PATCH,) * 2)
         return model, TrainingHeads(LOW.width, DECODER.width, model.num_patches)
 
     def pretrain(self, recipe: TowerRecipe = TOWER_RECIPE) -> None:
@@ -120,7 +119,7 @@ class MiniGemini:
             model, heads = self.build()
             pretrain_tower(model, heads.dense, recipe, self.tower_path)
 
-    def train(self, minigpt_v2: Path, recipe: LanguageRecipe = RECIPE) -> MiningModel:
+    def train(self, minigpt_v2: Path, recipe: LanguageRecipe = RECIPE) -> TinyModel:
         """From the pretrained towers and the decoder of a finished MiniGPT-v2."""
         torch.manual_seed(recipe.seed)
         model, heads = self.build()
@@ -136,7 +135,7 @@ class MiniGemini:
         trainer.run()
         return model
 
-    def export(self, model: MiningModel, folder: Path) -> None:
+    def export(self, model: TinyModel, folder: Path) -> None:
         """A model folder as released: towers, connector and language model in one file, fp16."""
         folder.mkdir(parents=True, exist_ok=True)
         weights = {released_name(name): tensor.half().contiguous() for name, tensor in model.state_dict().items()}
@@ -163,13 +162,13 @@ class MiniGemini:
 
 
 def released_name(name: str) -> str:
-    """The name that a tensor of `MiningModel` has in an MGM folder."""
+    """The name that a tensor of `TinyModel` has in an MGM folder."""
     for pattern, replacement in _RELEASED_NAMES:
         name = re.sub(pattern, replacement, name)
     return name
 
 
-def without_mining(model: MiningModel) -> MiningModel:
+def without_mining(model: TinyModel) -> TinyModel:
     """The same model with what it mines set to zero, to show what the high-resolution tower is for."""
     value = model.connector.get_submodule("value.1")
     assert isinstance(value, nn.Linear)

@@ -15,7 +15,7 @@ from models.sentencepiece_tokenizer import SentencePieceTokenizer
 from training.tiny import export
 from training.tiny.mentions import TrainingHeads
 from training.tiny.networks import (
-    PATCH_SIZE,
+    PATCH_GRID,
     DecoderShape,
     QFormerShape,
     TinyModel,
@@ -116,7 +116,7 @@ class MiniGPTv2(LlamaFamily):
         decoder = self.build_decoder()
         add_lora(decoder)
         tower = build_vision_tower(TOWER, trains_ln_vision=False)
-        model = TinyModel(tower, build_merge_connector(TOWER, DECODER), decoder, patch_size=PATCH_SIZE)
+        model = TinyModel(tower, build_merge_connector(TOWER, DECODER), decoder, grid=PATCH_GRID)
         return model, TrainingHeads(TOWER.width, DECODER.width, model.num_patches)
 
     def train(
@@ -154,7 +154,7 @@ class MiniGPT4(LlamaFamily):
     def build(self) -> tuple[TinyModel, TrainingHeads]:
         """The networks, untrained."""
         tower, decoder = build_vision_tower(TOWER, trains_ln_vision=True), self.build_decoder()
-        model = TinyModel(tower, build_qformer_connector(TOWER, DECODER, QFORMER), decoder, patch_size=PATCH_SIZE)
+        model = TinyModel(tower, build_qformer_connector(TOWER, DECODER, QFORMER), decoder, grid=PATCH_GRID)
         return model, TrainingHeads(TOWER.width, DECODER.width, model.num_patches)
 
     def train(self, minigpt_v2: Path, recipe: LanguageRecipe = MINIGPT4) -> TinyModel:

@@ -13,8 +13,10 @@ from transformers import Blip2QFormerConfig, LlamaConfig, LlamaForCausalLM, PreT
 from models.parts.connectors import PatchMergeProjector, QFormerConnector, qformer_config
 from models.parts.eva_vision import EvaVisionTower, eva_vision_config
 from training.scenes.vocabulary import IMAGE_SIZE
+from training.tiny.dense import Grid
 
 PATCH_SIZE = 12
+PATCH_GRID = (IMAGE_SIZE // PATCH_SIZE,) * 2
 MERGED_PATCHES = 4
 LORA_RANK = 8
 LORA_ALPHA = 16.0
@@ -70,31 +72,36 @@ class LoraLinear(nn.Module):
 class TinyModel(nn.Module):
     """Vision tower, connector and decoder while they are trained; the names are those of `VisionLanguageModel`.
 
-    `patch_size` is the side in pixels of a scene of what one dense feature stands for.
+    `grid` are the rows and columns of what the dense features stand for.
     """
 
     def __init__(
-        self, vision_tower: nn.Module, connector: nn.Module, language_model: PreTrainedModel, *, patch_size: int
+        self, vision_tower: nn.Module, connector: nn.Module, language_model: PreTrainedModel, *, grid: Grid
     ) -> None:
         super().__init__()
         self.vision_tower = vision_tower
         self.connector = connector
         self.language_model = language_model
-        self.patch_size = patch_size
+        self.grid = grid
 
     @property
     def num_patches(self) -> int:
         """Dense features per image."""
-        return (IMAGE_SIZE // self.patch_size) ** 2
+        return self.grid[0] * self.grid[1]
 
     def look(self, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
         """Pixel values [B, 3, S, S] -> image tokens [B, N, H] and what the dense heads read, [B, P, V]."""
         features = self.vision_tower.features(pixel_values)  # type: ignore[operator]  # every tower has it
-        return self.connector(features), self.dense_features(features)
+        return self.connector(features), features[:, 1:]
 
-    def dense_features(self, features: Tensor) -> Tensor:
-        """What the tower gives -> [B, P, V]: here all but CLS."""
-        return features[:, 1:]
+
+class ConnectorReadModel(TinyModel):
+    """Its dense features are what the connector prepares: the queries of a Q-Former, or patches that have mined."""
+
+    def look(self, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
+        features = self.vision_tower.features(pixel_values)  # type: ignore[operator]  # every tower has it
+        prepared = self.connector.prepare(features)  # type: ignore[operator]  # every connector has it
+        return self.connector.projection(prepared), prepared  # type: ignore[operator]
 
 
 def build_vision_tower(shape: TowerShape, *, trains_ln_vision: bool) -> EvaVisionTower:

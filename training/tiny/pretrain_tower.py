@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
 
 from training.scenes.scene import sample_scene
 from training.tiny.dense import DenseHeads, dense_targets
@@ -30,25 +31,34 @@ class TowerRecipe:
     steps: int
     batch: int = 48  # scenes per step
     rates: LearningRates = RATES
+    tower_factor: float = 1.0  # on the learning rates of the vision tower
     decay_from: float = 0.6  # share of the steps after which the learning rates fall to zero
+    set_weight: float = 0.0  # of `DenseHeads.loss`; a tower that has learned to count forgets it where this is zero
+    bin_widths: tuple[float, float] = (4.0, 1.5)  # of the soft coordinate labels, first and last
     seed: int = 1
 
 
 def pretrain_tower(model: TinyModel, heads: DenseHeads, recipe: TowerRecipe, save_to: Path) -> None:
     """Train what `model` sees with, and the read-out heads; save the state dicts of both, {"model", "heads"}."""
     rng = np.random.default_rng([recipe.seed, 0])
-    optimisers = build_optimisers([(model.vision_tower, 1.0), (model.connector, 1.0), (heads, 1.0)], recipe.rates)
+    parts: list[tuple[nn.Module, float]] = [
+        (model.vision_tower, recipe.tower_factor),
+        (model.connector, 1.0),
+        (heads, 1.0),
+    ]
+    optimisers = build_optimisers(parts, recipe.rates)
     reports: dict[str, list[float]] = defaultdict(list)
     start = time.monotonic()
     for step in range(recipe.steps):
         progress = step / recipe.steps
         set_progress(optimisers, progress, decay_from=recipe.decay_from)
+        width = recipe.bin_widths[0] + (recipe.bin_widths[1] - recipe.bin_widths[0]) * progress
         # Crowded scenes have more labelled patches; a few sparse ones keep the counts honest.
         scenes = [sample_scene(rng, min_objects=3 if i % 3 else 1) for i in range(recipe.batch)]
-        targets = dense_targets(scenes, model.patch_size)
+        targets = dense_targets(scenes, model.grid)
         with torch.autocast("cpu", torch.bfloat16):
             _, features = model.look(pixel_values_of(scenes, rng))
-            loss, report = heads.loss(features, targets, bin_width=4 - 2.5 * progress)
+            loss, report = heads.loss(features, targets, bin_width=width, set_weight=recipe.set_weight)
         for optimiser in optimisers:
             optimiser.zero_grad(set_to_none=True)
         loss.backward()

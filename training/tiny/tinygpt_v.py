@@ -14,7 +14,8 @@ from training.tiny import export
 from training.tiny.byte_tokenizer import train_byte_tokenizer
 from training.tiny.mentions import TrainingHeads
 from training.tiny.networks import (
-    PATCH_SIZE,
+    NUM_QUERY_TOKENS,
+    ConnectorReadModel,
     DecoderShape,
     QFormerShape,
     TinyModel,
@@ -37,6 +38,8 @@ TOWER = TowerShape()
 QFORMER = QFormerShape()
 DECODER = DecoderShape(mlp_width=512)
 INNER_WIDTH = 128  # between the two projections
+QUERY_GRID = (8, 4)  # every query answers for one cell of the image while the Q-Former learns to see
+assert QUERY_GRID[0] * QUERY_GRID[1] == NUM_QUERY_TOKENS
 END = "###"
 
 STAGE_4 = LanguageRecipe(
@@ -76,8 +79,8 @@ class TinyGPTV:
         add_phi_lora(decoder)
         tower = build_vision_tower(TOWER, trains_ln_vision=True)
         connector = build_qformer_connector(TOWER, DECODER, QFORMER, inner_width=INNER_WIDTH)
-        model = TinyModel(tower, connector, decoder, patch_size=PATCH_SIZE)
-        return model, TrainingHeads(TOWER.width, DECODER.width, model.num_patches)
+        model = ConnectorReadModel(tower, connector, decoder, grid=QUERY_GRID)
+        return model, TrainingHeads(QFORMER.width, DECODER.width, model.num_patches)
 
     def train_stage_4(self, minigpt4: Path, recipe: LanguageRecipe = STAGE_4) -> TinyModel:
         """From the tower and the Q-Former of a finished MiniGPT-4; projections and decoder start from nothing."""

@@ -156,7 +156,7 @@ class LanguageTrainer:
         with torch.autocast("cpu", torch.bfloat16):
             image_embeds, features = self.model.look(pixel_values_of(scenes, rng))
             dense, dense_report = self.heads.dense.loss(
-                features, dense_targets(scenes, self.model.patch_size), bin_width=1.5, set_weight=recipe.set_weight
+                features, dense_targets(scenes, self.model.grid), bin_width=1.5, set_weight=recipe.set_weight
             )
             keys_values = self._read_image(image_embeds)
             losses, weights, tasks = [], [], []
@@ -224,7 +224,7 @@ class LanguageTrainer:
         """Hidden states [N, H] at the mentions of all rows, with what is to be read there."""
         found = [(i, mention) for i, (_, row) in enumerate(group) for mention in row.mentions]
         states = hidden[[i for i, _ in found], [mention.index for _, mention in found]]
-        return states, mention_targets([mention for _, mention in found], self.model.patch_size)
+        return states, mention_targets([mention for _, mention in found], self.model.grid)
 
     def _token_losses(self, logits: Tensor, targets: Tensor, bin_width: float) -> Tensor:
         """Cross entropy per token; coordinate tokens have Gaussian soft labels over the 101 numbers."""
