@@ -135,7 +135,8 @@ class Router(nn.Module):
 
     def forward(self, tokens: Tensor) -> Routing:
         """[S, H] -> routing of S tokens."""
-        logits = functional.linear(tokens.float(), self.weight.float())
+        with torch.autocast(tokens.device.type, enabled=False):  # which would take linear layers back to 16 bits
+            logits = functional.linear(tokens.float(), self.weight.float())
         factor = self.layers.capacity_factor if self.training else self.layers.eval_capacity_factor
         capacity = expert_capacity(*logits.shape, factor=factor, minimum=self.layers.min_capacity)
         return route(logits, capacity=capacity, noise=None if self.noise is None else self.noise(logits))
@@ -202,4 +203,6 @@ def sparse_layers_of(moe: Mapping[str, Any], *, samples_second: bool, is_stacked
 
 def _new(*shape: int) -> nn.Parameter:
     """Small random values: an expert is either loaded or copied from a dense layer, but never left undefined."""
-    return nn.Parameter(nn.init.normal_(torch.empty(*shape), std=0.02))
+    parameter = nn.Parameter(torch.empty(*shape))
+    nn.init.normal_(parameter, std=0.02)
+    return parameter

@@ -6,16 +6,24 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from models.conversation import Turn
 from models.loader import load_model
 from models.parts.dual_vision import DualVisionTower
+from models.parts.llava_vision import CutClip
+from models.parts.sparse_decoders import SparseDecoder
 from training.scenes import draw_scene
-from training.tiny import mini_gemini, minigpt, tinygpt_v
+from training.scenes.scene import sample_scene
+from training.scenes.vocabulary import IMAGE_SIZE
+from training.sparse_upcycling import upcycle_folder
+from training.tiny import mini_gemini, minigpt, moe_llava, tinygpt_v
 from training.tiny.byte_tokenizer import train_byte_tokenizer
-from training.tiny.networks import DecoderShape, QFormerShape, TowerShape
+from training.tiny.clip_tower import clip_config, clip_from_eva
+from training.tiny.images import pixel_values_of
+from training.tiny.networks import PATCH_SIZE, DecoderShape, QFormerShape, TowerShape, build_vision_tower
 from training.tiny.train_language import LanguageRecipe
 from training.tiny.train_tiny import FAMILIES
 
@@ -26,12 +34,14 @@ DECODER = DecoderShape(width=32, layers=3, heads=1, mlp_width=32)
 QFORMER = QFormerShape(width=32, layers=1, heads=1, mlp_width=32)
 _SIZES = "hidden_size: 32, num_hidden_layers: 1, num_attention_heads: 1, intermediate_size: 32"
 _EVA, _QFORMER = f"vision_config={{{_SIZES}, patch_size: 12}}", f"qformer_config={{{_SIZES}}}"
-_CLIP = f"vision_config={{{_SIZES.replace('layers: 1', 'layers: 2')}, image_size: 72, patch_size: 8}}"
+_CLIP = f"vision_config={{{_SIZES.replace('layers: 1', 'layers: 2')}, image_size: 60, patch_size: 5, hidden_act: gelu}}"
+_CLIP_144 = _CLIP.replace("image_size: 60, patch_size: 5", "image_size: 144, patch_size: 12")
 OVERRIDES = {
     "minigpt_v2": (_EVA,),
     "minigpt4": (_EVA, _QFORMER),
     "tinygpt_v": (_EVA, _QFORMER),
     "tinygpt_v_stage3": (_EVA, _QFORMER),
+    "moe_llava": (_CLIP_144,),
     "mini_gemini": (_CLIP,),
 }
 
@@ -52,11 +62,12 @@ def small_recipes(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (minigpt, tinygpt_v):
         monkeypatch.setattr(module, "TOWER", TOWER)
         monkeypatch.setattr(module, "QFORMER", QFORMER)
-    for module in (minigpt, tinygpt_v, mini_gemini):
+    for module in (minigpt, tinygpt_v, moe_llava, mini_gemini):
         monkeypatch.setattr(module, "DECODER", DECODER)
+    monkeypatch.setattr(moe_llava, "TOWER", TOWER)
     monkeypatch.setattr(mini_gemini, "LOW", TOWER)
     monkeypatch.setattr(mini_gemini, "HIGH_WIDTHS", (4, 8, 8, 8))
-    for module in (minigpt, mini_gemini):
+    for module in (minigpt, moe_llava, mini_gemini):
         monkeypatch.setattr(module, "TOWER_RECIPE", replace(module.TOWER_RECIPE, steps=1, batch=2))
     legs = minigpt.MINIGPT_V2_LEGS
     defaults = (tuple(shortened(leg, steps) for leg, steps in zip(legs, (1, 2), strict=True)),)
@@ -64,8 +75,9 @@ def small_recipes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(minigpt.MiniGPT4.train, "__defaults__", (shortened(minigpt.MINIGPT4),))
     monkeypatch.setattr(tinygpt_v.TinyGPTV.train_stage_4, "__defaults__", (shortened(tinygpt_v.STAGE_4),))
     monkeypatch.setattr(tinygpt_v.TinyGPTV.train_stage_3, "__defaults__", (shortened(tinygpt_v.STAGE_3),))
-    monkeypatch.setattr(mini_gemini.MiniGemini.pretrain, "__defaults__", (mini_gemini.TOWER_RECIPE,))
-    monkeypatch.setattr(mini_gemini.MiniGemini.train, "__defaults__", (shortened(mini_gemini.RECIPE),))
+    monkeypatch.setattr(moe_llava, "DENSE", shortened(moe_llava.DENSE))
+    monkeypatch.setattr(moe_llava, "SPARSE", shortened(moe_llava.SPARSE))
+    monkeypatch.setattr(mini_gemini, "RECIPE", shortened(mini_gemini.RECIPE))
 
 
 @pytest.mark.filterwarnings("ignore:Mismatch dtype between input and weight")  # autocast leaves RMSNorm weights alone
@@ -100,3 +112,37 @@ def test_an_exported_mini_gemini_sees_what_was_trained(small_recipes: None, tmp_
         without = mini_gemini.without_mining(model).look(pixel_values)[1]
         torch.testing.assert_close(without, model.vision_tower.features(pixel_values).low[:, 0])  # type: ignore[operator]
     assert (mined - without).abs().max() > 0.01
+
+
+def test_clip_begins_as_the_tower_that_it_is_made_from() -> None:
+    torch.manual_seed(0)
+    eva = build_vision_tower(TowerShape(), trains_ln_vision=False)
+    for parameter in eva.parameters():
+        torch.nn.init.normal_(parameter, mean=parameter.detach().mean().item(), std=0.05)
+    torch.nn.init.ones_(eva.post_layernorm.weight)
+    torch.nn.init.zeros_(eva.post_layernorm.bias)
+    clip = CutClip(clip_config(TowerShape(), image_size=IMAGE_SIZE, patch_size=PATCH_SIZE))
+    clip.load_state_dict(clip_from_eva(eva, patch_size=PATCH_SIZE))
+    pixel_values = pixel_values_of([sample_scene(np.random.default_rng(seed)) for seed in range(4)])
+    with torch.no_grad():
+        likeness = torch.cosine_similarity(
+            eva.features(pixel_values), clip(pixel_values=pixel_values).last_hidden_state, dim=-1
+        )
+    assert likeness.min() > 0.98
+
+
+def test_experts_start_as_the_feed_forward_that_they_replace(small_recipes: None, tmp_path: Path) -> None:
+    shutil.copy(ROOT / "checkpoints" / "tiny_minigpt_v2" / "llama" / "tokenizer.model", tmp_path)
+    family = moe_llava.MoELlava(tmp_path)
+    dense, _ = family.build()
+    family.export(dense, tmp_path / "dense")
+    upcycle_folder(tmp_path / "dense", tmp_path / "sparse")
+    sparse = family.load(tmp_path / "sparse")
+    assert isinstance(sparse.language_model, SparseDecoder)
+    assert list(sparse.language_model.sparse_layers) == [0, 2]
+    ids = torch.arange(10, 20)[None]
+    with torch.no_grad():
+        expected = dense.eval().language_model(input_ids=ids).logits
+        torch.testing.assert_close(sparse.eval().language_model(input_ids=ids).logits, expected, atol=2e-3, rtol=1e-2)
+    trained = {name for name, parameter in sparse.named_parameters() if parameter.requires_grad}
+    assert all(".mlp." in name or name.startswith("connector.") for name in trained)

@@ -1,6 +1,7 @@
-"""Tiny Mini-Gemini: CLIP at half and ConvNeXt at full resolution, patch info mining, and MiniGPT-v2's decoder.
+"""Tiny Mini-Gemini: CLIP at low and ConvNeXt at full resolution, patch info mining, and MoE-LLaVA's dense decoder.
 
-At 72 px digits and words can hardly be read: what the picture says has to come from the high-resolution tower.
+CLIP begins as MiniGPT-v2's tower, but sees 60 of 144 px (the released models see 336 of 768): digits and words can
+hardly be read there. What the picture says has to come from the high-resolution tower.
 """
 
 from __future__ import annotations
@@ -12,22 +13,24 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
-from torch import nn
-from transformers import CLIPVisionConfig, ConvNextConfig
+from torch import Tensor, nn
+from transformers import ConvNextConfig
 
 from models.parts.dual_vision import ClipPatches, ConvNextStages, DualVisionTower
+from models.parts.eva_vision import EvaVisionTower
 from models.parts.llava_chat import FORMATS
 from models.parts.patch_mining import PatchMiningConnector
 from models.piece_tokenizer import PieceTokenizer
 from training.scenes.vocabulary import IMAGE_SIZE
+from training.tiny.clip_tower import clip_config, clip_from_eva
 from training.tiny.mentions import TrainingHeads
 from training.tiny.networks import (
+    PATCH_GRID,
     ConnectorReadModel,
     DecoderShape,
     TinyModel,
     TowerShape,
     build_decoder,
-    merged_decoder_state,
     part_of,
 )
 from training.tiny.pretrain_tower import TowerRecipe, pretrain_tower
@@ -35,19 +38,22 @@ from training.tiny.rows import MINIGPT4_MIXTURE, RowFormat
 from training.tiny.tokenizer import COORDINATES, write_tokenizer_configs
 from training.tiny.train_language import LanguageRecipe, LanguageTrainer
 
-LOW_SIZE, LOW_PATCH = 72, 8
+LOW_SIZE, LOW_PATCH = 60, 5
 LOW = TowerShape()
 HIGH_WIDTHS, HIGH_DEPTHS = (48, 96, 144, 192), (1, 1, 2, 1)
 DECODER = DecoderShape()
 
-TOWER_RECIPE = TowerRecipe(steps=1000, seed=21)
+TOWER_RECIPE = TowerRecipe(steps=700, set_weight=0.5, bin_widths=(3.0, 1.2), decay_from=0.3, seed=21)
 RECIPE = LanguageRecipe(
-    steps=900,
+    steps=400,
     mixture=MINIGPT4_MIXTURE,
     set_weight=1.0,
-    curriculum=(),
-    bin_widths=(4.0, 1.5),
+    tower_factor=0.15,
     decoder_factor=0.6,
+    dense_weight=0.3,
+    curriculum=(),
+    bin_widths=(2.0, 1.5),
+    decay_from=0.2,
     seed=22,
 )
 
@@ -85,17 +91,8 @@ class MiniGemini:
 
     def build(self) -> tuple[TinyModel, TrainingHeads]:
         """The networks, untrained."""
-        low = ClipPatches(
-            CLIPVisionConfig(
-                hidden_size=LOW.width,
-                intermediate_size=LOW.mlp_width,
-                num_hidden_layers=LOW.layers,
-                num_attention_heads=LOW.heads,
-                image_size=LOW_SIZE,
-                patch_size=LOW_PATCH,
-            )
-        )
-        low.set_attn_implementation("eager")  # with 82 tokens on a CPU thread it is faster than the fused kernel
+        low = ClipPatches(clip_config(LOW, image_size=LOW_SIZE, patch_size=LOW_PATCH))
+        low.set_attn_implementation("eager")  # with 145 tokens on a CPU thread it is faster than the fused kernel
         high = ConvNextStages(
             ConvNextConfig(
                 hidden_sizes=list(HIGH_WIDTHS),
@@ -109,27 +106,36 @@ class MiniGemini:
         tower = DualVisionTower(low=low, high=high, grid=1, has_global=False)
         connector = PatchMiningConnector(vision_width=LOW.width, aux_width=sum(HIGH_WIDTHS), text_width=DECODER.width)
         decoder = build_decoder(DECODER, vocabulary_size=len(self.tokenizer), coordinate_ids=self.coordinate_ids)
-        model = ConnectorReadModel(tower, connector, decoder, grid=(LOW_SIZE // LOW_PATCH,) * 2)
+        model = ConnectorReadModel(tower, connector, decoder, grid=PATCH_GRID)
         return model, TrainingHeads(LOW.width, DECODER.width, model.num_patches)
 
-    def pretrain(self, recipe: TowerRecipe = TOWER_RECIPE) -> None:
-        """Both towers and the mining learn to see; nothing is done if that is done."""
-        if not self.tower_path.is_file():
-            torch.manual_seed(recipe.seed)
-            model, heads = self.build()
-            pretrain_tower(model, heads.dense, recipe, self.tower_path)
-
-    def train(self, minigpt_v2: Path, recipe: LanguageRecipe = RECIPE) -> TinyModel:
-        """From the pretrained towers and the decoder of a finished MiniGPT-v2."""
-        torch.manual_seed(recipe.seed)
+    def pretrain(self, minigpt_v2: TinyModel, heads_state: dict[str, Tensor]) -> None:
+        """Both towers and the mining learn to see, from a finished MiniGPT-v2's tower and read-outs."""
+        if self.tower_path.is_file():
+            return
+        torch.manual_seed(TOWER_RECIPE.seed)
         model, heads = self.build()
+        assert isinstance(model.vision_tower, DualVisionTower)
+        assert isinstance(minigpt_v2.vision_tower, EvaVisionTower)
+        model.vision_tower.low.load_state_dict(clip_from_eva(minigpt_v2.vision_tower, patch_size=LOW_PATCH))
+        heads.dense.load_state_dict(part_of(heads_state, "dense."))
+        without_mining(model)  # which begins by adding nothing
+        pretrain_tower(model, heads.dense, TOWER_RECIPE, self.tower_path)
+
+    def train(self, dense: Path) -> TinyModel:
+        """From the pretrained towers, and projection and decoder of MoE-LLaVA's finished dense phase."""
+        torch.manual_seed(RECIPE.seed)
+        model, heads = self.build()
+        finished = torch.load(dense, weights_only=True)
+        model.language_model.load_state_dict(part_of(finished["model"], "language_model."))
+        heads.load_state_dict(finished["heads"])
         seeing = torch.load(self.tower_path, weights_only=True)
         model.load_state_dict(seeing["model"], strict=False)  # all but the decoder
         heads.dense.load_state_dict(seeing["heads"])
-        finished = torch.load(minigpt_v2, weights_only=True)
-        model.language_model.load_state_dict(merged_decoder_state(part_of(finished["model"], "language_model.")))
+        projection = part_of(finished["model"], "connector.projection.")
+        model.connector.get_submodule("projection").load_state_dict(projection)
         rows = RowFormat(prompt_format=FORMATS["vicuna_v1"], tokenizer=self.tokenizer, answer_end="</s>")
-        trainer = LanguageTrainer(model, heads, rows, self.coordinate_ids, recipe, self.path)
+        trainer = LanguageTrainer(model, heads, rows, self.coordinate_ids, RECIPE, self.path)
         if self.path.is_file():
             trainer.resume()
         trainer.run()

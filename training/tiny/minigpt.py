@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
 from transformers import LlamaForCausalLM
 
 from models.parts.connectors import QFormerConnector
@@ -135,6 +136,13 @@ class MiniGPTv2(LlamaFamily):
         self.run(model, heads, self.rows, legs, self.language_path)
         self.run(model, heads, self.rows, (refinement,), self.path)
         return model
+
+    def finished(self) -> tuple[TinyModel, dict[str, Tensor]]:
+        """The trained model and the state dict of its read-outs."""
+        model, _ = self.build()
+        state = torch.load(self.path, weights_only=True)
+        model.load_state_dict(state["model"])
+        return model, state["heads"]
 
     def export(self, model: TinyModel, folder: Path) -> None:
         """The three released files."""

@@ -44,8 +44,9 @@ def build_optimisers(parts: Iterable[tuple[nn.Module, float]], rates: LearningRa
 
 
 def _is_hidden_matrix(name: str, parameter: nn.Parameter) -> bool:
-    """Hidden weights go to Muon; embeddings, output rows, read-out heads and LoRA factors do not."""
-    return parameter.ndim == 2 and (".layers." in name or ".layer." in name) and "lora" not in name
+    """Hidden weights go to Muon; embeddings, output rows, routers, read-out heads and LoRA factors do not."""
+    is_hidden = parameter.ndim == 2 and (".layers." in name or ".layer." in name)
+    return is_hidden and "lora" not in name and ".router." not in name
 
 
 def set_progress(

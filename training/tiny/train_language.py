@@ -8,6 +8,7 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +17,9 @@ from numpy.random import Generator
 from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
+from transformers.modeling_outputs import BaseModelOutputWithPast
 
+from models.parts.sparse_decoders import SparseDecoder
 from training.scenes.questions import vary
 from training.scenes.scene import sample_scene
 from training.scenes.small_talk import small_talk
@@ -31,6 +34,7 @@ from training.tiny.rows import Mixture, Row, RowFormat
 logger = logging.getLogger(__name__)
 
 _BUCKETS = 6  # rows are sorted by length and run in this many groups, so that little is padding
+_CROWD = 5
 _TEXT_ONLY_ROWS = 3  # per step
 
 
@@ -47,6 +51,7 @@ class LanguageRecipe:
     late_from: float = 0.625
     images: int = 24  # scenes per step
     rows: int = 10  # questions per scene
+    crowded: float = 0.0  # share of the scenes that have five objects or more
     rates: LearningRates = RATES
     tower_factor: float = 0.3  # on the learning rates of the vision tower
     connector_factor: float = 1.0  # on those of the connector
@@ -54,6 +59,7 @@ class LanguageRecipe:
     dense_weight: float = 0.1  # of the first stage's loss, kept on
     mention_weight: float = 0.5  # of the loss that locates phrases of the prompt
     mention_layer: int = 3  # decoder layers below the read-out
+    balance_weight: float = 0.0  # of the losses that keep experts equally busy, per run of the decoder
     set_weight: float = 0.0  # of the losses about all objects that a phrase fits, one or several or none
     decay_from: float = 0.5
     bin_widths: tuple[float, float] = (8.0, 1.5)  # of the soft coordinate labels, first and last
@@ -96,6 +102,7 @@ class LanguageTrainer:
             recipe.rates,
         )
         self.first_step = 0
+        self._balance: list[Tensor] = []  # losses of the step's runs, one per layer with experts
 
     def resume(self) -> None:
         """Go on from the state in `save_to`."""
@@ -145,7 +152,11 @@ class LanguageTrainer:
         """Loss of one step on fresh scenes, and the mean token loss per task for the log."""
         recipe = self.recipe
         most = next((count for until, count in recipe.curriculum if progress < until), MAX_OBJECTS)
-        scenes = [sample_scene(rng, max_objects=most) for _ in range(recipe.images)]
+        num_crowded = round(recipe.images * recipe.crowded)
+        scenes = [
+            sample_scene(rng, min_objects=_CROWD if i < num_crowded else 1, max_objects=most)
+            for i in range(recipe.images)
+        ]
         mixture = recipe.late_mixture if recipe.late_mixture and progress >= recipe.late_from else recipe.mixture
         rows = [
             (i, row) for i, scene in enumerate(scenes) for row in mixture.rows(rng, scene, self.row_format, recipe.rows)
@@ -158,6 +169,7 @@ class LanguageTrainer:
             dense, dense_report = self.heads.dense.loss(
                 features, dense_targets(scenes, self.model.grid), bin_width=1.5, set_weight=recipe.set_weight
             )
+            self._balance.clear()
             keys_values = self._read_image(image_embeds)
             losses, weights, tasks = [], [], []
             mentions: list[tuple[Tensor, MentionTargets]] = []
@@ -179,16 +191,30 @@ class LanguageTrainer:
         report = {key: dense_report[key] for key in ("bins_iou75", "name", "count", "alike")} | mention_report
         report |= {f"loss_{task}": value for task, value in _by_task(flat.detach(), tasks).items()}
         answers = (flat * weight).sum() / weight.sum()
-        return answers + recipe.dense_weight * dense + recipe.mention_weight * mention, report
+        loss = answers + recipe.dense_weight * dense + recipe.mention_weight * mention
+        if self._balance:
+            balance = torch.stack(self._balance).mean()
+            report["balance"] = balance.item()
+            loss = loss + recipe.balance_weight * balance
+        return loss, report
 
     def _read_image(self, image_embeds: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Run the decoder over prefix and image tokens once per scene: keys and values of every layer."""
-        decoder = self.model.language_model.model
-        prefix = decoder.embed_tokens(self.prefix).expand(len(image_embeds), -1, -1)
+        embed = self.model.language_model.get_input_embeddings()
+        prefix = embed(self.prefix).expand(len(image_embeds), -1, -1)
         cache = DynamicCache(config=self.model.language_model.config)
-        decoder(inputs_embeds=torch.cat((prefix, image_embeds), dim=1), past_key_values=cache, use_cache=True)
+        self._decode(inputs_embeds=torch.cat((prefix, image_embeds), dim=1), past_key_values=cache)
         layers = [layer for layer in cache.layers if isinstance(layer, DynamicLayer)]
         return [(layer.keys, layer.values) for layer in layers if layer.keys is not None and layer.values is not None]
+
+    def _decode(self, **inputs: Any) -> BaseModelOutputWithPast:
+        """Run the decoder without its head, and keep what its experts say about their balance."""
+        decoder = self.model.language_model
+        output: BaseModelOutputWithPast = decoder.model(use_cache=True, **inputs)
+        if isinstance(decoder, SparseDecoder):
+            found = [layer.balance_loss for layer in decoder.sparse_layers.values()]
+            self._balance += [loss for loss in found if loss is not None]
+        return output
 
     def _run_rows(
         self, group: list[tuple[int, Row]], keys_values: list[tuple[Tensor, Tensor]], bin_width: float
@@ -206,13 +232,14 @@ class LanguageTrainer:
             for layer, (keys, values) in enumerate(keys_values):
                 cache.update(keys[images], values[images], layer)
         # Padding is on the right, where causality alone keeps it out of sight.
-        output = self.model.language_model.model(
+        output = self._decode(
             input_ids=ids,
             past_key_values=cache,
             position_ids=torch.arange(past, past + ids.shape[1])[None],
-            use_cache=True,
             output_hidden_states=True,
         )
+        assert output.last_hidden_state is not None
+        assert output.hidden_states is not None
         is_answer = targets >= 0
         logits = self.model.language_model.lm_head(output.last_hidden_state[is_answer]).float()
         row_weights = torch.tensor([len(row.answer) ** -0.5 for _, row in group])

@@ -16,6 +16,7 @@ import torch
 
 from training.tiny.mini_gemini import MiniGemini
 from training.tiny.minigpt import MiniGPT4, MiniGPTv2
+from training.tiny.moe_llava import MoELlava
 from training.tiny.tinygpt_v import TinyGPTV
 
 
@@ -37,17 +38,25 @@ def train_tinygpt_v(work: Path, folder: Path) -> None:
     family.export(folder, family.train_stage_4(MiniGPT4(work).path), family.train_stage_3())
 
 
+def train_moe_llava(work: Path, folder: Path) -> None:
+    """From MiniGPT-v2's tower and decoder: a dense model, then one with experts."""
+    family = MoELlava(work)
+    family.train_dense(*MiniGPTv2(work).finished())
+    family.export(family.train_sparse(), folder)
+
+
 def train_mini_gemini(work: Path, folder: Path) -> None:
-    """From MiniGPT-v2's decoder."""
+    """From MiniGPT-v2's tower and MoE-LLaVA's dense projection and decoder."""
     family = MiniGemini(work)
-    family.pretrain()
-    family.export(family.train(MiniGPTv2(work).path), folder)
+    family.pretrain(*MiniGPTv2(work).finished())
+    family.export(family.train(MoELlava(work).dense_path), folder)
 
 
 FAMILIES = {
     "minigpt_v2": train_minigpt_v2,
     "minigpt4": train_minigpt4,
     "tinygpt_v": train_tinygpt_v,
+    "moe_llava": train_moe_llava,
     "mini_gemini": train_mini_gemini,
 }
 """In the order in which they are trained, as later ones begin with parts of earlier ones; each gives tiny_<name>/."""

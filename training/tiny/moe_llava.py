@@ -1,0 +1,219 @@
+"""Tiny MoE-LLaVA over Mistral: a dense model first, from MiniGPT-v2's tower and decoder, then experts grown from it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from models.families.moe_llava import prompt_format
+from models.loader import load_model
+from models.parts.eva_vision import EvaVisionTower
+from models.parts.llava_vision import CutClip, MlpProjector, PatchTower
+from models.parts.sparse_decoders import SparseDecoder, SparseMistralConfig, SparseMistralForCausalLM
+from models.parts.sparse_moe import SparseLayers
+from training.scenes.vocabulary import IMAGE_SIZE
+from training.sparse_export import released_language_tensors
+from training.sparse_upcycling import stage_3_modules, upcycle_config, upcycle_folder
+from training.tiny.clip_tower import clip_config, clip_from_eva
+from training.tiny.mentions import TrainingHeads
+from training.tiny.minigpt import LlamaFamily
+from training.tiny.networks import (
+    PATCH_GRID,
+    PATCH_SIZE,
+    ConnectorReadModel,
+    DecoderShape,
+    TinyModel,
+    TowerShape,
+    init_vocabulary,
+    merged_decoder_state,
+    part_of,
+)
+from training.tiny.optimiser import LearningRates
+from training.tiny.pretrain_tower import TowerRecipe, pretrain_tower
+from training.tiny.rows import MINIGPT4_MIXTURE, RowFormat
+from training.tiny.tokenizer import write_tokenizer_configs
+from training.tiny.train_language import LanguageRecipe
+
+TOWER = TowerShape()
+DECODER = DecoderShape()
+
+TOWER_RECIPE = TowerRecipe(
+    steps=100,
+    rates=LearningRates(muon=0.005, adamw=8e-4),
+    set_weight=0.5,
+    bin_widths=(1.5, 1.2),
+    decay_from=0.2,
+    seed=31,
+)
+DENSE = LanguageRecipe(
+    steps=700,
+    mixture=MINIGPT4_MIXTURE,
+    set_weight=1.0,
+    tower_factor=0.1,
+    connector_factor=2.0,
+    decoder_factor=0.6,
+    dense_weight=0.2,
+    curriculum=((0.02, 4),),
+    bin_widths=(3.0, 1.5),
+    decay_from=0.3,
+    seed=32,
+)
+SPARSE = LanguageRecipe(
+    steps=300,
+    mixture=MINIGPT4_MIXTURE,
+    set_weight=1.0,
+    tower_factor=0.0,
+    dense_weight=0.0,
+    balance_weight=0.01,
+    curriculum=(),
+    bin_widths=(1.5, 1.5),
+    decay_from=0.2,
+    seed=33,
+)
+
+_CONFIG = """family: moe_llava
+language_model: {folder}
+vision_config: {sizes}
+"""
+
+logger = logging.getLogger(__name__)
+
+
+class MoELlava(LlamaFamily):
+    """The model with its tokenizer while it is trained; `work` holds the states of the stages."""
+
+    def __init__(self, work: Path) -> None:
+        super().__init__(work)
+        self.work = work
+        self.tower_path = work / "moe_llava_tower.pt"
+        self.dense_path, self.path = work / "moe_llava_dense.pt", work / "moe_llava.pt"
+        self.rows = RowFormat(
+            prompt_format=prompt_format("mistral", ("<unk>", "<s>", "</s>")),
+            tokenizer=self.tokenizer,
+            answer_end="</s>",
+        )
+
+    def build(self) -> tuple[TinyModel, TrainingHeads]:
+        """The dense networks, untrained."""
+        clip = CutClip(clip_config(TOWER, image_size=IMAGE_SIZE, patch_size=PATCH_SIZE))
+        clip.set_attn_implementation("eager")
+        connector = MlpProjector(vision_width=TOWER.width, text_width=DECODER.width)
+        model = ConnectorReadModel(
+            PatchTower(clip, drops_first=True), connector, self._build_dense_decoder(), grid=PATCH_GRID
+        )
+        return model, TrainingHeads(TOWER.width, DECODER.width, model.num_patches)
+
+    def _build_dense_decoder(self) -> SparseMistralForCausalLM:
+        config = SparseMistralConfig(
+            vocab_size=len(self.tokenizer),
+            hidden_size=DECODER.width,
+            intermediate_size=DECODER.mlp_width,
+            num_hidden_layers=DECODER.layers,
+            num_attention_heads=DECODER.heads,
+            num_key_value_heads=DECODER.heads,
+            max_position_embeddings=2048,
+            rms_norm_eps=1e-5,
+            bos_token_id=1,
+            eos_token_id=2,
+            sliding_window=None,
+            tie_word_embeddings=False,
+        )
+        config.sparse_layers = asdict(SparseLayers(indices=(), num_experts=()))
+        decoder = SparseMistralForCausalLM(config)
+        decoder.set_attn_implementation("eager")
+        init_vocabulary(decoder.model.embed_tokens, decoder.lm_head, self.coordinate_ids)
+        return decoder
+
+    def train_dense(self, minigpt_v2: TinyModel, heads_state: dict[str, torch.Tensor]) -> TinyModel:
+        """The first two phases at once, from a finished MiniGPT-v2 and its read-outs."""
+        torch.manual_seed(DENSE.seed)
+        model, heads = self.build()
+        model.language_model.load_state_dict(merged_decoder_state(minigpt_v2.language_model.state_dict()))
+        heads.load_state_dict(heads_state)
+        assert isinstance(model.vision_tower, PatchTower)
+        assert isinstance(minigpt_v2.vision_tower, EvaVisionTower)
+        start = clip_from_eva(minigpt_v2.vision_tower, patch_size=PATCH_SIZE)
+        model.vision_tower.tower.load_state_dict(start)
+        if not self.tower_path.is_file():
+            pretrain_tower(model, heads.dense, TOWER_RECIPE, self.tower_path)
+        seeing = torch.load(self.tower_path, weights_only=True)
+        model.load_state_dict(seeing["model"], strict=False)  # all but the decoder
+        heads.dense.load_state_dict(seeing["heads"])
+        self.run(model, heads, self.rows, (DENSE,), self.dense_path)
+        return model
+
+    def train_sparse(self) -> TinyModel:
+        """The third phase: experts in every second layer start as copies of the feed-forward that was there."""
+        dense, heads = self.build()
+        finished = torch.load(self.dense_path, weights_only=True)
+        dense.load_state_dict(finished["model"])
+        heads.load_state_dict(finished["heads"])
+        folders = self.work / "moe_llava_dense", self.work / "moe_llava_upcycled"
+        self.export(dense, folders[0])
+        upcycle_folder(*folders, seed=SPARSE.seed)
+        model = self.load(folders[1])
+        torch.manual_seed(SPARSE.seed)
+        self.run(model, heads, self.rows, (SPARSE,), self.path)
+        return model
+
+    def load(self, folder: Path) -> TinyModel:
+        """An exported folder as it was, with what the third phase trains."""
+        config = folder / "config.yaml"
+        config.write_text(_CONFIG.format(folder=folder, sizes=json.dumps(clip_sizes())), encoding="utf-8")
+        loaded = load_model(config, device="cpu", dtype="float32", report=logger.info)
+        loaded.requires_grad_(False).train()
+        for module in stage_3_modules(loaded):
+            module.requires_grad_(True)
+        assert isinstance(loaded.vision_tower, PatchTower)
+        loaded.vision_tower.tower.set_attn_implementation("eager")
+        loaded.language_model.set_attn_implementation("eager")
+        return ConnectorReadModel(loaded.vision_tower, loaded.connector, loaded.language_model, grid=PATCH_GRID)
+
+    def export(self, model: TinyModel, folder: Path) -> None:
+        """A model folder as released, dense or with experts: tower, projector and language model in one file, fp16."""
+        folder.mkdir(parents=True, exist_ok=True)
+        decoder = model.language_model
+        assert isinstance(decoder, SparseDecoder)
+        assert isinstance(model.vision_tower, PatchTower)
+        released = released_language_tensors(decoder, decoder.state_dict())
+        tower, projector = model.vision_tower.tower.state_dict(), part_of(model.connector.state_dict(), "projection.")
+        released |= {f"model.image_tower.image_tower.vision_model.{name}": tensor for name, tensor in tower.items()}
+        released |= {f"model.mm_projector.image_spatial_proj.{name}": tensor for name, tensor in projector.items()}
+        weights = {name: tensor.detach().half().contiguous() for name, tensor in released.items()}
+        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+        values = decoder.config.to_dict() | {
+            "architectures": ["LlavaMistralForCausalLM"],
+            "model_type": "llava_mistral",
+            "dtype": "float16",
+            "mm_image_tower": None,  # it is in the model's own file
+            "mm_hidden_size": TOWER.width,
+            "mm_vision_select_layer": -2,
+            "image_aspect_ratio": "pad",
+            "tokenizer_model_max_length": 2048,
+        }
+        for key in ("sparse_layers", "transformers_version"):
+            values.pop(key, None)
+        if indices := tuple(decoder.sparse_layers):
+            values = upcycle_config(values, indices)
+        (folder / "config.json").write_text(json.dumps(values, indent=2, sort_keys=True) + "\n")
+        shutil.copyfile(self.tokenizer_path, folder / "tokenizer.model")
+        write_tokenizer_configs(folder)
+
+
+def clip_sizes() -> dict[str, int | str]:
+    """What a YAML has to say of the tower; the block that released towers have more is named but not there."""
+    return {
+        "hidden_size": TOWER.width,
+        "intermediate_size": TOWER.mlp_width,
+        "num_hidden_layers": TOWER.layers + 1,
+        "num_attention_heads": TOWER.heads,
+        "image_size": IMAGE_SIZE,
+        "patch_size": PATCH_SIZE,
+        "hidden_act": "gelu",
+    }
