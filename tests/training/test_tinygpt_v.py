@@ -122,12 +122,15 @@ def test_objects_are_announced_before_their_part_of_the_answer(tiny: TinyGPTV, m
 
 
 @pytest.mark.filterwarnings("ignore:Mismatch dtype between input and weight")  # autocast leaves RMSNorm weights alone
-def test_stage_3_trains_only_what_its_file_holds(tiny: TinyGPTV, tmp_path: Path) -> None:
+def test_stage_3_trains_only_what_its_file_holds(
+    tiny: TinyGPTV, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model, heads = tiny.build()
     tiny.stage_4_path, tiny.stage_3_path = tmp_path / "4.pt", tmp_path / "3.pt"
     torch.save({"model": model.state_dict(), "heads": heads.state_dict()}, tiny.stage_4_path)
     recipe = LanguageRecipe(steps=1, mixture=tinygpt_v.MINIGPT4_MIXTURE, images=2, rows=2, mention_layer=2)
-    trained = tiny.train_stage_3(recipe)
+    monkeypatch.setattr(tinygpt_v, "STAGE_3", recipe)
+    trained = tiny.train_stage_3()
     before = model.state_dict()
     changed = {name for name, tensor in trained.state_dict().items() if not torch.equal(tensor, before[name])}
     assert changed

@@ -69,15 +69,18 @@ def small_recipes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mini_gemini, "HIGH_WIDTHS", (4, 8, 8, 8))
     for module in (minigpt, moe_llava, mini_gemini):
         monkeypatch.setattr(module, "TOWER_RECIPE", replace(module.TOWER_RECIPE, steps=1, batch=2))
-    legs = minigpt.MINIGPT_V2_LEGS
-    defaults = (tuple(shortened(leg, steps) for leg, steps in zip(legs, (1, 2), strict=True)),)
-    monkeypatch.setattr(minigpt.MiniGPTv2.train, "__defaults__", (*defaults, shortened(minigpt.REFINEMENT)))
-    monkeypatch.setattr(minigpt.MiniGPT4.train, "__defaults__", (shortened(minigpt.MINIGPT4),))
-    monkeypatch.setattr(tinygpt_v.TinyGPTV.train_stage_4, "__defaults__", (shortened(tinygpt_v.STAGE_4),))
-    monkeypatch.setattr(tinygpt_v.TinyGPTV.train_stage_3, "__defaults__", (shortened(tinygpt_v.STAGE_3),))
-    monkeypatch.setattr(moe_llava, "DENSE", shortened(moe_llava.DENSE))
-    monkeypatch.setattr(moe_llava, "SPARSE", shortened(moe_llava.SPARSE))
-    monkeypatch.setattr(mini_gemini, "RECIPE", shortened(mini_gemini.RECIPE))
+    for module, name in ((minigpt, "SECOND_TOWER_RECIPE"), (tinygpt_v, "QUERY_RECIPE")):
+        monkeypatch.setattr(module, name, replace(getattr(module, name), steps=1, batch=2))
+    legs = zip(minigpt.MINIGPT_V2_LEGS, (1, 2), strict=True)
+    monkeypatch.setattr(minigpt, "MINIGPT_V2_LEGS", tuple(shortened(leg, steps) for leg, steps in legs))
+    for module, names in (
+        (minigpt, ("REFINEMENT", "POLISHING", "MINIGPT4")),
+        (tinygpt_v, ("STAGE_4", "STAGE_3")),
+        (moe_llava, ("DENSE", "SPARSE")),
+        (mini_gemini, ("RECIPE",)),
+    ):
+        for name in names:
+            monkeypatch.setattr(module, name, shortened(getattr(module, name)))
 
 
 @pytest.mark.filterwarnings("ignore:Mismatch dtype between input and weight")  # autocast leaves RMSNorm weights alone

@@ -29,12 +29,14 @@ from training.tiny.networks import (
     merged_decoder_state,
     part_of,
 )
+from training.tiny.optimiser import LearningRates
 from training.tiny.pretrain_tower import TowerRecipe, pretrain_tower
 from training.tiny.rows import (
     MINIGPT4_MIXTURE,
     MINIGPT_V2_LAST_MIXTURE,
     MINIGPT_V2_LATE_MIXTURE,
     MINIGPT_V2_MIXTURE,
+    MINIGPT_V2_POLISHING_MIXTURE,
     MINIGPT_V2_REFINING_MIXTURE,
     RowFormat,
 )
@@ -62,7 +64,34 @@ REFINEMENT = LanguageRecipe(
     curriculum=(),
     seed=5,
 )
-"""The last step of MiniGPT-v2, with fresh optimisers: patches and phrases also learn about sets of objects."""
+"""With fresh optimisers: patches and phrases also learn about sets of objects."""
+
+SECOND_TOWER_RECIPE = TowerRecipe(
+    steps=1500,
+    rates=LearningRates(muon=0.012, adamw=1.8e-3),
+    decay_from=0.1,
+    set_weight=0.5,
+    bin_widths=(2.0, 1.0),
+    seed=31,
+)
+"""The tower alone again: seeing better is learnt several times faster without a decoder behind it."""
+
+POLISHING = LanguageRecipe(
+    steps=1000,
+    mixture=MINIGPT_V2_POLISHING_MIXTURE,
+    images=36,
+    rows=7,
+    rates=LearningRates(muon=0.005, adamw=1.1e-3),
+    crowded=0.5,
+    tower_factor=0.15,
+    dense_weight=0.3,
+    set_weight=1.0,
+    bin_widths=(1.3, 1.1),
+    decay_from=0.15,
+    curriculum=(),
+    seed=10,
+)
+"""The decoder gets used to the better tower, with more of what it still confuses: objects close to each other."""
 
 MINIGPT4 = LanguageRecipe(
     steps=1500,
@@ -104,12 +133,13 @@ class LlamaFamily:
 
 
 class MiniGPTv2(LlamaFamily):
-    """Tiny MiniGPT-v2: tower, language stage, refinement."""
+    """Tiny MiniGPT-v2: tower, language stage, refinement, tower again, polishing."""
 
     def __init__(self, work: Path) -> None:
         super().__init__(work)
         self.tower_path = work / "tower.pt"
-        self.language_path, self.path = work / "minigpt_v2.pt", work / "minigpt_v2_refined.pt"
+        self.language_path, self.refined_path = work / "minigpt_v2_language.pt", work / "minigpt_v2_refined.pt"
+        self.second_tower_path, self.path = work / "tower_again.pt", work / "minigpt_v2.pt"
         self.rows = RowFormat(prompt_format=MINIGPT_V2, tokenizer=self.tokenizer, answer_end="</s>")
 
     def build(self) -> tuple[TinyModel, TrainingHeads]:
@@ -120,22 +150,23 @@ class MiniGPTv2(LlamaFamily):
         model = TinyModel(tower, build_merge_connector(TOWER, DECODER), decoder, grid=PATCH_GRID)
         return model, TrainingHeads(TOWER.width, DECODER.width, model.num_patches)
 
-    def train(
-        self, legs: Sequence[LanguageRecipe] = MINIGPT_V2_LEGS, refinement: LanguageRecipe = REFINEMENT
-    ) -> TinyModel:
+    def train(self) -> TinyModel:
         """All stages; what is finished in the work folder is not repeated."""
-        if not self.tower_path.is_file():
-            torch.manual_seed(TOWER_RECIPE.seed)
-            model, heads = self.build()
-            pretrain_tower(model, heads.dense, TOWER_RECIPE, self.tower_path)
-        torch.manual_seed(legs[0].seed)
+        torch.manual_seed(MINIGPT_V2_LEGS[0].seed)
         model, heads = self.build()
-        pretrained = torch.load(self.tower_path, weights_only=True)
-        model.vision_tower.load_state_dict(part_of(pretrained["model"], "vision_tower."))
-        heads.dense.load_state_dict(pretrained["heads"])
-        self.run(model, heads, self.rows, legs, self.language_path)
-        self.run(model, heads, self.rows, (refinement,), self.path)
+        self._train_tower(model, heads, TOWER_RECIPE, self.tower_path)
+        self.run(model, heads, self.rows, MINIGPT_V2_LEGS, self.language_path)
+        self.run(model, heads, self.rows, (REFINEMENT,), self.refined_path)
+        self._train_tower(model, heads, SECOND_TOWER_RECIPE, self.second_tower_path)
+        self.run(model, heads, self.rows, (POLISHING,), self.path)
         return model
+
+    def _train_tower(self, model: TinyModel, heads: TrainingHeads, recipe: TowerRecipe, path: Path) -> None:
+        if not path.is_file():
+            pretrain_tower(model, heads.dense, recipe, path)
+        trained = torch.load(path, weights_only=True)
+        model.vision_tower.load_state_dict(part_of(trained["model"], "vision_tower."))
+        heads.dense.load_state_dict(trained["heads"])
 
     def finished(self) -> tuple[TinyModel, dict[str, Tensor]]:
         """The trained model and the state dict of its read-outs."""
@@ -165,16 +196,16 @@ class MiniGPT4(LlamaFamily):
         model = TinyModel(tower, build_qformer_connector(TOWER, DECODER, QFORMER), decoder, grid=PATCH_GRID)
         return model, TrainingHeads(TOWER.width, DECODER.width, model.num_patches)
 
-    def train(self, minigpt_v2: Path, recipe: LanguageRecipe = MINIGPT4) -> TinyModel:
+    def train(self, minigpt_v2: Path) -> TinyModel:
         """From the finished MiniGPT-v2 whose state is in `minigpt_v2`."""
-        torch.manual_seed(recipe.seed)
+        torch.manual_seed(MINIGPT4.seed)
         model, heads = self.build()
         finished = torch.load(minigpt_v2, weights_only=True)
         heads.load_state_dict(finished["heads"])
         model.vision_tower.load_state_dict(part_of(finished["model"], "vision_tower."))
         decoder = merged_decoder_state(part_of(finished["model"], "language_model."))
         model.language_model.load_state_dict(decoder)
-        self.run(model, heads, self.rows, (recipe,), self.path)
+        self.run(model, heads, self.rows, (MINIGPT4,), self.path)
         return model
 
     def export(self, model: TinyModel, folder: Path) -> None:

@@ -217,6 +217,14 @@ MINIGPT_V2_REFINING_MIXTURE = Mixture(
 )
 """For the refinement: all that is about several objects, and captions."""
 
+MINIGPT_V2_POLISHING_MIXTURE = Mixture(
+    weights={task: 0.6 * weight for task, weight in MINIGPT_V2_REFINING_MIXTURE.weights.items()}
+    | {"refer": 1.2, "identify": 5.0, "grounding": 1.3, "detection": 3.0, "caption": 0.8, "count": 1.2},
+    emphasis=MINIGPT_V2_REFINING_MIXTURE.emphasis
+    | {"identify": 1.5, "caption": 1.2, "grounding": 1.3, "detection": 1.4},
+)
+"""For the end: which of several objects, close to each other or one over another, is meant."""
+
 MINIGPT4_MIXTURE = Mixture(
     weights={
         "caption": 0.5,

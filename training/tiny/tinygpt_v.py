@@ -22,8 +22,8 @@ from training.tiny.networks import (
     TowerShape,
     build_qformer_connector,
     build_vision_tower,
-    part_of,
 )
+from training.tiny.optimiser import LearningRates
 from training.tiny.phi_decoder import (
     add_phi_lora,
     build_phi,
@@ -31,6 +31,7 @@ from training.tiny.phi_decoder import (
     is_stage_tensor,
     stage_tensors,
 )
+from training.tiny.pretrain_tower import TowerRecipe, pretrain_tower
 from training.tiny.rows import MINIGPT4_MIXTURE, MINIGPT_V2_REFINING_MIXTURE, RowFormat
 from training.tiny.train_language import LanguageRecipe, LanguageTrainer
 
@@ -42,16 +43,20 @@ QUERY_GRID = (8, 4)  # every query answers for one cell of the image while the Q
 assert QUERY_GRID[0] * QUERY_GRID[1] == NUM_QUERY_TOKENS
 END = "###"
 
+QUERY_RECIPE = TowerRecipe(steps=800, tower_factor=0.15, set_weight=0.5, bin_widths=(4.0, 1.3), decay_from=0.3, seed=41)
 STAGE_4 = LanguageRecipe(
-    steps=3000,
+    steps=1800,
     mixture=MINIGPT_V2_REFINING_MIXTURE,
     set_weight=1.0,
-    # The tower sees already. What comes back through an untrained Q-Former and decoder would only make it worse.
+    # Tower and Q-Former see already. What comes back through an untrained decoder would only make them worse.
     tower_factor=0.08,
+    connector_factor=0.4,
     dense_weight=0.3,
     curriculum=((0.02, 3), (0.05, 5)),
+    bin_widths=(4.0, 1.3),
+    rates=LearningRates(muon=0.009, adamw=1.8e-3),
     rows=8,
-    seed=11,
+    seed=43,
 )
 STAGE_3 = LanguageRecipe(steps=300, mixture=MINIGPT4_MIXTURE, curriculum=(), bin_widths=(2.0, 1.5), seed=12)
 
@@ -61,6 +66,7 @@ class TinyGPTV:
 
     def __init__(self, work: Path) -> None:
         self.tokenizer_folder = work / "phi_tokenizer"
+        self.query_path = work / "tinygpt_v_queries.pt"
         self.stage_4_path, self.stage_3_path = work / "tinygpt_v_4.pt", work / "tinygpt_v_3.pt"
         if not (self.tokenizer_folder / "tokenizer.json").is_file():
             train_byte_tokenizer(self.tokenizer_folder)
@@ -82,25 +88,27 @@ class TinyGPTV:
         model = ConnectorReadModel(tower, connector, decoder, grid=QUERY_GRID)
         return model, TrainingHeads(QFORMER.width, DECODER.width, model.num_patches)
 
-    def train_stage_4(self, minigpt4: Path, recipe: LanguageRecipe = STAGE_4) -> TinyModel:
-        """From the tower and the Q-Former of a finished MiniGPT-4; projections and decoder start from nothing."""
-        torch.manual_seed(recipe.seed)
+    def train_stage_4(self, minigpt4: Path) -> TinyModel:
+        """From the tower and the Q-Former of a finished MiniGPT-4; projections and decoder start from nothing.
+
+        First every query learns to see its own cell of the image, without a decoder; boxes come easily then.
+        """
+        torch.manual_seed(STAGE_4.seed)
         model, heads = self.build()
-        if not self.stage_4_path.is_file():
-            finished = torch.load(minigpt4, weights_only=True)
-            seeing = {
-                name: tensor
-                for name, tensor in finished["model"].items()
-                if name.startswith("vision_tower.") or name.startswith(("connector.qformer.", "connector.query_tokens"))
-            }
-            model.load_state_dict(seeing, strict=False)
-            heads.dense.load_state_dict(part_of(finished["heads"], "dense."), strict=False)
-        self._run(model, heads, self._rows(stage=4), recipe, self.stage_4_path)
+        if not self.query_path.is_file():
+            finished = torch.load(minigpt4, weights_only=True)["model"]
+            seeing = ("vision_tower.", "connector.qformer.", "connector.query_tokens")
+            model.load_state_dict({name: finished[name] for name in finished if name.startswith(seeing)}, strict=False)
+            pretrain_tower(model, heads.dense, QUERY_RECIPE, self.query_path)
+        seeing_state = torch.load(self.query_path, weights_only=True)
+        model.load_state_dict(seeing_state["model"], strict=False)  # all but the decoder
+        heads.dense.load_state_dict(seeing_state["heads"])
+        self._run(model, heads, self._rows(stage=4), STAGE_4, self.stage_4_path)
         return model
 
-    def train_stage_3(self, recipe: LanguageRecipe = STAGE_3) -> TinyModel:
+    def train_stage_3(self) -> TinyModel:
         """From stage 4; only what a stage file holds is trained: LoRA, norms, projections."""
-        torch.manual_seed(recipe.seed)
+        torch.manual_seed(STAGE_3.seed)
         model, heads = self.build()
         finished = torch.load(self.stage_4_path, weights_only=True)
         model.load_state_dict(finished["model"])
@@ -110,7 +118,7 @@ class TinyGPTV:
                 name.startswith("language_model.") and is_stage_tensor(name)
             )
             parameter.requires_grad_(in_file)
-        self._run(model, heads, self._rows(stage=3), recipe, self.stage_3_path)
+        self._run(model, heads, self._rows(stage=3), STAGE_3, self.stage_3_path)
         return model
 
     def _rows(self, *, stage: int) -> RowFormat:
