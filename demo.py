@@ -35,24 +35,24 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def serve(args: Namespace) -> None:
-    """Load the model, build the page, and serve it until Ctrl+C."""
-    port = launch.free_port(args.host, args.port)  # before the weights: loading can take minutes
+    """Load the model, build the page, and serve it until Ctrl+C; or answer without a page."""
+    has_page = not (args.terminal or args.ask)
+    port = launch.free_port(args.host, args.port) if has_page else 0  # before the weights: loading can take minutes
     launch.be_private()
 
-    from app.engine import ChatEngine
-    from app.ui import build_demo
     from models.loader import load_model
 
     model = load_model(
-        args.cfg_path,
-        device=args.device,
-        dtype=args.dtype,
-        quantization=args.quantization,
-        overrides=args.options,
+        args.cfg_path, device=args.device, dtype=args.dtype, quantization=args.quantization, overrides=args.options
     )
+    if not has_page:
+        return launch.run_terminal(model, args)
+    from app.engine import ChatEngine
+    from app.ui import build_demo
+
     with ChatEngine(model) as engine:
         page = build_demo(engine, new_scene=launch.new_scene if engine.info.is_toy else None)
-        launch.run(page, args, port)
+        launch.run(page, args, port, engine)
 
 
 if __name__ == "__main__":

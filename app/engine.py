@@ -6,6 +6,7 @@ prefix sharing -> text. Each question's thread prepares its own prompt and image
     engine_queue    who may use the model now          engine_loop       the generation thread
     engine_prompt   a prompt that fits the context     engine_batching   the library it runs, adapted
     engine_memory   sizes                              engine_stream     one answer as it comes (decoding, sampling)
+    engine_images   the vision tower's passes          engine_graphs     decoding steps on a GPU
 """
 
 from __future__ import annotations
@@ -15,12 +16,12 @@ import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import torch
 from PIL import Image
 from torch import Tensor
 
+from app.engine_images import ImageEncoder
 from app.engine_loop import GenerationLoop
-from app.engine_memory import batching_config, image_slots, is_out_of_memory
+from app.engine_memory import batching_config, image_slots, is_out_of_memory, kv_bytes_per_token
 from app.engine_prompt import check_turns, fit_prompt
 from app.engine_queue import Admission
 from app.engine_stream import AnswerStream, Submission
@@ -33,6 +34,7 @@ from models.parts.routing_tracer import trace_routing
 from models.routing_trace import RoutingTrace
 from models.vision_language_model import VisionLanguageModel
 
+_IMAGES_AT_ONCE = 8  # in one pass of the vision tower
 _IMAGE_WAIT = 30.0  # seconds a request waits for image places in use by others
 
 
@@ -50,6 +52,8 @@ class EngineStats:
     pages_total: int
     images_held: int
     image_slots: int
+    page_bytes: int  # of one page; times the number of pages, what is reserved for keys and values
+    image_bytes: int
     images_encoded: int
     images_reused: int
     prompt_tokens: int
@@ -61,9 +65,9 @@ class ChatEngine:
     """Answers conversations, many at a time, from any thread (see app.chat_model.ChatModel).
 
     `max_concurrent` chats are answered at once, `max_queue` more wait. `kv_bytes` bounds the KV cache (default: half of
-    what is free). A step takes at most `max_batch_tokens` tokens; while answers are being written it reads only
-    `busy_prefill_tokens` per new prompt (default: 32 on a CPU, no limit elsewhere), so that these keep flowing.
-    `update_interval` is the least time in seconds between two partial answers of one stream.
+    what is free). A step takes at most `max_batch_tokens` tokens (default: 512 on a CPU, 2048 elsewhere); while answers
+    are being written it reads only `busy_prefill_tokens` per new prompt (default: 32 on a CPU, no limit elsewhere), so
+    that these keep flowing. `update_interval` is the least time in seconds between two partial answers of one stream.
     """
 
     def __init__(
@@ -72,17 +76,19 @@ class ChatEngine:
         *,
         max_concurrent: int = 8,
         max_queue: int = 32,
-        max_batch_tokens: int = 512,
+        max_batch_tokens: int | None = None,
         busy_prefill_tokens: int | None = None,
-        page_size: int = 32,
+        page_size: int = 16,
         kv_bytes: int | None = None,
         num_image_slots: int | None = None,
         update_interval: float = 0.05,
     ) -> None:
         self._model = model
         self._update_interval = update_interval
+        self._page_size = page_size
         self._admission = Admission(places=max_concurrent, max_waiting=max_queue)
         language_model = model.language_model
+        on_cpu = language_model.device.type == "cpu"
         context_tokens = model.info.context_tokens
         self._text_embedding = language_model.get_input_embeddings()
         embedding = ImageTokenEmbedding(
@@ -99,20 +105,22 @@ class ChatEngine:
             language_model,
             context_tokens=context_tokens,
             max_concurrent=max_concurrent,
-            max_batch_tokens=max_batch_tokens,
+            max_batch_tokens=max_batch_tokens or (512 if on_cpu else 2048),
             page_size=page_size,
             kv_bytes=kv_bytes,
         )
         self._loop = GenerationLoop(
             language_model,
             config=config,
-            busy_prefill_tokens=busy_prefill_tokens or (32 if language_model.device.type == "cpu" else None),
+            busy_prefill_tokens=busy_prefill_tokens or (32 if on_cpu else None),
+            context_tokens=context_tokens,
             eos_token_ids=model.eos_token_ids,
             penalised_ids=model.penalised_ids,
         )
         self._keys: dict[int, tuple[weakref.ref[Image.Image], str]] = {}
         self._lock = threading.Lock()
-        self._encode_lock = threading.Lock()
+        # On a CPU a pass over two images takes as long as two passes.
+        self._encoder = ImageEncoder(model, at_once=1 if on_cpu else _IMAGES_AT_ONCE)
         self._is_started = False
         self._must_renew_ids = False
         self._encoded = self._reused = self._prompt_tokens = 0
@@ -185,7 +193,7 @@ class ChatEngine:
                 new = self._image_ids(pinned, part) if isinstance(part, Image.Image) else part
                 ids, images, count = ids + new, images + [count if is_image else None] * len(new), count + is_image
             written = self._model.tokenizer.encode(self._model.prompt_format.answer_prefix + answer)
-            with self._encode_lock:  # one such pass at a time bounds its memory
+            with self._encoder.lock:  # one such pass at a time bounds its memory
                 return trace_routing(self._model, ids + written, images + [None] * len(written))
 
     def stats(self) -> EngineStats:
@@ -202,6 +210,8 @@ class ChatEngine:
             pages_total=total,
             images_held=self._bank.num_held,
             image_slots=self._bank.embedding.num_slots,
+            page_bytes=kv_bytes_per_token(self._model.language_model) * self._page_size,
+            image_bytes=self._bank.embedding.rows.nbytes // self._bank.embedding.num_slots,
             images_encoded=self._encoded,
             images_reused=self._reused,
             prompt_tokens=self._prompt_tokens,
@@ -252,8 +262,7 @@ class ChatEngine:
         def encode() -> Tensor:
             nonlocal was_encoded
             was_encoded = True
-            with self._encode_lock, torch.no_grad():  # one vision pass at a time bounds its memory
-                return self._model.encode_images([image])[0]
+            return self._encoder.encode(image)
 
         ids = pinned.fill(self._key(image), encode)
         with self._lock:

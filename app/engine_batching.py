@@ -9,6 +9,8 @@ from __future__ import annotations
 import threading
 from typing import Any, cast
 
+import torch
+from torch import Tensor
 from transformers.generation.continuous_batching.cache import PagedAttentionCache
 from transformers.generation.continuous_batching.cache_allocators.cache_allocator import BlockLedger
 from transformers.generation.continuous_batching.continuous_api import (
@@ -17,6 +19,9 @@ from transformers.generation.continuous_batching.continuous_api import (
     OutputRouter,
 )
 from transformers.generation.continuous_batching.requests import GenerationOutput, RequestStatus
+from transformers.generation.continuous_batching.utils import attn_mask_is_needed
+
+from app.engine_graphs import GraphedRunner
 
 
 class Mailbox:
@@ -94,6 +99,7 @@ class Manager(ContinuousBatchingManager):
     crash: Exception | None = None
     num_reused = 0  # prompt tokens found in the prefix cache
     busy_prefill_tokens: int | None = None  # see `_generation_loop_body`
+    graph_context_tokens: int | None = None  # the longest conversation, where decoding steps are to be CUDA graphs
 
     def start(self) -> None:
         self.background_thread_status.clear()
@@ -133,7 +139,18 @@ class Manager(ContinuousBatchingManager):
                 allocator.ledger = OldestFirstLedger(per_step)
             self._count_reuse(processor.cache)
             leave_config_alone(processor)
+            update_quickly(processor.cache)
+            if self.graph_context_tokens is not None:
+                processor.model_runner = GraphedRunner(processor.model_runner)
         return processor
+
+    def warmup(self) -> None:
+        super().warmup()
+        processor = self.batch_processor
+        if self.graph_context_tokens is not None and processor is not None:
+            runner = cast(GraphedRunner, processor.model_runner)
+            with torch.no_grad():
+                runner.warm_up(self.model, context_tokens=self.graph_context_tokens, report=print)
 
     def _count_reuse(self, cache: PagedAttentionCache) -> None:
         search = cache.search_prefix_match
@@ -144,6 +161,33 @@ class Manager(ContinuousBatchingManager):
             return found
 
         setattr(cache, "search_prefix_match", counted)  # noqa: B010 (the library has no hook for it)
+
+
+def update_quickly(cache: PagedAttentionCache) -> None:
+    """Let `cache.update` do its work in fewer steps: it runs once per layer and token.
+
+    The library's goes through a guard for torch.compile, which nothing here uses, and through arguments of flash
+    attention. Models with sliding windows and the flash kernels, which want those, keep the library's.
+    """
+    if len(cache.cache_allocators) != 1 or cache.max_blocks_per_request:
+        return
+    (allocator,) = cache.cache_allocators.values()
+    views = getattr(allocator, "_kv_token_views", None)
+    if views is None or not attn_mask_is_needed(cache.config):
+        return
+
+    def update(key_states: Tensor, value_states: Tensor, layer_idx: int, kwargs: dict[str, Any]) -> Any:
+        keys, values = views[layer_idx]
+        write, read = kwargs["write_index"][0], kwargs["read_index"][0]
+        new_keys, new_values = key_states[0].transpose(0, 1), value_states[0].transpose(0, 1)
+        keys.index_copy_(0, write, new_keys)
+        values.index_copy_(0, write, new_values)
+        if not read.numel():
+            return key_states, value_states
+        keys, values = keys.index_select(0, read), values.index_select(0, read)
+        return keys.transpose(0, 1).unsqueeze(0), values.transpose(0, 1).unsqueeze(0)
+
+    setattr(cache, "update", update)  # noqa: B010 (the library has no hook for it)
 
 
 def leave_config_alone(processor: ContinuousBatchProcessor) -> None:

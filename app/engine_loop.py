@@ -16,6 +16,7 @@ from transformers import GenerationConfig, PreTrainedModel
 from transformers.generation.configuration_utils import ContinuousBatchingConfig
 
 from app.engine_batching import Mailbox, MailboxRouter, Manager
+from app.engine_graphs import can_use_graphs
 from app.engine_memory import is_out_of_memory
 from app.sampling import RequestSampler
 from models.conversation import Sampling
@@ -46,12 +47,14 @@ class GenerationLoop:
         *,
         config: ContinuousBatchingConfig,
         busy_prefill_tokens: int | None,
+        context_tokens: int,
         eos_token_ids: Sequence[int],
         penalised_ids: Sequence[int],
     ) -> None:
         self._model = language_model
         self._config = config
         self._busy_prefill_tokens = busy_prefill_tokens
+        self._context_tokens = context_tokens
         self._eos_token_ids = list(eos_token_ids)
         self._penalised_ids = list(penalised_ids)
         self._mailboxes: dict[str, Mailbox] = {}
@@ -170,6 +173,7 @@ class GenerationLoop:
         with torch.no_grad():
             manager = Manager(cast(Any, self._model), GenerationConfig(do_sample=False, eos_token_id=-1), self._config)
             manager.busy_prefill_tokens = self._busy_prefill_tokens
+            manager.graph_context_tokens = self._context_tokens if can_use_graphs(self._model) else None
             manager.logit_processor = self._sampler.processors()
             manager.output_router = MailboxRouter(self._mailboxes)
             # A cancellation can overtake its request in the library's two queues: then it is asked for again.

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     import gradio as gr
     from PIL import Image
 
+    from app.engine import ChatEngine
+    from models.vision_language_model import VisionLanguageModel
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIG_DIR = ROOT / "eval_configs"
@@ -47,7 +49,10 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--version", action="version", version=f"MiniVLM Chat {version()}")
     _add_model_arguments(parser)
     _add_server_arguments(parser)
+    _add_terminal_arguments(parser)
     args = parser.parse_args(argv)
+    if (args.num_beams > 1 or args.prompt_lookup) and not (args.terminal or args.ask):
+        parser.error("--num-beams and --prompt-lookup are for --terminal and --ask; the page has neither")
     args.cfg_path = args.cfg_path or Path(os.environ.get("MINIVLM_CFG_PATH", DEFAULT_CONFIG))
     args.options = [option for group in args.options or [] for option in group]
     args.options += ["ocr=true"] * args.ocr + ["generate=true"] * args.gen
@@ -83,6 +88,22 @@ def _add_server_arguments(parser: argparse.ArgumentParser) -> None:
     server.add_argument("--port", type=_count, default=port, help="port to listen on; 0 takes any (%(default)s)")
     server.add_argument("--share", action="store_true", help="also open a public link through gradio's servers")
     server.add_argument("--auth", type=_auth, metavar="USER:PASSWORD", help="ask visitors for this name and password")
+
+
+def _add_terminal_arguments(parser: argparse.ArgumentParser) -> None:
+    terminal = parser.add_argument_group("without the page")
+    kind = terminal.add_mutually_exclusive_group()
+    kind.add_argument("--terminal", action="store_true", help="chat in this terminal")
+    kind.add_argument("--ask", type=Path, metavar="JSONL", help="answer a file of questions, one JSON line each")
+    terminal.add_argument("--image", type=Path, metavar="FILE", help="the image that a terminal chat begins with")
+    terminal.add_argument("--num-beams", type=_positive, default=1, metavar="N", help="beam search (default: none)")
+    terminal.add_argument("--prompt-lookup", type=_count, default=0, metavar="N", help="guess N tokens ahead")
+
+
+def _positive(text: str) -> int:
+    if (value := _count(text)) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 up")
+    return value
 
 
 def _count(text: str) -> int:
@@ -163,18 +184,33 @@ def be_private() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 
-def run(demo: gr.Blocks, args: argparse.Namespace, port: int) -> None:
+def run(demo: gr.Blocks, args: argparse.Namespace, port: int, engine: ChatEngine) -> None:
     """Serve the page until Ctrl+C, which arrives as KeyboardInterrupt."""
     if args.share and not args.auth:
         print("note: --share without --auth lets anyone who has the link use this machine.", file=sys.stderr)
-    _, local_url, share_url = demo.launch(
+    from app.metrics import UsageLog, add_metrics, log_to_stderr
+
+    app, local_url, share_url = demo.launch(
         server_name=args.host, server_port=port, share=args.share, auth=args.auth, prevent_thread_lock=True, quiet=True
     )
     print("\n".join(f"Open {url} in a browser; Ctrl+C stops." for url in (local_url, share_url) if url), flush=True)
+    add_metrics(app, engine)
+    log_to_stderr()
     try:
-        threading.Event().wait()
+        with UsageLog(engine):
+            threading.Event().wait()
     finally:
         demo.close(verbose=False)
+
+
+def run_terminal(model: VisionLanguageModel, args: argparse.Namespace) -> None:
+    """Chat in the terminal, or answer a file of questions."""
+    from app.terminal import Terminal, answer_file
+
+    if args.ask:
+        answer_file(model, args.ask, num_beams=args.num_beams, prompt_lookup=args.prompt_lookup)
+    else:
+        Terminal(model, image=args.image, num_beams=args.num_beams, prompt_lookup=args.prompt_lookup).run()
 
 
 def new_scene() -> Image.Image:

@@ -23,7 +23,8 @@ def test_the_file_tree_has_every_module() -> None:
     """Except families and their parts: a new family is one file and one YAML, and no work here."""
     tree = README.split("## What is where")[1].split("```")[1]
     named = set(re.findall(r"[\w-]+\.py\b", tree))
-    paths = [path for package in ("app", "models", "training") for path in (ROOT / package).rglob("*.py")]
+    packages = ("app", "models", "training", "benchmarks")
+    paths = [path for package in packages for path in (ROOT / package).rglob("*.py")]
     modules = {path.name for path in paths if path.parent.name not in ("families", "parts")}
     modules -= {"__init__.py", "__main__.py"}
     missing, gone = sorted(modules - named), sorted(named - modules - {"demo.py"})

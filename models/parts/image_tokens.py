@@ -56,8 +56,10 @@ class ImageTokenEmbedding(nn.Module):
         return weight
 
     def forward(self, input_ids: Tensor) -> Tensor:
-        """[..., L] integer ids -> [..., L, H]. Branch-free: no wait for the device, and the shapes stay fixed."""
+        """[..., L] integer ids -> [..., L, H]. Off the CPU without a branch: no wait for the device, fixed shapes."""
         is_image = input_ids >= self.vocab_size
+        if is_image.device.type == "cpu" and not is_image.any():  # every step but those that read a prompt's image
+            return self.text_embedding(input_ids)
         text = self.text_embedding(input_ids.masked_fill(is_image, 0))
         rows = torch.remainder(input_ids - self.vocab_size, len(self.rows))
         return torch.where(is_image.unsqueeze(-1), functional.embedding(rows, self.rows).to(text.dtype), text)

@@ -1,0 +1,88 @@
+"""Replayed decoding steps. Without a GPU a "graph" is the step's own code over the very tensors it was captured with,
+which is what a CUDA graph does: the same shapes, the same addresses, whatever they hold by then."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, cast
+
+import pytest
+from torch import Tensor
+
+import app.engine_batching as batching
+import app.engine_loop as loop
+from app.engine import ChatEngine
+from app.engine_graphs import GraphedRunner, can_use_graphs
+from models.generation import generate
+from models.vision_language_model import VisionLanguageModel
+from tests.app.tiny_model import GREEDY, ask, picture, quick_process, tiny_model
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _quick() -> Iterator[None]:
+    with quick_process():
+        yield
+
+
+@pytest.fixture
+def model() -> VisionLanguageModel:
+    return tiny_model()
+
+
+@pytest.fixture
+def captures(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Let the engine capture and replay on the CPU; counts replays, one entry per graph."""
+    replays: list[int] = []
+
+    def capture(step: Callable[[], Tensor], _: Any) -> Callable[[], Tensor]:
+        number = len(replays)
+        replays.append(0)
+
+        def replay() -> Tensor:
+            replays[number] += 1
+            return step()
+
+        return replay
+
+    monkeypatch.setattr(loop, "can_use_graphs", lambda _: True)
+    monkeypatch.setattr(batching, "GraphedRunner", lambda runner: GraphedRunner(runner, capture=capture))
+    return replays
+
+
+def test_replayed_steps_give_the_answers_of_generate(
+    model: VisionLanguageModel, captures: list[int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = [ask("what is " * (1 + n), picture(n)) for n in range(3)]
+    expected = [generate(model, [turns], GREEDY)[0].text for turns in asked]
+    with ChatEngine(model, max_concurrent=4, page_size=8) as engine:
+        captured = len(captures)
+        assert captured > 3
+        assert f"{captured} of {captured} decoding steps captured" in capsys.readouterr().out
+        streams = [engine.stream(turns, GREEDY) for turns in asked]
+        answers = [list(stream)[-1].text for stream in streams]
+        for turns, text in zip(asked, expected, strict=True):
+            assert list(engine.stream(turns, GREEDY))[-1].text == text
+    assert answers == expected
+    assert len(captures) == captured, "a shape was not captured at the start"
+    assert sum(captures) > captured + 24 * 3, "steps were not replayed"
+
+
+def test_where_capturing_fails_the_start_says_so_and_answers_come_all_the_same(
+    model: VisionLanguageModel, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def capture(step: Callable[[], Tensor], _: Any) -> Callable[[], Tensor]:
+        return lambda: step() + 1  # a replay that gives other values
+
+    monkeypatch.setattr(loop, "can_use_graphs", lambda _: True)
+    monkeypatch.setattr(batching, "GraphedRunner", lambda runner: GraphedRunner(runner, capture=capture))
+    with ChatEngine(model, max_concurrent=2, page_size=8) as engine:
+        assert "CUDA graphs do not work here" in capsys.readouterr().out
+        answer = list(engine.stream(ask("hi"), GREEDY))[-1].text
+    assert answer == generate(model, [ask("hi")], GREEDY)[0].text
+
+
+def test_a_cpu_has_no_graphs(model: VisionLanguageModel) -> None:
+    assert not can_use_graphs(model.language_model)
+    with ChatEngine(model, max_concurrent=1, page_size=8) as engine:
+        manager = cast(Any, engine)._loop._manager
+        assert not isinstance(manager.batch_processor.model_runner, GraphedRunner)

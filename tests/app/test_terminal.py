@@ -1,0 +1,131 @@
+"""Answers without the page: the terminal's commands, beams, prompt lookup, and files of questions."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from app.terminal import AnswerPrinter, Terminal, answer_file, answer_turns
+from models.errors import ImageError, RequestError
+from models.generation import generate
+from models.vision_language_model import VisionLanguageModel
+from tests.app.tiny_model import GREEDY, ask, picture, quick_process, tiny_model
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _quick() -> Iterator[None]:
+    with quick_process():
+        yield
+
+
+@pytest.fixture
+def model() -> VisionLanguageModel:
+    return tiny_model(sampling=GREEDY)
+
+
+def chat(model: VisionLanguageModel, *lines: str, **options: int) -> str:
+    """What the terminal shows for these lines, the last of which is the end of the input."""
+    left = list(lines)
+
+    def read(_: str) -> str:
+        if not left:
+            raise EOFError
+        return left.pop(0)
+
+    out = io.StringIO()
+    Terminal(model, read=read, out=out, **options).run()  # type: ignore[arg-type]
+    return out.getvalue()
+
+
+def test_a_terminal_answer_is_that_of_generate(model: VisionLanguageModel) -> None:
+    expected = generate(model, [ask("hi")], GREEDY)[0].text
+    assert chat(model, "hi").splitlines()[1:] == expected.splitlines()
+
+
+def test_an_answer_is_written_while_it_comes_and_never_its_stop_string(model: VisionLanguageModel) -> None:
+    out = io.StringIO()
+    printer = AnswerPrinter(model, out)
+    shown = []
+    printer.put(torch.zeros(1, 0, dtype=torch.long))  # a prompt of embeddings has no ids
+    for token in model.tokenizer.encode("a red ball###Human"):
+        printer.put(torch.tensor([token]))
+        shown.append(out.getvalue())
+    printer.end()
+    assert shown[0] == "a"
+    assert not any("#" in text for text in shown)
+    assert out.getvalue() == "a red ball"
+
+
+def test_the_conversation_goes_on_until_a_new_one(model: VisionLanguageModel, tmp_path: Path) -> None:
+    picture(1).save(tmp_path / "one.png")
+    seen: list[int] = []
+    embed = model.embed_prompt
+    model.embed_prompt = lambda turns: seen.append(len(turns)) or embed(turns)  # type: ignore[method-assign, func-returns-value]
+    text = chat(model, f"/image {tmp_path / 'one.png'}", "hi", "and?", "/new", "hi", "/what", "/quit", "never read")
+    assert seen == [1, 3, 1]
+    assert "/image FILE" in text.splitlines()[-1]
+
+
+def test_a_mistake_is_one_line_and_the_chat_goes_on(model: VisionLanguageModel) -> None:
+    text = chat(model, "/image nowhere.png", "hi")
+    assert "error: " in text
+    assert "nowhere.png" in text
+    assert text.splitlines()[-1] == generate(model, [ask("hi")], GREEDY)[0].text.splitlines()[-1]
+
+
+def test_beams_give_the_answer_of_beam_search(model: VisionLanguageModel) -> None:
+    expected = generate(model, [ask("hi")], GREEDY, num_beams=3)[0].text
+    assert chat(model, "hi", num_beams=3).splitlines()[1:] == expected.splitlines()
+
+
+def test_prompt_lookup_changes_no_greedy_answer(model: VisionLanguageModel) -> None:
+    long = replace(GREEDY, max_new_tokens=60)
+    plain = generate(model, [ask("hi", picture(2))], long)[0]
+    assert generate(model, [ask("hi", picture(2))], long, prompt_lookup=5)[0] == plain
+
+
+@pytest.mark.parametrize("options", [{"num_beams": 2, "prompt_lookup": 3}, {"prompt_lookup": 3}])
+def test_prompt_lookup_says_what_it_can_not_do(model: VisionLanguageModel, options: dict[str, Any]) -> None:
+    with pytest.raises(RequestError, match="one conversation at a time"):
+        generate(model, [ask("a"), ask("b")], GREEDY, **options)
+
+
+def test_a_file_of_questions_comes_back_with_answers(model: VisionLanguageModel, tmp_path: Path) -> None:
+    picture(3).save(tmp_path / "three.png")
+    records: list[dict[str, Any]] = [{"question": "hi", "image": "three.png", "id": 7}, {"question": "and you?"}]
+    path = tmp_path / "questions.jsonl"
+    path.write_text("\n\n".join(map(json.dumps, records)) + "\n")
+    out = io.StringIO()
+    answer_file(model, path, num_beams=2, out=out)
+    answers = [json.loads(line) for line in out.getvalue().splitlines()]
+    assert [{**record, "answer": found["answer"]} for record, found in zip(records, answers, strict=True)] == answers
+    assert answers[0]["answer"] == answer_turns(model, list(ask("hi", picture(3))), num_beams=2)[0]
+
+
+@pytest.mark.parametrize(
+    ("line", "error", "message"),
+    [
+        ("{broken", RequestError, "line 2: not JSON"),
+        ('{"image": "a.png"}', RequestError, "line 2: write"),
+        ('{"question": "hi", "image": "gone.png"}', ImageError, "line 2: .*gone.png"),
+    ],
+)
+def test_a_bad_line_is_named(
+    model: VisionLanguageModel, tmp_path: Path, line: str, error: type[Exception], message: str
+) -> None:
+    path = tmp_path / "questions.jsonl"
+    path.write_text('{"question": "fine"}\n' + line)
+    with pytest.raises(error, match=message):
+        answer_file(model, path, out=io.StringIO())
+
+
+def test_a_missing_file_is_named(model: VisionLanguageModel) -> None:
+    with pytest.raises(RequestError, match=r"gone\.jsonl can't be read"):
+        answer_file(model, Path("gone.jsonl"))

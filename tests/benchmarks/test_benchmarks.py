@@ -1,0 +1,180 @@
+"""The benchmarks run, compare what they say they compare, and notice answers that differ. Times are never looked at."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks import __main__ as command
+from benchmarks import chats, experts, gpu, loading, mixed_load, turns
+from benchmarks.measure import Clock, Figure, Report, take_turns
+from benchmarks.originals import dispatch_by_einsum
+from benchmarks.random_models import BACKBONES, FORMAT, SMALL, LetterTokenizer, language_model_of, random_model
+from benchmarks.report import as_markdown, as_values, circumstances, summary, write_summary
+from tests.app.tiny_model import quick_process
+
+CLOCK = Clock(torch.device("cpu"))
+FP32 = torch.float32
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _quick() -> Iterator[None]:
+    with quick_process():
+        yield
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_chats_on_every_backbone_get_the_answers_of_generate(backbone: str) -> None:
+    report = Report()
+    chats.run(backbone, SMALL, chats.SMALL, FP32, CLOCK, report, {"chats": 2.4})
+    assert list(report.equal.values()) == [True]
+    assert [figure.unit for figure in report.figures] == ["tokens/s", "s", "tokens/s"]
+    assert [figure.goal for figure in report.figures] == [2.4, None, None]
+    assert all(figure.ours > 0 and figure.original for figure in report.figures)
+
+
+def test_later_turns_get_the_answers_of_generate() -> None:
+    report = Report()
+    turns.run("llama", SMALL, turns.SMALL, FP32, CLOCK, report, {})
+    assert list(report.equal.values()) == [True] * 3
+
+
+def test_a_history_has_the_tokens_it_says() -> None:
+    model = random_model("llama", SMALL, context_tokens=512)
+    for num_turns, size in ((4, 290), (1, 100)):
+        conversation = turns.history(num_turns, size, model.num_image_tokens, seed=1)
+        tokens = len(model.embed_prompt([*conversation, turns.question(1, 0)]))
+        added = tokens - len(FORMAT.user_prefix + FORMAT.assistant_prefix) - 1
+        assert size - num_turns < added <= size
+
+
+def test_mixed_load_and_loading_report_their_figures() -> None:
+    report = Report()
+    mixed_load.run("llama", SMALL, mixed_load.SMALL, FP32, CLOCK, report, 2.0)
+    loading.run(loading.SMALL, CLOCK, report, {"same": 100, "cast": 8, "memory": 1.25})
+    assert [figure.at_most for figure in report.figures] == [True, False, True, False, True]
+    assert [figure.goal for figure in report.figures] == [2.0, 100, 1.25, 8, None]
+
+
+def test_both_ways_of_loading_give_the_same_weights(tmp_path: Path) -> None:
+    path, size = loading.write_checkpoint(tmp_path, loading.SMALL)
+    assert size == sum(f.stat().st_size for f in tmp_path.rglob("*") if f.suffix in (".pth", ".safetensors"))
+    ours, originals = (loading.measure(way, path, "float16")["sum"] for way in ("ours", "original"))
+    assert ours == pytest.approx(originals, rel=1e-3)
+
+
+@pytest.mark.parametrize("count", [1, 7])
+def test_the_einsum_dispatch_computes_what_the_block_computes(count: int) -> None:
+    block = experts.make_block(32, 48, FP32, torch.device("cpu"))
+    tokens = torch.randn(count, 32, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        torch.testing.assert_close(dispatch_by_einsum(block, tokens), block(tokens), rtol=1e-4, atol=1e-5)
+
+
+def test_answers_go_back_into_a_conversation_token_by_token() -> None:
+    tokenizer = LetterTokenizer(400)
+    ids = list(range(3, 400))
+    assert tokenizer.encode(tokenizer.decode(ids)) == ids
+    assert tokenizer.encode("ab", add_bos=True) == [1, 3 + 97, 3 + 98]
+
+
+def test_variants_take_turns_and_medians_are_reported() -> None:
+    order: list[str] = []
+
+    def variant(name: str, values: list[float]) -> dict[str, float]:
+        order.append(name)
+        return {"time": values[order.count(name) - 1]}
+
+    found = take_turns(
+        {"a": lambda _: variant("a", [1, 9, 2]), "b": lambda _: variant("b", [4, 5, 6])},
+        repeats=3,
+    )
+    assert order == ["a", "b"] * 3
+    assert found == {"a": {"time": 2}, "b": {"time": 5}}
+
+
+def test_a_different_answer_fails_the_run(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(command.Plan, "chats", lambda _, report: report.check_equal("here", ["a"], ["b"]))
+    assert command.main(["--small", "--only", "chats", "--output", str(tmp_path)]) == 1
+    assert "differ" in capsys.readouterr().err
+    (path,) = tmp_path.glob("*-cpu.json")
+    assert json.loads(path.read_text())["equal"] == {"here": False}
+    assert "DIFFERENT in: here" in path.with_suffix(".md").read_text()
+
+
+def test_a_run_says_when_on_what_and_with_which_versions(tmp_path: Path) -> None:
+    assert command.main(["--small", "--only", "mixed", "--output", str(tmp_path)]) == 0
+    (path,) = tmp_path.glob("*-cpu.json")
+    values = json.loads(path.read_text())
+    assert values["date"] in path.name
+    assert values["versions"]["torch"] == str(torch.__version__)
+    assert values["device"]
+    assert values["figures"][0]["name"].startswith("mixed load")
+
+
+def report_of(*ratios: float) -> Report:
+    report = Report()
+    for number, ratio in enumerate(ratios):
+        report.add(
+            Figure(name="chats", setting=f"model {number}", unit="s", ours=1, original=ratio, ratio=ratio, goal=2)
+        )
+    return report
+
+
+def test_the_table_of_the_readme_shows_ranges_and_goals(tmp_path: Path) -> None:
+    values = as_values(report_of(2.5, 3.25), circumstances(torch.device("cpu")))
+    assert "| chats | 2.5 to 3.25 | ≥ 2 |" in summary(values)
+    assert "| chats | model 1 | 3.25 | ≥ 2 | 1 | 3.25 | s |" in as_markdown(values)
+    readme = "before\n<!-- speed:begin -->\nold\n<!-- speed:end -->\nafter"
+    assert "Not measured yet." in write_summary(readme, tmp_path)
+    (tmp_path / "2000-01-01-cpu.json").write_text(json.dumps(values))
+    written = write_summary(readme, tmp_path)
+    assert "2.5 to 3.25" in written
+    assert "old" not in written
+    assert written.startswith("before\n")
+    assert written.endswith("\nafter")
+
+
+def test_goals_are_met_on_their_side() -> None:
+    figure = Figure(name="x", setting="y", unit="s", ours=1, ratio=2.0, goal=2.5)
+    assert figure.is_met is False
+    assert Figure(name="x", setting="y", unit="s", ours=1, ratio=2.0, goal=2.5, at_most=True).is_met is True
+    assert Figure(name="x", setting="y", unit="s", ours=1, ratio=2.0).is_met is None
+
+
+def test_the_gpu_benchmark_runs_through_on_small_models(tmp_path: Path) -> None:
+    assert gpu.main(["7b", "--device", "cpu", "--small", "--output", str(tmp_path)]) == 0
+    (path,) = tmp_path.glob("*-7b-gpu.json")
+    values = json.loads(path.read_text())
+    assert set(values["equal"].values()) == {True}
+    goals = {(figure["setting"], figure["name"]): figure["goal"] for figure in values["figures"]}
+    assert goals["MiniGPT-v2 7B", "1 chat, share of the bandwidth"] == 0.65
+    assert goals["MiniGPT-v2 7B", "1 chat, times the original's 8 bits"] == 12
+
+
+def test_a_gpu_is_asked_for_in_one_line(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(SystemExit):
+        gpu.main(["7b"])
+    assert "no CUDA GPU" in capsys.readouterr().err
+
+
+def test_full_sizes_are_those_of_the_released_models() -> None:
+    """Parameters of the language models in billions, as published (MoE-LLaVA: with all experts)."""
+    published = {
+        "MiniGPT-v2 7B": 6.74, "TinyGPT-V 2.8B": 2.78, "Mini-Gemini 2B": 2.51, "MoE-LLaVA StableLM": 2.68 + 0.2,
+        "Mini-Gemini 34B": 34.4, "Mini-Gemini 8x7B": 46.7, "Mini-Gemini 8B": 8.03, "MiniGPT-4 13B": 13.0,
+    }  # fmt: skip
+    models = {name: full for part in gpu.PARTS.values() for name, full in part.items()}
+    for name, billions in published.items():
+        full = models[name]
+        with torch.device("meta"):
+            language_model = language_model_of(full.backbone, full.size, context_tokens=2048)
+        counted = sum(parameter.numel() for parameter in language_model.parameters()) / 1e9
+        assert counted == pytest.approx(billions, rel=0.03), name

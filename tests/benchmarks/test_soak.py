@@ -1,0 +1,36 @@
+"""A short soak: visitors who stop, retry and leave, and an engine that is as empty afterwards as before."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from app.engine import ChatEngine
+from benchmarks.soak import IN_USE, Soak, left_behind
+from models.conversation import Turn
+from tests.app.tiny_model import GREEDY, quick_process, tiny_model
+
+
+@pytest.fixture(autouse=True)
+def _quick() -> Iterator[None]:
+    with quick_process():
+        yield
+
+
+def test_after_a_soak_nothing_is_left_behind() -> None:
+    with ChatEngine(tiny_model(), max_concurrent=3, max_queue=2, page_size=8, num_image_slots=4) as engine:
+        soak = Soak(engine, seconds=3)
+        stats = soak.run(visitors=8)
+        assert soak.errors == []
+        assert left_behind(stats) == {}
+        assert soak.events["asked"] > 0
+        assert stats.images_encoded > 0
+        assert stats.restarts == 0
+
+
+def test_an_answer_that_still_runs_is_seen() -> None:
+    with ChatEngine(tiny_model(), update_interval=0) as engine, engine.stream([Turn("user", "hi")], GREEDY) as answers:
+        next(answers)
+        assert set(left_behind(engine.stats())) <= set(IN_USE)
+        assert left_behind(engine.stats())["active"] == 1
