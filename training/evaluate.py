@@ -7,6 +7,7 @@ from seeds that training never uses; the held-out (shape, colour) pairs are meas
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import platform
 import re
@@ -25,9 +26,9 @@ from app.engine import ChatEngine
 from models.conversation import Sampling, Turn
 from models.errors import ConfigError, MiniVLMError
 from models.loader import load_model
-from training.benchmarks.run import run_benchmark
+from training.benchmarks.run import Predictions, run_benchmark
 from training.benchmarks.scores import yes_no_figures
-from training.benchmarks.tasks import BENCHMARKS, Files
+from training.benchmarks.tasks import BENCHMARKS, Files, Question
 from training.scenes import metrics
 from training.scenes.questions import MAKERS, VQA_MAKERS, vary
 from training.scenes.render import render_image
@@ -60,15 +61,20 @@ def ask_scenes(task: str, count: int, seed: int, *, boxes: bool, held_out: HeldO
     return asked
 
 
-def engine_answerer(engine: ChatEngine) -> Answerer:
-    """Greedy answers of a running engine, several at a time."""
+def engine_answerer(engine: ChatEngine, kept: Predictions | None = None) -> Answerer:
+    """Greedy answers of a running engine, several at a time; those that are `kept` are not asked again."""
     sampling = Sampling(temperature=0.0, repetition_penalty=1.0, max_new_tokens=200)
 
     def answer(asked: Asked) -> str:
         scene, sample = asked
+        key = hashlib.sha256(repr((scene, sample.prompt)).encode()).hexdigest()[:16]
+        if kept is not None and key in kept.answers:
+            return kept.answers[key]
         text = ""
         for partial in engine.stream([Turn("user", sample.prompt, (render_image(scene),))], sampling):
             text = partial.text
+        if kept is not None:
+            kept.add(Question(key, Path(), sample.prompt, sample.answer), text)
         return text
 
     def answer_all(questions: Sequence[Asked]) -> list[str]:
@@ -180,6 +186,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--scenes", type=int, default=300, help="fresh scenes per task")
     parser.add_argument("--seed", type=int, default=0, help="which scenes")
     parser.add_argument("--output", type=Path, help="scenes: figures as a JSON file; benchmarks: folder of the results")
+    parser.add_argument("--predictions", type=Path, help="scenes: keep every answer in this file, and go on from it")
     parser.add_argument("--annotations", type=Path, help="benchmarks: the annotation file")
     parser.add_argument("--questions", type=Path, help="vqav2, okvqa: the official questions file")
     parser.add_argument("--images", type=Path, default=Path(), help="benchmarks: the folder of the pictures")
@@ -194,7 +201,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         boxes = any(task.gives_boxes for task in model.info.tasks)
         torch.manual_seed(options.seed)
         with ChatEngine(model, max_concurrent=_CONCURRENT, max_queue=_CONCURRENT, busy_prefill_tokens=512) as engine:
-            figures = measure(engine_answerer(engine), boxes=boxes, scenes=options.scenes, seed=options.seed)
+            kept = Predictions(options.predictions, task="scenes") if options.predictions else None
+            figures = measure(engine_answerer(engine, kept), boxes=boxes, scenes=options.scenes, seed=options.seed)
     except MiniVLMError as error:
         print(error, file=sys.stderr)
         return 1

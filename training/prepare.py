@@ -64,14 +64,15 @@ def check_dataset(recipe: Recipe, dataset: DatasetRecipe, *, num_opened: int) ->
 def _check_all(reader: Reader, report: Report) -> None:
     for index in range(len(reader)):
         try:
-            path = reader.image_path(index)
+            paths = reader.image_paths(index)
         except DataError as error:
             report.errors.append(str(error))
             if len(report.errors) >= MAX_SHOWN:
                 return
             continue
-        if path is not None and not path.is_file():
-            report.add_missing(str(path))
+        for path in paths:
+            if not path.is_file():
+                report.add_missing(str(path))
 
 
 def _open_some(reader: Reader, report: Report, count: int) -> None:
@@ -83,7 +84,7 @@ def _open_some(reader: Reader, report: Report, count: int) -> None:
             if str(error) not in report.errors:
                 report.errors.append(str(error))
         except MissingImage as error:
-            if not any(str(error).startswith(path) for path in report.missing):  # counted already
+            if all(path.is_file() for path in reader.image_paths(index)):  # else it is counted already
                 report.add_missing(str(error))
 
 

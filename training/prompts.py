@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from models.prompt import IMAGE_SLOT, Segment
-from models.vision_language_model import ImageProcessor, VisionLanguageModel
+from models.vision_language_model import VisionLanguageModel
 from training.data.annotations import DataError
 from training.data.readers import Example
 from training.data.text import ALIGNMENT_PROMPTS
@@ -86,20 +86,14 @@ def _minigpt_batch(side: BatchSide, prompted: Sequence[tuple[str, Example]], tex
     return make_batch(cast(VisionLanguageModel, side), samples, max_text_tokens=text.max_tokens)
 
 
-def llava_prompts(
-    *, square: Callable[[ImageProcessor], ImageProcessor], cuts_after_images: bool
-) -> Mapping[str, PromptMaker]:
-    """`plain` (the image, the caption, a newline) and `chat` (the model's own format) of the LLaVA line.
-
-    `square` gives the family's preprocessing without padding, which stage 1 has (`image_aspect_ratio: square`).
-    """
+def llava_prompts(*, cuts_after_images: bool) -> Mapping[str, PromptMaker]:
+    """`plain` (the image, the caption, a newline) and `chat` (the model's own format) of the LLaVA line."""
 
     def make(side: BatchSide, examples: Sequence[Example], text: TextRecipe, *, plain: bool) -> Batch:
         return make_llava_batch(
             cast(VisionLanguageModel, side),
             [example.turns for example in examples],
             prompt_format=PLAIN if plain else None,
-            image_processor=square(side.image_processor) if text.image_aspect_ratio == "square" else None,
             max_tokens=text.max_tokens,
             cuts_after_images=cuts_after_images,
         )

@@ -109,6 +109,7 @@ class Recipe:
 
     `model` holds the keys of an eval config; without a checkpoint (or projector) the stage starts from the base models.
     `model_fields` (the LLaVA line) are fields of the model folder's config.json: image size, grid, sequence length.
+    `deepspeed` is a configuration file of DeepSpeed, here or beside the YAML; `fsdp` shards with torch's FSDP 2.
     """
 
     source: Path
@@ -127,6 +128,7 @@ class Recipe:
     gradient_accumulation: int = 1
     gradient_checkpointing: bool = False
     deepspeed: str | None = None
+    fsdp: bool = False
     seed: int = 42
     save_every_steps: int = 1000
     keep_checkpoints: int = 2
@@ -149,6 +151,8 @@ class Recipe:
                 )
             if dataset.ratio <= 0 or self.batch_size_of(dataset) <= 0:
                 raise ConfigError(f"{self.source}: {dataset.format} needs a ratio and a batch_size above 0.")
+        if self.fsdp and self.deepspeed:
+            raise ConfigError(f"{self.source}: fsdp and deepspeed exclude each other; add --options deepspeed=null.")
         if not self.data.datasets:
             raise ConfigError(f"{self.source}: data.datasets is empty; name at least one.")
         if self.schedule.kind == "minigpt" and self.schedule.steps_per_epoch <= 0:

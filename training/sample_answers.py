@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from html import escape
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image, ImageDraw
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
@@ -17,10 +20,12 @@ from models.generation import generate
 from models.grounding import Region, parse_grounded_text, regions_of
 from training.data.readers import Example
 from training.recipe import EvaluationRecipe
+from training.sharding import has_parts_only
 from training.stages import StageModel
 
 # Okabe and Ito's palette, told apart by colour-blind people too.
 _COLOURS = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#0072b2", "#d55e00", "#cc79a7")
+_log = logging.getLogger(__name__)
 _DESCRIBE = "Describe this image in detail."  # asked where an example's prompt is the picture alone
 _PICTURE_SIDE = 448
 
@@ -42,7 +47,8 @@ class SampleAnswers(TrainerCallback):
     """Writes `samples/step-N/answers.md` and a picture for each answer, and gives both to the tracker.
 
     `autocast` makes the context of the training's number format (accelerate's, once there is a trainer). Answers are
-    greedy, so that no generator is touched: the losses are the same with and without them.
+    greedy, and what a model draws beside (MoE-LLaVA's second expert) leaves the generators as they were: the losses are
+    the same with and without them.
     """
 
     def __init__(
@@ -61,14 +67,20 @@ class SampleAnswers(TrainerCallback):
         self._uses_wandb = uses_wandb
         self.autocast: Callable[[], AbstractContextManager[Any]] = nullcontext
 
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """One process can't answer with a model of which it holds a part."""
+        del args, state, control
+        if has_parts_only(kwargs["model"]):
+            _log.warning("There will be no sample answers: the model is spread over several devices.")
+            self._examples = []
+
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Every `every_steps` steps, in the first process."""
         del args, control
-        if state.global_step % self._settings.every_steps == 0 and state.is_world_process_zero:
-            model = kwargs["model"]
-            # One process can't answer with a model of which it holds a part (FSDP, ZeRO-3).
-            if isinstance(model, StageModel) and not any(hasattr(p, "ds_id") for p in model.parameters()):
-                self.write(model, state.global_step)
+        if self._examples and state.global_step % self._settings.every_steps == 0 and state.is_world_process_zero:
+            self.write(kwargs["model"], state.global_step)
 
     def write(self, model: StageModel, step: int) -> None:
         """Answer all questions and write them down."""
@@ -78,9 +90,11 @@ class SampleAnswers(TrainerCallback):
         was_training = model.training
         model.eval()
         lines = []
+        pictures: dict[str, Image.Image] = {}
         for number, example in enumerate(self._examples):
             turn = Turn("user", example.questions[0] or _DESCRIBE, example.turns[0].images)
-            with self.autocast():
+            device = model.model.device
+            with self.autocast(), torch.random.fork_rng([device] if device.type == "cuda" else []):
                 (answer,) = generate(model.model, [[turn]], sampling)
             regions = regions_of(parse_grounded_text(answer.text))
             lines += [f"{number}. {turn.text}", f"   - answer: {answer.text}", f"   - expected: {example.answers[0]}"]
@@ -88,16 +102,16 @@ class SampleAnswers(TrainerCallback):
             for image in turn.images[:1]:
                 picture = draw_regions(image, regions)
                 picture.save(folder / f"{number}.png")
-                self._show(f"sample {number}", picture, step)
+                pictures[f"sample {number}"] = picture
         model.train(was_training)
         text = "\n".join(lines) + "\n"
         (folder / "answers.md").write_text(text, encoding="utf-8")
         if self._writer is not None:
             self._writer.add_text("answers", text, step)
-
-    def _show(self, title: str, picture: Image.Image, step: int) -> None:
-        if self._writer is not None:
-            self._writer.add_image(title, np.asarray(picture), step, dataformats="HWC")
+            for title, picture in pictures.items():
+                self._writer.add_image(title, np.asarray(picture), step, dataformats="HWC")
         if self._uses_wandb:
             wandb = import_module("wandb")  # only where it is asked for; training does without
-            wandb.log({title: wandb.Image(picture)}, step=step)
+            shown = {title: wandb.Image(picture) for title, picture in pictures.items()}
+            # By transformers' own step metric: wandb's own counter runs ahead of the training's steps.
+            wandb.log({**shown, "answers": wandb.Html(f"<pre>{escape(text)}</pre>"), "train/global_step": step})

@@ -1,11 +1,11 @@
 """A MoE-LLaVA model -> the tensors of the released file format, by the released names.
 
-The inverse of `models/parts/sparse_language_model.py`; gradients go through it as well as weights.
+The inverse of `models/parts/sparse_language_model.py`; gradients go through it as well as weights. Unlike retrained.py
+it needs no released folder to put the tensors back into.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 
 import torch
@@ -14,7 +14,12 @@ from torch import Tensor, nn
 from models.parts.sparse_decoders import SparsePhiForCausalLM, SparseQwen2ForCausalLM
 from models.vision_language_model import VisionLanguageModel
 from models.weights import Rename, Tensors, rename
+from training.retrained import unstack
 
+_SPARSE = (
+    Rename(r"\.mlp\.router\.weight$", ".mlp.deepspeed_moe.gate.wg.weight"),
+    Rename(r"\.mlp\.experts\.", ".mlp.deepspeed_moe.experts.deepspeed_experts."),
+)
 _EXPERTS = r"(\.deepspeed_experts\.\d+)"
 _PHI = (
     Rename(rf"{_EXPERTS}\.up_proj\.", r"\1.fc1."),
@@ -56,19 +61,7 @@ def released_projector_tensors(model: VisionLanguageModel, tensors: Mapping[str,
 
 def released_language_tensors(decoder: nn.Module, tensors: Mapping[str, Tensor]) -> Tensors:
     """The language model's tensors (or what belongs to them, such as gradients) by the released names."""
-    separate: Tensors = {}
-    for name, tensor in tensors.items():
-        name = name.replace(".mlp.router.weight", ".mlp.deepspeed_moe.gate.wg.weight")
-        match = re.fullmatch(r"(.+\.mlp\.)experts\.(\w+?)(_bias)?", name)
-        if match is None:
-            separate[name] = tensor
-            continue
-        prefix, projection, bias = match.groups()
-        names = ("gate_proj", "up_proj") if projection == "gate_up_proj" else (projection,)
-        kind = "bias" if bias else "weight"
-        for expert, stacked in enumerate(tensor):
-            for half, part in zip(names, stacked.chunk(len(names)), strict=True):
-                separate[f"{prefix}deepspeed_moe.experts.deepspeed_experts.{expert}.{half}.{kind}"] = part
+    separate = rename(unstack(tensors, {}), _SPARSE)
     if isinstance(decoder, SparsePhiForCausalLM):
         return rename(separate, _PHI)
     if isinstance(decoder, SparseQwen2ForCausalLM):

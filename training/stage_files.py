@@ -113,7 +113,8 @@ def write_eval_config(
 ) -> Path:
     """The eval config of an exported checkpoint: the keys it was trained with, `changed` ones instead.
 
-    Files on this machine are written as absolute paths, so that the config works wherever it is called from.
+    Files on this machine are written as absolute paths, so that the config works wherever it is called from. Device and
+    number format are left to whoever loads it.
     """
     values: dict[str, Any] = {}
     for field in dataclasses.fields(config):
@@ -121,7 +122,11 @@ def write_eval_config(
         is_default = value == field.default or (
             field.default_factory is not dataclasses.MISSING and value == field.default_factory()
         )
-        if field.name in ("source", *dropped) or (is_default and "released" not in field.metadata) or value is None:
+        if (
+            field.name in ("source", "device", "dtype", *dropped)
+            or (is_default and "released" not in field.metadata)
+            or value is None
+        ):
             continue
         if "released" in field.metadata or field.name.startswith("vision_tower"):
             local = find_local(str(value), config)

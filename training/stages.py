@@ -5,18 +5,20 @@ from __future__ import annotations
 import importlib
 import pkgutil
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, cast
 
+from PIL import Image
 from torch import Tensor, nn
+from transformers import PreTrainedConfig, PreTrainedModel
 
 import training.families
 from models.config import FamilyConfig
 from models.errors import ConfigError
 from models.released import ReleasedFiles
-from models.vision_language_model import VisionLanguageModel
+from models.vision_language_model import ImageProcessor, VisionLanguageModel
 from training.lora import attach_lora
 from training.prompts import PromptMaker
 from training.recipe import LoraRecipe, Recipe
@@ -26,10 +28,17 @@ State = Mapping[str, Tensor]
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """The parameters a stage trains: those of `VisionLanguageModel` whose name a regex matches, and LoRA adapters."""
+    """The parameters a stage trains: those of `VisionLanguageModel` whose name a regex matches, and LoRA adapters.
+
+    `looks_always`: batches of text alone look at a black picture that counts nothing, as the LLaVA line's do. The
+    connector then has a gradient of zero, not none, and Adam's momentum goes on moving it. `pictures` gives the
+    preprocessing of an `image_aspect_ratio` from a model's own; None where a family has one only.
+    """
 
     learns: tuple[str, ...]
     lora: bool = False
+    looks_always: bool = False
+    pictures: Callable[[ImageProcessor, str], ImageProcessor] | None = None
 
 
 class FamilyTraining(Protocol):
@@ -73,14 +82,19 @@ class StageModel(nn.Module):
 
     Trainable parameters are float32, whatever the frozen ones are. Frozen modules stay in evaluation mode (no dropout
     in a frozen Q-Former); only the language model, its adapters included, and a tower's stochastic depth are put into
-    training mode.
+    training mode. `looks_always` is for sharded training, where all devices must run the same modules.
     """
 
     accepts_loss_kwargs = False  # losses are means over a device's batch, as in the originals
 
-    def __init__(self, model: VisionLanguageModel, stage: Stage, lora: LoraRecipe) -> None:
+    def __init__(
+        self, model: VisionLanguageModel, stage: Stage, lora: LoraRecipe, *, looks_always: bool = False
+    ) -> None:
         super().__init__()
         self.model = model
+        self._black: Tensor | None = None
+        if stage.looks_always or looks_always:
+            self._black = model.pixel_values([Image.new("RGB", (64, 64))])
         if stage.lora != (model.lora is not None):
             has, does = ("no LoRA", "trains it") if stage.lora else ("LoRA", "would lose it")
             raise ConfigError(
@@ -93,6 +107,23 @@ class StageModel(nn.Module):
             parameter.requires_grad_(learns)
             if learns:
                 parameter.data = parameter.data.float()
+
+    @property
+    def config(self) -> PreTrainedConfig:
+        """The language model's: DeepSpeed's bucket sizes are worked out from its width."""
+        config: PreTrainedConfig = self.model.language_model.config
+        return config
+
+    @property
+    def _no_split_modules(self) -> list[str]:
+        """The layers that sharding treats as units, by class: what transformers' models say about themselves."""
+        named = {
+            name
+            for module in self.model.modules()
+            if isinstance(module, PreTrainedModel)
+            for name in module._no_split_modules or ()
+        }
+        return sorted(named & {type(module).__name__ for module in self.model.modules()})
 
     def trainable(self) -> dict[str, nn.Parameter]:
         """Name in `VisionLanguageModel` -> parameter; one that has several names only by its first."""
@@ -116,4 +147,7 @@ class StageModel(nn.Module):
             input_ids=input_ids, attention_mask=attention_mask, labels=labels, pixel_values=pixel_values
         )
         assert output.loss is not None
-        return {"loss": output.loss}
+        loss: Tensor = output.loss
+        if pixel_values is None and self._black is not None:
+            loss = loss + (self.model.image_embeds(self._black) * 0.0).sum().to(loss)
+        return {"loss": loss}

@@ -23,6 +23,7 @@ from accelerate import PartialState  # type: ignore[import-untyped]
 from transformers import TrainerCallback
 from transformers.integrations import TensorBoardCallback
 
+from models.config import FamilyConfig
 from models.errors import ConfigError, MiniVLMError
 from models.loader import build_model
 from models.released import ReleasedFiles
@@ -32,6 +33,7 @@ from training.prompts import BatchSide
 from training.recipe import Recipe, load_recipe
 from training.sample_answers import SampleAnswers
 from training.sequences import Batch
+from training.sharding import check_processes, is_sharded
 from training.stage_files import model_config
 from training.stages import FamilyTraining, StageModel, family_training
 from training.trainer import StageTrainer, latest_checkpoint, training_arguments
@@ -51,22 +53,12 @@ def run_stage(recipe: Recipe, *, resume: bool = False, callbacks: Sequence[Train
     if on_cpu and recipe.precision == "fp16":
         raise ConfigError(f"{recipe.source}: precision fp16 needs a GPU; use --options precision=no on a CPU.")
     process = PartialState(cpu=on_cpu)
+    check_processes(recipe, process.num_processes)
     config = model_config(
         recipe, _starting_values(recipe, family, process, folder / "start", is_new=checkpoint is None)
     )
-    # Sharded training places the weights itself; elsewhere they go straight to this process's device.
-    device = "cpu" if on_cpu or recipe.deepspeed else str(process.device)
-    dtype = "float32" if recipe.precision == "no" else config.dtype
-    model = build_model(
-        dataclasses.replace(config, device=device, dtype=dtype),
-        report=_log.info,
-        keep_lora=True,
-    )
-    stage_model = StageModel(model, family.STAGES[recipe.stage], recipe.lora)
-    if recipe.gradient_checkpointing:
-        model.language_model.activation_checkpointing_enable()
-    model.language_model.config.use_cache = False
-    side = BatchSide(model)
+    stage_model = _stage_model(recipe, family, config, process, on_cpu=on_cpu)
+    side = BatchSide(stage_model.model)
 
     def make(examples: Sequence[Example], rng: Random) -> Batch:
         return family.PROMPTS[recipe.text.prompt](side, examples, recipe.text, rng)
@@ -96,6 +88,26 @@ def run_stage(recipe: Recipe, *, resume: bool = False, callbacks: Sequence[Train
         (final / "recipe.yaml").write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
     process.wait_for_everyone()
     return final / "eval.yaml"
+
+
+def _stage_model(
+    recipe: Recipe, family: FamilyTraining, config: FamilyConfig, process: PartialState, *, on_cpu: bool
+) -> StageModel:
+    """The loaded model with the stage's parameters set free, on this process's device."""
+    # Sharded training places the weights itself.
+    sharded = is_sharded(recipe)
+    device = "cpu" if on_cpu or sharded else str(process.device)
+    dtype = "float32" if recipe.precision == "no" else config.dtype
+    config = dataclasses.replace(config, device=device, dtype=dtype)
+    model = build_model(config, report=_log.info, keep_lora=True)
+    stage = family.STAGES[recipe.stage]
+    if stage.pictures is not None:
+        model.image_processor = stage.pictures(model.image_processor, recipe.text.image_aspect_ratio)
+    stage_model = StageModel(model, stage, recipe.lora, looks_always=sharded)
+    if recipe.gradient_checkpointing:
+        model.language_model.activation_checkpointing_enable()
+    model.language_model.config.use_cache = False
+    return stage_model
 
 
 def _starting_values(
@@ -176,5 +188,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except MiniVLMError as error:
         print(f"error: {one_line(error)}", file=sys.stderr)
         return 2
-    print(f"Done. Try it: python demo.py --cfg-path {result}")
+    if PartialState().is_main_process:
+        print(f"Done. Try it: python demo.py --cfg-path {result}")
     return 0

@@ -10,15 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import save_fsdp_optimizer  # type: ignore[import-untyped]
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from transformers import Trainer, TrainingArguments
+from transformers.trainer import SCHEDULER_NAME
 
 from models.errors import CheckpointCorrupt, CheckpointMismatch, ConfigError
 from training.data.mixture import MixtureDataset
 from training.recipe import Recipe
 from training.schedule import MinigptSchedule, warmup_cosine
+from training.sharding import check_fsdp, gathered_state, spread_state
 from training.stages import StageModel
 
 STATE_FILE = "trainable.safetensors"
@@ -46,14 +49,15 @@ class StageTrainer(Trainer):
         self._stage_model = model
         self._released_name = released_name
         self._trainable = frozenset(model.trainable())
+        check_fsdp(recipe, self)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """AdamW over groups by weight decay and learning rate factor."""
+        assert model is None  # transformers gives one for FSDP 1 only
         if self.optimizer is None:
             settings, schedule = self._recipe.optimiser, self._recipe.schedule
-            named = self._stage_model.trainable() if model is None else _free_parameters(model)
             self.optimizer = torch.optim.AdamW(
-                parameter_groups(self._recipe, named, self._released_name),
+                parameter_groups(self._recipe, self._stage_model.trainable(), self._released_name),
                 lr=schedule.init_lr,
                 betas=(0.9, settings.beta2),
             )
@@ -71,9 +75,29 @@ class StageTrainer(Trainer):
 
     def trainable_state(self) -> dict[str, Tensor]:
         """Every name of every trainable parameter -> its value on the CPU; gathered where it is sharded."""
-        whole = self.accelerator.get_state_dict(self.model_wrapped)
+        if self.is_fsdp_enabled:
+            whole = gathered_state(self.model_wrapped)
+        else:
+            whole = self.accelerator.get_state_dict(self.model_wrapped)
         frees = {name for name, p in self._stage_model.named_parameters(remove_duplicate=False) if p.requires_grad}
         return {name.removeprefix("model."): tensor.detach().cpu() for name, tensor in whole.items() if name in frees}
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """What learns, in one file; see `Trainer.save_model`."""
+        if self.is_fsdp_enabled:
+            self._save(output_dir, gathered_state(self.model_wrapped))
+        else:
+            super().save_model(output_dir, _internal_call)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if not self.is_fsdp_enabled:
+            super()._save_optimizer_and_scheduler(output_dir)
+            return
+        # Not the model once more, whole and with its frozen part, as transformers would.
+        plugin = self.accelerator.state.fsdp_plugin
+        save_fsdp_optimizer(plugin, self.accelerator, self.optimizer, self.model, output_dir)
+        if self.args.should_save and self.lr_scheduler is not None:
+            torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER_NAME)
 
     def _save(self, output_dir: str | None = None, state_dict: Mapping[str, Tensor] | None = None) -> None:
         """What learns, without the frozen rest."""
@@ -86,28 +110,23 @@ class StageTrainer(Trainer):
         save_file(kept, folder / STATE_FILE)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        if self.is_fsdp_enabled:
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
-            return
+        del model
         file = Path(resume_from_checkpoint) / STATE_FILE
         state = load_file(file)
         if state.keys() != self._trainable:
             raise CheckpointMismatch(
                 f"{file} is from a run that trained other parameters; resume with its recipe or change output_dir."
             )
-        self._stage_model.model.load_state_dict(state, strict=False)
+        if self.is_fsdp_enabled:
+            spread_state(self.model_wrapped, {f"model.{name}": tensor for name, tensor in state.items()})
+        else:
+            self._stage_model.model.load_state_dict(state, strict=False)
 
 
 def _the_only_one(items: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     """An item is a batch already."""
     (batch,) = items
     return batch
-
-
-def _free_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    """The trainable parameters of a wrapped `StageModel`, by their names without the wrapper's."""
-    named = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
-    return {name.rpartition("_fsdp_wrapped_module.")[2].removeprefix("model."): p for name, p in named.items()}
 
 
 def parameter_groups(
@@ -147,6 +166,7 @@ def training_arguments(
 ) -> TrainingArguments:
     """The recipe in transformers' words. One item of the data set is one batch."""
     evaluates = bool(recipe.evaluation.every_steps and recipe.evaluation.datasets)
+    can_fork = "fork" in get_all_start_methods()
     return TrainingArguments(
         output_dir=str(folder / "checkpoints"),
         max_steps=len(batches) // (world_size * recipe.gradient_accumulation),
@@ -170,24 +190,21 @@ def training_arguments(
         fp16=recipe.precision == "fp16",
         bf16=recipe.precision == "bf16",
         dataloader_num_workers=recipe.data.workers,
-        dataloader_multiprocessing_context="fork"
-        if recipe.data.workers and "fork" in get_all_start_methods()
-        else None,
+        # Forked workers share the memory of the data sets; others would be sent gigabytes of annotations.
+        dataloader_multiprocessing_context="fork" if recipe.data.workers and can_fork else None,
         remove_unused_columns=False,
         ddp_find_unused_parameters=True,  # a batch of text alone does not use the connector
-        deepspeed=_deepspeed_file(recipe),
+        deepspeed=deepspeed_file(recipe),
+        fsdp=recipe.fsdp,  # type: ignore[arg-type]  # text is its old form
+        fsdp_config={"version": 2, "state_dict_type": "FULL_STATE_DICT"} if recipe.fsdp else None,
         use_cpu=on_cpu,
         dataloader_pin_memory=not on_cpu,
         label_names=["labels"],
     )
 
 
-def _fork() -> str | None:
-    """Workers that share the data sets' memory; started otherwise they would be sent gigabytes of annotations."""
-    return "fork" if "fork" in get_all_start_methods() else None
-
-
-def _deepspeed_file(recipe: Recipe) -> str | None:
+def deepspeed_file(recipe: Recipe) -> str | None:
+    """The recipe's DeepSpeed configuration, here or beside the YAML. Raises ConfigError."""
     if recipe.deepspeed is None:
         return None
     if find_spec("deepspeed") is None:
@@ -208,7 +225,7 @@ def latest_checkpoint(folder: Path) -> Path | None:
             json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))  # written last
         except (OSError, ValueError):
             continue
-        if not (path / STATE_FILE).is_file() and not any(path.glob("pytorch_model_fsdp*")):
+        if not (path / STATE_FILE).is_file():
             raise CheckpointCorrupt(f"{path} has no {STATE_FILE}; delete the folder to go on from the one before.")
         return path
     return None

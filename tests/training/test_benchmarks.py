@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from models.conversation import Answer, Sampling, Turn
 from models.errors import ConfigError
 from models.loader import load_model
 from tests.training.tiny_stages import GOLDENS, draw_pictures, write_json
@@ -226,3 +228,22 @@ def test_wrong_files(tmp_path: Path) -> None:
     (tmp_path / "y.jsonl").write_text('\n{"image": "x", "question_id": 1}\n')
     with pytest.raises(DataError, match=r"y\.jsonl, line 2: field 'text' is missing"):
         BENCHMARKS["pope"].read(Files(tmp_path / "y.jsonl", tmp_path), True)
+
+
+def test_kept_answers_about_scenes_are_not_asked_again(tmp_path: Path) -> None:
+    class FakeEngine:
+        asked = 0
+
+        def stream(self, turns: list[Turn], sampling: Sampling) -> Iterator[Answer]:
+            self.asked += 1
+            yield Answer(text=f"no {turns[0].text[:3]}")
+            yield Answer(text=f"no {turns[0].text}")
+
+    engine = FakeEngine()
+    questions = evaluate.ask_scenes("existence", 4, 0, boxes=True)
+    file = tmp_path / "kept.jsonl"
+    first = evaluate.engine_answerer(engine, Predictions(file, task="scenes"))(questions[:3])  # type: ignore[arg-type]
+    assert first == [f"no {sample.prompt}" for _, sample in questions[:3]]
+    again = evaluate.engine_answerer(engine, Predictions(file, task="scenes"))(questions)  # type: ignore[arg-type]
+    assert again[:3] == first
+    assert engine.asked == 4

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from pathlib import Path
 from random import Random
@@ -10,7 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.training.tiny_stages import tiny_recipe, write_json
+from tests.training.test_data_formats import make_shard
+from tests.training.tiny_stages import aligned_captions, draw_pictures, tiny_recipe, write_json
 from training import prepare
 from training.data.mixture import EpochPlan, MixtureDataset, RatioPlan, TooManyMissing
 from training.data.readers import DatasetPaths, Example, MissingImage, Reader, make_example
@@ -117,3 +119,24 @@ def test_prepare_finds_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixtu
     write_json(tmp_path / "data" / "conversation_58k.json", [{"id": "000000000000"}])
     assert prepare.main(["--cfg-path", str(recipe.source)]) == 1
     assert "line 2 (item 0): field 'conversations' is missing" in capsys.readouterr().err
+
+
+def test_prepare_looks_for_every_picture_and_counts_missing_shards(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    draw_pictures(tmp_path / "data", ["a.png"])
+    asked = {"from": "human", "value": "<image><image>\nwhich is red?"}
+    several = {"id": 0, "image": ["a.png", "b.png"], "conversations": [asked, {"from": "gpt", "value": "the first"}]}
+    write_json(tmp_path / "data" / "items.json", [several])
+    make_shard(tmp_path / "data" / "00001.tar", 2)
+    aligned_captions(tmp_path / "data" / "align")
+    datasets = [
+        {"format": "moe_llava", "annotations": "items.json", "batch_size": 1},
+        {"format": "laion", "annotations": "{00000..00002}.tar", "batch_size": 1},
+    ]
+    recipe = tiny_recipe(tmp_path, "minigpt_v2", data={"datasets": datasets})
+    assert prepare.main(["--cfg-path", str(recipe.source)]) == 0
+    found = capsys.readouterr()
+    assert re.search(r"^moe_llava +1 +0 +1 +0$", found.out, re.MULTILINE)
+    assert re.search(r"^laion +1000 +2 +0 +0$", found.out, re.MULTILINE)
+    assert "b.png" in found.err

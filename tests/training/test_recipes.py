@@ -24,6 +24,7 @@ def test_there_is_a_config_for_every_stage() -> None:
     wanted |= {f"tinygptv_stage{stage}" for stage in (1, 2, 3, 4)}
     wanted |= {f"mgm_{size}_{stage}" for size in SIZES for stage in ("stage1", "stage2", "hd_stage2")}
     wanted |= {f"moe_llava_{backbone}_stage{stage}" for backbone in BACKBONES for stage in (1, 2, 3)}
+    wanted |= {f"tiny_{family}" for family in ("minigpt4", "minigpt_v2", "tinygpt_v", "mini_gemini", "moe_llava")}
     assert {path.stem for path in CONFIGS} == wanted
 
 

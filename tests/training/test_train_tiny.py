@@ -69,7 +69,7 @@ def small_recipes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mini_gemini, "HIGH_WIDTHS", (4, 8, 8, 8))
     for module in (minigpt, moe_llava, mini_gemini):
         monkeypatch.setattr(module, "TOWER_RECIPE", replace(module.TOWER_RECIPE, steps=1, batch=2))
-    for module, name in ((minigpt, "SECOND_TOWER_RECIPE"), (tinygpt_v, "QUERY_RECIPE")):
+    for module, name in ((minigpt, "TOKEN_RECIPE"), (tinygpt_v, "QUERY_RECIPE")):
         monkeypatch.setattr(module, name, replace(getattr(module, name), steps=1, batch=2))
     legs = zip(minigpt.MINIGPT_V2_LEGS, (1, 2), strict=True)
     monkeypatch.setattr(minigpt, "MINIGPT_V2_LEGS", tuple(shortened(leg, steps) for leg, steps in legs))

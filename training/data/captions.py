@@ -24,6 +24,7 @@ class ShardCaptions(Reader):
         super().__init__(paths)
         self.instructed = instructed
         self.shards = Shards(paths.annotations)
+        self.num_left_out = self.shards.num_missing
 
     def __len__(self) -> int:
         return len(self.shards)

@@ -109,10 +109,12 @@ class LlavaReader(Reader):
         return sum(len(turn.text("value").split()) for turn in self.items[index].items("conversations"))
 
     def image_path(self, index: int) -> Path | None:
+        return next(iter(self.image_paths(index)), None)
+
+    def image_paths(self, index: int) -> list[Path]:
         item = self.items[index]
         self._check(item)
-        names = self._names(item)
-        return self._existing(names[0]) if names else None
+        return [self._existing(name) for name in self._names(item)]
 
     def _check(self, item: Item) -> None:
         for turn in item.items("conversations"):

@@ -17,6 +17,8 @@ from training.data.captions import AlignedCaptions, CocoCaptions, ShardCaptions,
 from training.data.conversations import ConversationReader, FirstTurnReader, LlavaReader, UnnaturalInstructions
 from training.data.questions import AokVqaReader, GqaReader, OcrVqaReader, VqaReader
 from training.data.readers import DatasetPaths, Reader
+from training.data.scenes import SceneReader
+from training.tiny.rows import MINIGPT4_MIXTURE, MINIGPT_V2_MIXTURE
 
 FORMATS: Mapping[str, Callable[[DatasetPaths], Reader]] = {
     "laion": ShardCaptions,
@@ -50,4 +52,6 @@ FORMATS: Mapping[str, Callable[[DatasetPaths], Reader]] = {
     "mgm_instruction": LlavaReader,
     "mgm_generation": LlavaReader,
     "moe_llava": LlavaReader,
+    "scenes_boxes": partial(SceneReader, mixture=MINIGPT_V2_MIXTURE),  # for models with task identifiers
+    "scenes_chat": partial(SceneReader, mixture=MINIGPT4_MIXTURE),
 }

@@ -83,6 +83,11 @@ class Reader(ABC):
     def image_path(self, index: int) -> Path | None:
         """The picture's file, checked fields included; None for text alone. Raises DataError."""
 
+    def image_paths(self, index: int) -> list[Path]:
+        """The files of all its pictures, checked as `image_path` does."""
+        path = self.image_path(index)
+        return [] if path is None else [path]
+
     def num_words(self, index: int) -> int:
         """How long an example is, roughly; only formats that group by length have it."""
         raise NotImplementedError(f"{type(self).__name__} has no lengths to group by")

@@ -6,6 +6,7 @@ Source: MGM, `scripts/{gemma,llama,mixtral,yi}/train/*.sh`, `mgm/train/train.py`
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 from typing import Any, cast
 
@@ -49,18 +50,17 @@ _FIXED_FIELDS = {
 }
 _TOWERS = ("vision_tower", "vision_tower_aux")
 
-STAGES = {
-    "1": Stage(learns=(r"^connector\.",)),
-    "2": Stage(learns=(r"^connector\.", r"^language_model\.")),
-}
 
-
-def _square(processor: ImageProcessor) -> ImageProcessor:
+def _pictures(processor: ImageProcessor, aspect_ratio: str) -> ImageProcessor:
     assert isinstance(processor, CropAndResize | PadAndResize)
-    return CropAndResize(processor.size)
+    return (CropAndResize if aspect_ratio == "square" else PadAndResize)(processor.size)
 
 
-PROMPTS = llava_prompts(square=_square, cuts_after_images=True)
+STAGES = {
+    "1": Stage(learns=(r"^connector\.",), looks_always=True, pictures=_pictures),
+    "2": Stage(learns=(r"^connector\.", r"^language_model\."), looks_always=True, pictures=_pictures),
+}
+PROMPTS = llava_prompts(cuts_after_images=True)
 
 
 def starting_values(recipe: Recipe, folder: Path) -> dict[str, Any]:
@@ -76,9 +76,9 @@ def starting_values(recipe: Recipe, folder: Path) -> dict[str, Any]:
         given = files.path("projector")
         if (given.parent / "config.json").is_file():
             values |= files.read_config(given.parent)
+        values |= {f"mm_{key}": path for key, path in _found_towers(config, files).items()}
         folder.mkdir(parents=True, exist_ok=True)
-        target.unlink(missing_ok=True)
-        target.symlink_to(given.absolute())
+        shutil.copyfile(given, target)  # not a link: loading follows links, to the fields of the stage before
     elif recipe.stage == "1":
         towers = {key: _tower(config, files, key) for key in _TOWERS}
         widths = {key: _width(files.read(path)) for key, path in towers.items()}
@@ -88,7 +88,8 @@ def starting_values(recipe: Recipe, folder: Path) -> dict[str, Any]:
         values |= {f"mm_{key}": str(path.parent if path.is_file() else path) for key, path in towers.items()}
     else:
         return {}
-    write_config(values | _FIXED_FIELDS | recipe.model_fields, folder)
+    pictures = {"image_aspect_ratio": recipe.text.image_aspect_ratio}
+    write_config(values | _FIXED_FIELDS | recipe.model_fields | pictures, folder)
     return {"projector": str(target.absolute())}
 
 
@@ -151,6 +152,7 @@ def export(recipe: Recipe, config: FamilyConfig, files: ReleasedFiles, state: St
         "",
     )
     values |= {"model_type": f"mgm_{kind}" if kind else "mgm", "torch_dtype": "bfloat16", "use_cache": True}
+    values["image_aspect_ratio"] = recipe.text.image_aspect_ratio
     model_folder = folder / "model"
     save_model_folder(tensors, values, model_folder, tokenizer_from=files.path("language_model"), dtype=torch.bfloat16)
     changed = {"language_model": "model"} | _found_towers(config, files)

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, cast
 
 from models.config import FamilyConfig
-from models.families.minigpt4 import MERGED_PATCHES, Config
-from models.parts.connectors import qformer_config
+from models.families.minigpt4 import Config
+from models.parts.connectors import MERGED_PATCHES, qformer_config
 from models.parts.eva_vision import eva_vision_config
 from models.released import ReleasedFiles
 from training.prompts import minigpt_prompts

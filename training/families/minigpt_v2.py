@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, cast
 
 from models.config import FamilyConfig
-from models.families.minigpt_v2 import MERGED_PATCHES, Config
+from models.families.minigpt_v2 import Config
+from models.parts.connectors import MERGED_PATCHES
 from models.parts.eva_vision import eva_vision_config
 from models.released import ReleasedFiles
 from training.prompts import minigpt_prompts

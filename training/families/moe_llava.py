@@ -13,7 +13,7 @@ from torch import Tensor
 
 from models.config import FamilyConfig
 from models.errors import ConfigError
-from models.families.moe_llava import SIGLIP_MEAN, Config
+from models.families.moe_llava import SIGLIP_MEAN, SIGLIP_STD, Config
 from models.parts.sparse_language_model import backbone_of
 from models.preprocessing import CropAndResize, PadAndResize, SquareResize
 from models.released import ReleasedFiles
@@ -44,24 +44,25 @@ _FIXED_FIELDS = {
     "use_mm_proj": True,
 }
 
+
+def _pictures(processor: ImageProcessor, aspect_ratio: str) -> ImageProcessor:
+    """SigLIP's and CLIP's, with padding or without."""
+    assert isinstance(processor, CropAndResize | PadAndResize | SquareResize)
+    is_siglip = getattr(processor, "mean", None) == SIGLIP_MEAN
+    if aspect_ratio == "square":
+        return SquareResize(processor.size, SIGLIP_MEAN, SIGLIP_STD) if is_siglip else CropAndResize(processor.size)
+    return PadAndResize(processor.size, SIGLIP_MEAN, SIGLIP_STD) if is_siglip else PadAndResize(processor.size)
+
+
 STAGES = {
-    "1": Stage(learns=(r"^connector\.",)),
-    "2": Stage(learns=(r"^connector\.", r"^language_model\.")),
+    "1": Stage(learns=(r"^connector\.",), looks_always=True, pictures=_pictures),
+    "2": Stage(learns=(r"^connector\.", r"^language_model\."), looks_always=True, pictures=_pictures),
     # The feed-forwards of all layers, with experts or without; the routers are inside of those.
-    "3": Stage(learns=(r"^connector\.", r"^language_model\.model\.layers\.\d+\.mlp\.")),
+    "3": Stage(
+        learns=(r"^connector\.", r"^language_model\.model\.layers\.\d+\.mlp\."), looks_always=True, pictures=_pictures
+    ),
 }
-
-
-def _square(processor: ImageProcessor) -> ImageProcessor:
-    if isinstance(processor, PadAndResize):
-        is_siglip = processor.mean == SIGLIP_MEAN
-        return (
-            SquareResize(processor.size, processor.mean, processor.std) if is_siglip else CropAndResize(processor.size)
-        )
-    return processor
-
-
-PROMPTS = llava_prompts(square=_square, cuts_after_images=False)
+PROMPTS = llava_prompts(cuts_after_images=False)
 
 
 def starting_values(recipe: Recipe, folder: Path) -> dict[str, Any]:
@@ -117,10 +118,11 @@ def export(recipe: Recipe, config: FamilyConfig, files: ReleasedFiles, state: St
     values = files.config_values("language_model")
     if not str(values.get("model_type")).startswith(("llava_", "moe_llava_")):  # a base language model's own
         kind = backbone_of(values, source=files.source("language_model"))
-        values |= _FIXED_FIELDS | {"model_type": f"llava_{kind}", "image_aspect_ratio": recipe.text.image_aspect_ratio}
+        values |= _FIXED_FIELDS | {"model_type": f"llava_{kind}"}
         values |= {"tokenizer_model_max_length": recipe.text.max_tokens}
         if recipe.model.get("vision_tower"):
             values["mm_image_tower"] = recipe.model["vision_tower"]
+    values["image_aspect_ratio"] = recipe.text.image_aspect_ratio
     model_folder = folder / "model"
     save_model_folder(tensors, values, model_folder, tokenizer_from=files.path("language_model"), dtype=torch.bfloat16)
     changed = {"language_model": "model"}

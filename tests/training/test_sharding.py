@@ -1,0 +1,151 @@
+"""FSDP over two processes, and the configuration that DeepSpeed would be given."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from accelerate.utils.deepspeed import HfDeepSpeedConfig  # type: ignore[import-untyped]
+from torch import nn
+from transformers.integrations.deepspeed import HfTrainerDeepSpeedConfig
+
+from models.errors import ConfigError
+from models.loader import load_model
+from tests.training.test_llava_stages import llava_recipe
+from tests.training.test_train_stage import losses
+from tests.training.tiny_stages import GOLDENS, tiny_recipe
+from training.data.mixture import training_batches
+from training.data.readers import make_example
+from training.families.mini_gemini import PROMPTS, STAGES
+from training.prompts import BatchSide
+from training.recipe import LoraRecipe, load_recipe
+from training.sharding import has_parts_only, is_sharded
+from training.stages import Stage, StageModel
+from training.train import main, run_stage
+from training.trainer import deepspeed_file, latest_checkpoint, training_arguments
+
+ROOT = Path(__file__).parents[2]
+CONFIGS = ROOT / "training" / "configs"
+TWO = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+TWO += ["-m", "tests.training.fsdp_on_cpu"]
+# Warned of by the libraries themselves, whatever is trained.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*pin_memory.*:UserWarning"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+]
+
+
+@pytest.mark.slow
+def test_fsdp_over_two_processes_is_two_accumulated_batches(tmp_path: Path) -> None:
+    """Frozen and trained parameters, a batch of text alone beside one with pictures, resumed half-way."""
+    alone = llava_recipe(tmp_path / "alone", "mgm-7b", "2", gradient_accumulation=2)
+    alone.schedule.__dict__["epochs"] = 4
+    run_stage(alone)
+    together = llava_recipe(tmp_path / "together", "mgm-7b", "2")
+    command = [*TWO, "--cfg-path", str(together.source)]
+    options = ["--options", "fsdp=true", "schedule.epochs=4"]
+    subprocess.run([*command, *options], cwd=ROOT, check=True, capture_output=True)
+    expected = losses(tmp_path / "alone", step=4)
+    assert losses(tmp_path / "together", step=4) == pytest.approx(expected, rel=1e-4)
+    checkpoints = tmp_path / "together" / "output" / "checkpoints"
+    for step in (3, 4):
+        (checkpoints / f"checkpoint-{step}" / "trainer_state.json").unlink()
+    found = latest_checkpoint(tmp_path / "together" / "output")
+    assert found is not None
+    assert found.name == "checkpoint-2"
+    subprocess.run([*command, "--resume", *options], cwd=ROOT, check=True, capture_output=True)
+    assert losses(tmp_path / "together", step=4) == pytest.approx(expected, rel=1e-4)
+    models = [
+        load_model(tmp_path / name / "output" / "final" / "eval.yaml", device="cpu", report=lambda _: None)
+        for name in ("alone", "together")
+    ]
+    for (name, ours), (_, theirs) in zip(*(model.state_dict().items() for model in models), strict=True):
+        assert (ours - theirs).abs().max() < 0.02 * max(1.0, ours.abs().max().item()), name  # files are bf16
+
+
+def test_a_batch_of_text_looks_at_a_black_picture_that_counts_nothing(tmp_path: Path) -> None:
+    """The connector then has a gradient, of zero, so that all devices run the same modules."""
+    recipe = llava_recipe(tmp_path, "mgm-7b", "2")
+    model = load_model(GOLDENS / "mgm-7b" / "config.yaml", device="cpu", report=lambda _: None)
+    text = make_example(["what is red?"], ["a red ball"])
+    batch = PROMPTS["chat"](BatchSide(model), [text], recipe.text, None)  # type: ignore[arg-type]  # draws nothing
+    values = {name: value for name, value in vars(batch).items() if value is not None}
+    looking, not_looking = (
+        StageModel(model, STAGES["2"], LoraRecipe()),
+        StageModel(model, Stage(learns=STAGES["2"].learns), LoraRecipe()),
+    )
+    losses = [stage_model(**values)["loss"] for stage_model in (looking, not_looking)]
+    assert losses[0].item() == losses[1].item()
+    for loss, is_there in zip(losses, (True, False), strict=True):
+        model.zero_grad()
+        loss.backward()
+        gradients = [parameter.grad for parameter in model.connector.parameters()]
+        assert all((gradient is not None) == is_there for gradient in gradients)
+        assert not any(gradient is not None and gradient.any() for gradient in gradients)
+
+
+def test_layers_are_the_units_of_sharding() -> None:
+    model = load_model(GOLDENS / "moe-llava-phi2" / "config.yaml", device="cpu", report=lambda _: None)
+    names = StageModel(model, Stage(learns=("connector",)), LoraRecipe())._no_split_modules
+    assert any(name.endswith("DecoderLayer") for name in names)
+    assert "CLIPEncoderLayer" in names
+
+
+class Filled(HfTrainerDeepSpeedConfig, HfDeepSpeedConfig):
+    """transformers' view of a DeepSpeed file, without DeepSpeed."""
+
+    def __init__(self, file: Path) -> None:
+        HfDeepSpeedConfig.__init__(self, str(file))
+        self.mismatches: list[str] = []
+        self._dtype = None
+
+
+@pytest.mark.parametrize("file", sorted((CONFIGS / "deepspeed").glob("*.json")), ids=lambda file: file.stem)
+def test_deepspeeds_files_are_filled_in_from_the_recipe(file: Path, tmp_path: Path) -> None:
+    """What can be checked without DeepSpeed: nothing is left open and nothing contradicts the Trainer's arguments."""
+    recipe = llava_recipe(tmp_path, "mgm-7b", "2", precision="bf16", gradient_accumulation=2)
+    model = load_model(GOLDENS / "mgm-7b" / "config.yaml", device="cpu", report=lambda _: None)
+    batches = training_batches(recipe, lambda *_: None, world_size=1)  # type: ignore[arg-type]
+    args = training_arguments(recipe, tmp_path, batches, world_size=1, on_cpu=True)
+    filled = Filled(file)
+    filled.trainer_config_process(args)
+    filled.trainer_config_finalize(args, StageModel(model, Stage(learns=("connector",)), LoraRecipe()), 4)
+    assert "auto" not in json.dumps(filled.config)
+    assert filled.config["gradient_accumulation_steps"] == filled.config["train_batch_size"] == 2
+    assert filled.config["bf16"] == {"enabled": True}
+    assert filled.config.get("gradient_clipping", 0.0) == 0.0
+    assert filled.config["zero_optimization"]["reduce_bucket_size"] == 96 * 96
+
+
+def test_deepspeeds_file_is_found_beside_the_yaml(monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = load_recipe(CONFIGS / "mgm_34b_stage2.yaml")
+    with pytest.raises(ConfigError, match=r"pip install deepspeed, or --options deepspeed=null"):
+        deepspeed_file(recipe)
+    monkeypatch.setattr("training.trainer.find_spec", lambda _: "there")
+    assert deepspeed_file(recipe) == str(CONFIGS / "deepspeed" / "zero3.json")
+    with pytest.raises(ConfigError, match=r"deepspeed: none\.json not found here or beside the YAML"):
+        deepspeed_file(load_recipe(recipe.source, ["deepspeed=none.json"]))
+
+
+def test_fsdp_needs_several_gpus(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = tiny_recipe(tmp_path, "minigpt_v2", stage="3")
+    assert main(["--cfg-path", str(recipe.source), "--options", "fsdp=true"]) == 2
+    assert "this is one process; start it with torchrun or accelerate launch" in capsys.readouterr().err
+
+
+def test_what_is_sharded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    plain = tiny_recipe(tmp_path, "minigpt_v2")
+    assert not is_sharded(plain)
+    assert is_sharded(load_recipe(plain.source, ["fsdp=true"]))
+    assert is_sharded(load_recipe(plain.source, ["deepspeed=zero2.json"]))
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    assert is_sharded(plain)
+    with pytest.raises(ConfigError, match="fsdp and deepspeed exclude each other"):
+        load_recipe(plain.source, ["fsdp=true", "deepspeed=zero2.json"])
+    module = nn.Linear(2, 2)
+    assert not has_parts_only(module)
+    module.weight.ds_id = 1  # type: ignore[attr-defined]  # as DeepSpeed marks parameters
+    assert has_parts_only(module)
