@@ -20,7 +20,7 @@ from app.markup import answer_html, regions_json
 from app.overlay import Entity, drawing_size, entities_of, overlay_svg
 from app.routing_view import routing_html
 from app.session import ChatSession, Exchange
-from models.aids import without_marks
+from models.aids import caption_of, without_marks
 from models.conversation import Answer, Sampling
 from models.grounding import parse_grounded_text
 
@@ -110,16 +110,18 @@ def answer_bubble(
     )
 
 
-def picture_figure(picture: Picture, entities: Sequence[Entity] = (), *, define: bool = False) -> str:
+def picture_figure(
+    picture: Picture, entities: Sequence[Entity] = (), *, define: bool = False, description: str = ""
+) -> str:
     """A picture with boxes. Its pixels are in the page once, where it was asked about first (`define`); later overlays
-    refer to them by id, so a long chat about one image stays small."""
+    refer to them by id, so a long chat about one image stays small. `description` is for people who do not see it."""
     width, height = drawing_size(*picture.image.size)
     name = f"mv-picture-{picture.key}"
     if define:
         drawn = f'<image id="{name}" href="{picture.preview_uri}" width="{width}" height="{height}"/>'
     else:
         drawn = f'<use href="#{name}"/>'
-    svg = overlay_svg(entities, size=picture.image.size, picture=drawn)
+    svg = overlay_svg(entities, size=picture.image.size, picture=drawn, description=description)
     shape = "mv-portrait" if height > width else "mv-landscape"
     return f'<figure class="mv-figure {shape}" style="--mv-ratio:{width / height:.4f}">{svg}</figure>'
 
@@ -131,9 +133,11 @@ def _drawn_picture(exchange: Exchange) -> str:
         return ""
     if answer.picture is None:
         return f'<p class="mv-note" role="status">{escape(answer.progress)}</p>' if exchange.is_running else ""
+    description = f"Drawn picture: {caption_of(answer.text)}"
+    figure = picture_figure(Picture(answer.picture, "picture"), define=True, description=description)
     return (
-        f'<div class="mv-drawn">{picture_figure(Picture(answer.picture, "picture"), define=True)}'
-        '<button type="button" class="mv-action" data-save-picture="picture">Save picture</button></div>'
+        f'<div class="mv-illustration">{figure}<div class="mv-actions mv-regions">'
+        '<button type="button" class="mv-action" data-save-picture="picture">Save picture</button></div></div>'
     )
 
 

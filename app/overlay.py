@@ -1,4 +1,4 @@
-"""Boxes over a picture: numbered, coloured entities as inline SVG for the page and as pixels for files.
+"""Boxes over a picture: numbered, coloured entities as inline SVG (the page's script makes the PNG to save from it).
 
 An entity is everything an answer says about one phrase: the same phrase has one number and one colour, wherever it
 occurs. All geometry is in units of 1/1000 of the picture's longer side, so one drawing fits every display size.
@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
-
-from PIL import Image, ImageDraw, ImageFont
 
 from models.grounding import Box, Phrase
 
@@ -93,8 +91,9 @@ def describe(entities: Sequence[Entity]) -> str:
     return "The image with marked regions. " + "; ".join(items)
 
 
-def overlay_svg(entities: Sequence[Entity], *, size: tuple[int, int], picture: str) -> str:
-    """An `<svg>` with the picture and the boxes. `picture` is SVG markup that draws it over the whole drawing.
+def overlay_svg(entities: Sequence[Entity], *, size: tuple[int, int], picture: str, description: str = "") -> str:
+    """An `<svg>` with the picture and the boxes. `picture` is SVG markup that draws it over the whole drawing; `size`
+    its width and height in pixels; `description` what it shows, by default what the boxes say.
 
     Every entity is two groups with its number in `data-entity`: its boxes, and above all boxes its labels.
     """
@@ -103,7 +102,7 @@ def overlay_svg(entities: Sequence[Entity], *, size: tuple[int, int], picture: s
     boxes = "".join(_group_svg("mv-box", entity, _boxes_svg(entity, (width, height))) for entity, _ in placed)
     labels = "".join(_group_svg("mv-label", entity, _labels_svg(entity, places)) for entity, places in placed)
     return (
-        f'<svg class="mv-overlay" role="img" aria-label="{escape(describe(entities))}" '
+        f'<svg class="mv-overlay" role="img" aria-label="{escape(description or describe(entities))}" '
         f'viewBox="0 0 {width} {height}" xmlns="http://www.w3.org/2000/svg">{picture}{boxes}{labels}</svg>'
     )
 
@@ -188,26 +187,3 @@ def _label_places(box: Rectangle, width: float, size: tuple[int, int]) -> list[R
 def overlap(a: Rectangle, b: Rectangle) -> float:
     """The area that two rectangles share."""
     return max(0.0, min(a[2], b[2]) - max(a[0], b[0])) * max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
-
-
-def draw_entities(image: Image.Image, entities: Sequence[Entity]) -> Image.Image:
-    """A copy of the picture with the same boxes and labels as on the page."""
-    canvas = image.convert("RGB")
-    canvas = canvas.copy() if canvas is image else canvas
-    draw = ImageDraw.Draw(canvas)
-    size = drawing_size(*canvas.size)
-    scale = max(canvas.size) / UNITS
-    font = ImageFont.load_default(size=max(9.0, FONT_SIZE * scale))
-    line = max(1, round(5 * scale))
-    placed = place_labels(entities, size)
-    for entity, _ in placed:
-        for box in entity.boxes:
-            corners = [value * scale for value in scale_box(box, size)]
-            draw.rectangle(corners, outline="white", width=2 * line)
-            draw.rectangle(corners, outline=entity.colour, width=line)
-    for entity, labels in placed:
-        for label in labels:
-            draw.rounded_rectangle([value * scale for value in label], radius=8 * scale, fill=entity.colour)
-            anchor = (label[0] + LABEL_PADDING) * scale, (label[1] + LABEL_HEIGHT / 2) * scale
-            draw.text(anchor, entity.caption, fill=entity.ink, font=font, anchor="lm")
-    return canvas

@@ -10,9 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
-from transformers import AutoTokenizer, PreTrainedConfig
-
 from models.errors import CheckpointMissing
+from models.piece_tokenizer import open_tokenizer
 
 _CLEAN_UP = (" .", " ?", " !", " ,", " ' ", " n't", " 'm", " 's", " 've", " 're")
 
@@ -25,7 +24,7 @@ class CodeGenTokenizer:
             raise CheckpointMissing(
                 f"{folder} has no tokenizer (vocab.json and merges.txt, or tokenizer.json); download the whole folder."
             )
-        self._tokenizer = AutoTokenizer.from_pretrained(folder, config=PreTrainedConfig())
+        self._tokenizer = open_tokenizer(folder)
         self.bos_token_id: int = self._tokenizer.bos_token_id
         self.eos_token_id = self.pad_token_id = self.bos_token_id
         self._special = set(self._tokenizer.all_special_ids)

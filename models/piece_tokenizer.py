@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
-from transformers import AutoTokenizer, PreTrainedConfig
+from transformers import AutoTokenizer, LlamaTokenizer, PreTrainedConfig
 
 from models.errors import CheckpointCorrupt, CheckpointMissing
 
@@ -19,13 +20,11 @@ class PieceTokenizer:
     def __init__(self, folder: Path) -> None:
         if not any((folder / name).is_file() for name in _FILES):
             raise CheckpointMissing(f"{folder} has no tokenizer ({', '.join(_FILES)}); download the whole folder.")
-        try:
-            self._tokenizer = AutoTokenizer.from_pretrained(folder, config=PreTrainedConfig())
-        except (ValueError, OSError, KeyError, ImportError) as error:
-            raise CheckpointCorrupt(f"{folder}: its tokenizer can't be used: {str(error).splitlines()[0]}") from error
+        self._tokenizer = open_tokenizer(folder)
         self.eos_token_id: int = self._tokenizer.eos_token_id
         self.bos_token_id: int = self._tokenizer.bos_token_id
-        self.pad_token_id: int = self._tokenizer.pad_token_id
+        pad = self._tokenizer.pad_token_id
+        self.pad_token_id: int = self.eos_token_id if pad is None else pad
 
     def __len__(self) -> int:
         return len(self._tokenizer)
@@ -42,3 +41,22 @@ class PieceTokenizer:
     def id_of(self, piece: str) -> int | None:
         """The id of a piece that the vocabulary holds as a whole, else None."""
         return cast(dict[str, int], self._tokenizer.get_vocab()).get(piece)
+
+
+def open_tokenizer(folder: Path) -> Any:
+    """A folder's tokenizer as transformers makes it. Raises CheckpointCorrupt where its files are damaged.
+
+    Where nothing but `tokenizer.model` says how it is used, it is Llama's with the defaults that transformers had when
+    these models were released: a BOS comes first, and a prefix space after every special token ("legacy").
+    """
+    try:
+        if (folder / "tokenizer.model").is_file() and not (folder / "tokenizer.json").is_file():
+            file = folder / "tokenizer_config.json"
+            values = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+            if values.get("tokenizer_class", "LlamaTokenizer") == "LlamaTokenizer":
+                defaults: dict[str, Any] = {key: True for key in ("add_bos_token", "legacy") if values.get(key) is None}
+                return LlamaTokenizer.from_pretrained(folder, **defaults)
+        return AutoTokenizer.from_pretrained(folder, config=PreTrainedConfig())
+    except Exception as error:  # the tokenizers library raises nothing more special
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise CheckpointCorrupt(f"{folder}: its tokenizer can't be used ({reason}); download it again.") from error

@@ -78,9 +78,9 @@
     confirm(button, "Saved");
   }
 
-  // As it was drawn, not through a canvas; its data URI says whether it is a PNG or a JPEG.
+  // What the page shows, at most 1024 pixels a side; its data URI says whether it is a PNG or a JPEG.
   function savePicture(button) {
-    const href = button.closest(".mv-drawn").querySelector("image").getAttribute("href");
+    const href = button.closest(".mv-illustration").querySelector("image").getAttribute("href");
     const kind = href.match(/^data:image\/(\w+)/)[1];
     Object.assign(document.createElement("a"), { href, download: `${button.dataset.savePicture}.${kind}` }).click();
     confirm(button, "Saved");

@@ -7,12 +7,12 @@ tokens, or 2880 for the HD models (four crops and the whole).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from torch import nn
-from transformers import CLIPVisionConfig, ConvNextConfig, GemmaForCausalLM, PreTrainedModel
+from transformers import ConvNextConfig, GemmaForCausalLM, MixtralForCausalLM, PreTrainedModel
 
 from models.aids import Aids
 from models.checkpoints import find_local, find_near
@@ -21,30 +21,16 @@ from models.conversation import Sampling
 from models.errors import CheckpointMismatch, CheckpointMissing, ConfigError
 from models.model_info import ModelInfo
 from models.parts.causal_lm import causal_lm_part
-from models.parts.dual_vision import (
-    CLIP_RULES,
-    CONVNEXT_RULES,
-    UNUSED_CLIP_LAYERS,
-    ClipPatches,
-    ConvNextStages,
-    DualVisionTower,
-)
+from models.parts.dual_vision import CONVNEXT_RULES, ClipPatches, ConvNextStages, DualVisionTower
 from models.parts.llava_chat import DESCRIBING_TASKS, FORMATS, STOP_PIECES
+from models.parts.llava_vision import tower_part
 from models.parts.patch_mining import PatchMiningConnector
 from models.piece_tokenizer import PieceTokenizer
 from models.preprocessing import CropAndResize, PadAndResize
 from models.released import ReleasedFiles
 from models.vision_language_model import VisionLanguageModel
-from models.weights import Drop, Part, Rename, Tensors, rename, take_prefix
+from models.weights import Part, Rename, Tensors, rename, take_prefix
 
-CLIP_L_336 = {
-    "hidden_size": 1024,
-    "intermediate_size": 4096,
-    "num_hidden_layers": 24,
-    "num_attention_heads": 16,
-    "image_size": 336,
-    "patch_size": 14,
-}
 # Stage 1 of every size, for a projector that comes without its config.json.
 STAGE_1 = {"image_size_aux": 768, "image_grid": 1, "image_global": False, "image_aspect_ratio": "square"}
 CONVNEXT_L = {"hidden_sizes": [192, 384, 768, 1536], "depths": [3, 3, 27, 3]}
@@ -109,7 +95,7 @@ def parts(config: Config, files: ReleasedFiles) -> dict[str, Part]:
         source=files.source("language_model"),
         quantization=config.quantization,
     )
-    low = _clip_part(config, files, take_prefix(visual, "vision_tower."), source)
+    low = _clip_part(config, files, take_prefix(visual, "vision_tower.vision_tower."), source)
     high = _convnext_part(config, files, take_prefix(visual, "vision_tower_aux."), source)
     connector = Part(
         name="connector",
@@ -145,26 +131,23 @@ def visual_values(config: Config, files: ReleasedFiles) -> dict[str, Any]:
 def _clip_part(config: Config, files: ReleasedFiles, shards: Tensors, source: str) -> Part:
     """CLIP: the shards' weights (as the reference ends up with), the sizes of its folder where there is one."""
     folder = tower_folder(config, files, "vision_tower")
-    values = dict(CLIP_L_336)
+    sizes: dict[str, Any] = {}
     if folder is not None and (folder / "config.json").is_file():
-        values |= files.read_config(folder).get("vision_config", {})
-    clip = CLIPVisionConfig(**(values | config.vision_config))
-    clip.num_hidden_layers -= UNUSED_CLIP_LAYERS
-    unused = Drop(rf"encoder\.layers\.{clip.num_hidden_layers}\.", why="the layer behind the one whose output is used")
+        sizes = files.read_config(folder).get("vision_config", {})
     if shards:
         released = shards
     elif folder is not None:
         released = files.read(folder)
     else:
         raise _no_tower(config, source, "vision_tower", "openai/clip-vit-large-patch14-336")
-    return Part(
-        name="vision tower",
+    part = tower_part(
+        released,
+        is_siglip=False,
+        layer=-2,  # `mm_vision_select_layer` of every release
+        values={**sizes, **config.vision_config},
         source=source if shards else str(folder),
-        module_class=ClipPatches,
-        config=clip,
-        tensors=rename(released, (unused, *CLIP_RULES)),
-        hint="Is it CLIP ViT-L/14 at 336 px?",
     )
+    return replace(part, module_class=ClipPatches)
 
 
 def _convnext_part(config: Config, files: ReleasedFiles, shards: Tensors, source: str) -> Part:
@@ -231,7 +214,7 @@ def assemble(config: Config, files: ReleasedFiles, modules: Mapping[str, nn.Modu
         low=low, high=high, grid=values.get("image_grid") or 1, has_global=bool(values.get("image_global"))
     )
     tokenizer = PieceTokenizer(files.path("language_model"))
-    conversation = config.conversation or conversation_of(tokenizer, values, llm)
+    conversation = config.conversation or conversation_of(tokenizer, llm)
     model = VisionLanguageModel(
         vision_tower=tower,
         vision_features=tower.features,
@@ -262,7 +245,7 @@ def assemble(config: Config, files: ReleasedFiles, modules: Mapping[str, nn.Modu
     return model
 
 
-def conversation_of(tokenizer: PieceTokenizer, values: Mapping[str, Any], llm: PreTrainedModel) -> str:
+def conversation_of(tokenizer: PieceTokenizer, llm: PreTrainedModel) -> str:
     """The prompt format a released language model was trained with, from its vocabulary and class."""
     if tokenizer.id_of("<|eot_id|>") is not None:
         return "llama_3"
@@ -270,4 +253,4 @@ def conversation_of(tokenizer: PieceTokenizer, values: Mapping[str, Any], llm: P
         return "chatml_direct"
     if isinstance(llm, GemmaForCausalLM):
         return "gemma"
-    return "mistral_instruct" if "num_local_experts" in values else "vicuna_v1"
+    return "mistral_instruct" if isinstance(llm, MixtralForCausalLM) else "vicuna_v1"

@@ -15,7 +15,14 @@ from torch import nn
 from models.config import FamilyConfig, released_file
 from models.conversation import Sampling
 from models.errors import CheckpointMismatch, ConfigError
-from models.parts.connectors import BLIP2_UNUSED, PatchMergeProjector, QFormerConnector, qformer_config, qformer_tensors
+from models.parts.connectors import (
+    BLIP2_UNUSED,
+    MERGED_PATCHES,
+    QFormerConnector,
+    patch_merge_part,
+    qformer_config,
+    qformer_tensors,
+)
 from models.parts.eva_vision import eva_vision_config, eva_vision_part, num_patches
 from models.parts.minigpt import (
     BLIP2_SOURCE,
@@ -33,8 +40,6 @@ from models.released import ReleasedFiles
 from models.sentencepiece_tokenizer import SentencePieceTokenizer
 from models.vision_language_model import VisionLanguageModel
 from models.weights import Part, Tensors, rename, take_lora, take_prefix
-
-MERGED_PATCHES = 4
 
 PROMPTS = {"vicuna_v0": VICUNA_V0, "llama_2": LLAMA_2}
 
@@ -92,29 +97,26 @@ def _connector_part(
 ) -> Part:
     qformer = qformer_config(vision_width, config.qformer_config)
     input_width = qformer.hidden_size if config.has_qformer else vision_width * MERGED_PATCHES
+    source = files.source("checkpoint")
     weight, bias = check_projection(
         checkpoint,
-        source=files.source("checkpoint"),
+        source=source,
         llm=llm.config,
         llm_source=llm.source,
         input_width=input_width,
     )
-    projection = {"projection.weight": weight, "projection.bias": bias}
-    text_width = llm.config.hidden_size
     if not config.has_qformer:
-        return Part(
-            name="connector",
-            source=files.source("checkpoint"),
-            module_class=PatchMergeProjector,
-            config={"vision_width": vision_width, "text_width": text_width, "merge": MERGED_PATCHES},
-            tensors=projection,
-        )
+        return patch_merge_part((weight, bias), vision_width=vision_width, source=source)
     return Part(
         name="Q-Former",
         source=files.source("qformer"),
         module_class=QFormerConnector,
-        config={"config": qformer, "num_query_tokens": config.num_query_tokens, "text_width": text_width},
-        tensors=qformer_tensors(frozen) | projection,
+        config={
+            "config": qformer,
+            "num_query_tokens": config.num_query_tokens,
+            "text_width": llm.config.hidden_size,
+        },
+        tensors=qformer_tensors(frozen) | {"projection.weight": weight, "projection.bias": bias},
         hint="Is it blip2_pretrained_flant5xxl.pth, and does qformer_config describe it?",
     )
 

@@ -14,7 +14,7 @@ from torch import nn
 from models.config import FamilyConfig, released_file
 from models.conversation import Sampling
 from models.errors import CheckpointMismatch
-from models.parts.connectors import PatchMergeProjector
+from models.parts.connectors import MERGED_PATCHES, patch_merge_part
 from models.parts.eva_vision import eva_vision_config, eva_vision_part, num_patches
 from models.parts.minigpt import (
     EVA_SOURCE,
@@ -31,8 +31,6 @@ from models.released import ReleasedFiles
 from models.sentencepiece_tokenizer import SentencePieceTokenizer
 from models.vision_language_model import VisionLanguageModel
 from models.weights import Part, check_lora_rank, rename, take_lora, take_prefix
-
-MERGED_PATCHES = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +61,7 @@ def parts(config: Config, files: ReleasedFiles) -> dict[str, Part]:
         )
     check_lora_rank(lora, config.lora_rank, source=source)
     llm = llama_part(files, lora=lora)
-    weight, bias = check_projection(
+    projection = check_projection(
         checkpoint,
         source=source,
         llm=llm.config,
@@ -75,13 +73,7 @@ def parts(config: Config, files: ReleasedFiles) -> dict[str, Part]:
         eva, vision, source=files.source("vision_tower"), ln_vision=take_prefix(checkpoint, "ln_vision.") or None
     )
     check_nothing_left(checkpoint, source=source)
-    connector = Part(
-        name="connector",
-        source=source,
-        module_class=PatchMergeProjector,
-        config={"vision_width": vision.hidden_size, "text_width": llm.config.hidden_size, "merge": MERGED_PATCHES},
-        tensors={"projection.weight": weight, "projection.bias": bias},
-    )
+    connector = patch_merge_part(projection, vision_width=vision.hidden_size, source=source)
     return {"vision_tower": tower, "connector": connector, "language_model": llm}
 
 

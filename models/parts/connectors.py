@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 from transformers import Blip2QFormerConfig, Blip2QFormerModel
 
-from models.weights import Drop, Rename, Tensors, rename, take_prefix
+from models.weights import Drop, Part, Rename, Tensors, rename, take_prefix
 
+MERGED_PATCHES = 4  # that become one image token in the models without a Q-Former
 BLIP2_UNUSED = Drop(r"^(t5_proj|t5_model|opt_proj|visual_encoder)\.", why="of BLIP-2's own language model and tower")
 
 _QFORMER_RULES = (
@@ -44,6 +45,18 @@ class PatchMergeProjector(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         return self.projection(self.prepare(features))
+
+
+def patch_merge_part(projection: tuple[Tensor, Tensor], *, vision_width: int, source: str) -> Part:
+    """A `PatchMergeProjector` from its weight [H, MERGED_PATCHES * V] and bias [H]."""
+    weight, bias = projection
+    return Part(
+        name="connector",
+        source=source,
+        module_class=PatchMergeProjector,
+        config={"vision_width": vision_width, "text_width": weight.shape[0], "merge": MERGED_PATCHES},
+        tensors={"projection.weight": weight, "projection.bias": bias},
+    )
 
 
 class QFormerConnector(nn.Module):

@@ -11,19 +11,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import CLIPVisionConfig, CLIPVisionModel, ConvNextConfig, ConvNextModel
+from transformers import ConvNextConfig, ConvNextModel
 
+from models.parts.llava_vision import CutClip
 from models.weights import Drop, Rename
 
-# `mm_vision_select_layer` is -2 in every release: the last CLIP block and the norm behind it are never used.
-UNUSED_CLIP_LAYERS = 1
-
-CLIP_RULES = (
-    Drop(r"^(text_model|text_projection|visual_projection|logit_scale)", why="CLIP's text half"),
-    Drop(r"position_ids$", why="a buffer that is computed, not loaded"),
-    Drop(r"post_layernorm\.", why="behind the layer whose output is used"),
-    Rename(r"^(vision_tower\.)?vision_model\.", ""),
-)
 CONVNEXT_RULES = (
     Drop(r"^(?!visual\.trunk\.(stem|stages)|vision_(stem|stages))", why="OpenCLIP's text half and heads"),
     Rename(r"^(visual\.trunk\.|vision_)stem\.0\.", "embeddings.patch_embeddings."),
@@ -38,12 +30,8 @@ CONVNEXT_RULES = (
 )
 
 
-class ClipPatches(CLIPVisionModel):
+class ClipPatches(CutClip):
     """CLIP's patch features, one block and the last norm left out: [B, 3, S, S] -> [B, n, C], CLS dropped."""
-
-    def __init__(self, config: CLIPVisionConfig) -> None:
-        super().__init__(config)
-        self.post_layernorm = nn.Identity()  # type: ignore[assignment]
 
     def patches(self, pixel_values: Tensor) -> Tensor:
         """See the class."""

@@ -218,7 +218,7 @@ def test_the_bubble_shows_the_picture_and_no_marks() -> None:
     assert "Picture: a cat" in html
     assert 'data-save-picture="picture"' in html
     assert Picture(OTHER).preview_uri in html
-    assert "&lt;h&gt;" not in html.split('<div class="mv-drawn">')[0]
+    assert "&lt;h&gt;" not in html.split('<div class="mv-illustration">')[0]
 
 
 def test_a_retry_keeps_its_wishes() -> None:

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from gradio_client import Client, handle_file  # type: ignore[import-untyped]
 from gradio_client.exceptions import AppError  # type: ignore[import-untyped]
+from PIL import Image
 
+from app import ui
+from app.aids import AidedModel
+from models.aids import Aids
 from models.errors import NotEnoughMemory
-from tests.app.conftest import Server
+from tests.app.conftest import Server, free_port
+from tests.app.test_aids import AIDED_INFO, OTHER, ScriptedGenerator, ScriptedReader
+from tests.fakes import ScriptedModel
 
 
 @pytest.fixture
@@ -80,3 +89,33 @@ def test_only_chat_is_offered(client: Client) -> None:
     assert isinstance(endpoints, dict)
     assert list(endpoints["named_endpoints"]) == ["/chat"]
     assert endpoints["unnamed_endpoints"] == {}
+
+
+@pytest.fixture
+def aided(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Client, ScriptedModel]]:
+    """A page whose model was started with `--ocr`, and reads and draws by a script."""
+    inner = ScriptedModel(info=replace(AIDED_INFO, aids=Aids(ocr=True)))
+    model = AidedModel(inner, reader=ScriptedReader("EXIT 42"), generator=ScriptedGenerator())
+    monkeypatch.setattr(ui, "with_aids", lambda _: model)
+    demo = ui.build_demo(inner)
+    _, url, _ = demo.launch(prevent_thread_lock=True, quiet=True, server_port=free_port())
+    yield Client(url, verbose=False), inner
+    demo.close(verbose=False)
+
+
+def test_text_is_read_and_a_picture_drawn(aided: tuple[Client, ScriptedModel], scene_file: Path) -> None:
+    client, inner = aided
+    inner.script = ["A sign.", "Look: <h>a lake</h>", "No."]
+    answer, regions, picture, notices = client.predict(handle_file(scene_file), "What is it?", api_name="/chat")
+    assert (answer, regions["regions"], picture) == ("A sign.", [], None)
+    assert notices == ["Text read in the image: EXIT 42"]
+    assert inner.last_question() == "What is it?\nReference OCR Token: EXIT 42\n"
+    history = [{"role": "user", "content": "What is it?"}, {"role": "assistant", "content": "A sign."}]
+    wishes = {"history": history, "read_text": False, "draw_picture": True, "api_name": "/chat"}
+    answer, _, picture, notices = client.predict(handle_file(scene_file), "Draw it.", **wishes)
+    assert (answer, notices) == ("Look: <h>a lake</h>", [])
+    assert [turn.text for turn in inner.seen[-1]] == ["What is it? <GEN>", "A sign.", "Draw it. <GEN>"]
+    assert np.array_equal(np.array(Image.open(picture).convert("RGB")), np.array(OTHER))
+    *_, picture, notices = client.predict(handle_file(scene_file), "Draw it.", **wishes)
+    assert picture is None
+    assert "described no picture" in notices[0]

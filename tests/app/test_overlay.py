@@ -7,14 +7,12 @@ import xml.etree.ElementTree as ElementTree
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
 
 from app.overlay import (
     LABEL_HEIGHT,
     PALETTE,
     Entity,
     describe,
-    draw_entities,
     drawing_size,
     overlap,
     overlay_svg,
@@ -103,12 +101,3 @@ def test_description_for_people_who_do_not_see_it() -> None:
     box = Box(0, 0, 1, 1)
     text = describe([entity(box, box, label="dog"), entity(box, number=2, label="")])
     assert text == "The image with marked regions. 1: dog (2 boxes); 2: box"
-
-
-@pytest.mark.parametrize("size", [(640, 480), (8, 8), (1, 300)])
-def test_drawing_into_pixels_leaves_the_original_alone(size: tuple[int, int]) -> None:
-    image = Image.new("RGB", size, "white")
-    drawn = draw_entities(image, [entity(Box(0.1, 0.1, 0.9, 0.9))])
-    assert drawn.size == size
-    assert image.getcolors() == [(size[0] * size[1], (255, 255, 255))]
-    assert drawn.tobytes() != image.tobytes()

@@ -16,9 +16,11 @@ from models.devices import weight_bytes
 from models.errors import CheckpointMismatch
 from models.families import mini_gemini
 from models.loader import check_parts
-from models.parts.dual_vision import CLIP_RULES, CONVNEXT_RULES
+from models.parts.dual_vision import CONVNEXT_RULES
+from models.parts.llava_vision import tower_part
 from models.released import ReleasedFiles
-from models.weights import Drop, Part, Tensors, rename
+from models.weights import Part, Tensors, rename
+from tests.models.estimates import gibibytes_in_16_bit, printed_gibibytes
 
 ROOT = Path(__file__).resolve().parents[2]
 LAYOUTS = ROOT / "tests" / "data" / "layouts"
@@ -116,15 +118,19 @@ def layout_tensors(layout: str) -> Tensors:
     }
 
 
+def layouts_of(name: str, checkpoint: str) -> dict[str, str]:
+    """The layout of the file under each key of a YAML; a Llama's is made from its sizes."""
+    kind = name[:7]
+    if kind.startswith("mgm"):
+        return {"language_model": checkpoint}
+    layouts = {"vision_tower": EVA[kind], "qformer": BLIP2[kind], "checkpoint": checkpoint}
+    return {**layouts, "language_model": PHI_2_FOLDER} if kind == "tinygpt" else layouts
+
+
 def parts_of(name: str, checkpoint: str) -> dict[str, Part]:
     config = load_config(ROOT / "eval_configs" / f"{name}.yaml")
-    kind = name[:7]
-    layouts = {"vision_tower": EVA.get(kind, ""), "qformer": BLIP2.get(kind, ""), "checkpoint": checkpoint}
-    if kind == "tinygpt":
-        layouts["language_model"] = PHI_2_FOLDER
-    elif name.startswith("mgm"):
-        layouts = {"language_model": checkpoint}
-    parts: dict[str, Part] = family_module(config.family, source=name).parts(config, LayoutFiles(config, layouts))
+    files = LayoutFiles(config, layouts_of(name, checkpoint))
+    parts: dict[str, Part] = family_module(config.family, source=name).parts(config, files)
     return parts
 
 
@@ -176,12 +182,12 @@ def stage_1_parts(size: str, projector: str, *, has_towers: bool, monkeypatch: p
 def test_the_towers_of_mgm_load_from_their_own_folders_too() -> None:
     """What they are given from there is complete and of the same sizes as what the shards hold."""
     shards = parts_of("mgm_7b", "mini_gemini/MGM-7B")
-    rules = {"vision_tower": CLIP_RULES, "vision_tower_aux": CONVNEXT_RULES}
-    for (key, part_rules), layout in zip(rules.items(), sorted(TOWERS), strict=True):
-        unused = (
-            Drop(r"encoder\.layers\.23\.", why="the last layer of CLIP") if key == "vision_tower" else part_rules[0]
-        )
-        tensors = rename(layout_tensors(layout), (unused, *part_rules))
+    clip, convnext = (layout_tensors(layout) for layout in sorted(TOWERS))
+    folders = {
+        "vision_tower": tower_part(clip, is_siglip=False, layer=-2, values={}, source="a folder").tensors,
+        "vision_tower_aux": rename(convnext, CONVNEXT_RULES),
+    }
+    for key, tensors in folders.items():
         assert {n: t.shape for n, t in tensors.items()} == {n: t.shape for n, t in shards[key].tensors.items()}
 
 
@@ -229,3 +235,22 @@ def test_a_wrong_pair_of_files_is_explained(name: str, checkpoint: str, message:
 def test_memory_estimate_of_the_full_size(quantization: str, gigabytes: float) -> None:
     parts = parts_of("minigpt_v2", "minigpt4/minigpt_v2")
     assert weight_bytes(parts.values(), torch.float16, quantization) / 1e9 == pytest.approx(gigabytes, rel=0.02)
+
+
+@each_variant
+def test_the_printed_estimate_is_what_the_files_hold(
+    name: str, checkpoint: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Within 10 %, counting whole files: a few of their tensors are not used, such as the last layer of CLIP."""
+    layouts = layouts_of(name, checkpoint)
+    if name == "minigpt4_llama2_7b" or name.startswith("minigpt_v2"):
+        del layouts["qformer"]  # these have none
+    files = LayoutFiles(load_config(ROOT / "eval_configs" / f"{name}.yaml"), layouts)
+    released: Tensors = {}
+    for key in {*layouts, "language_model"}:
+        released |= {f"{key} {tensor}": value for tensor, value in files.tensors(key).items()}
+    if name == "mgm_2b":
+        del released["language_model lm_head.weight"]  # Gemma's, which is the embedding written twice
+    held = gibibytes_in_16_bit(released.values())
+    printed = printed_gibibytes(name, lambda config: LayoutFiles(config, layouts), monkeypatch, capsys)
+    assert printed == pytest.approx(held, rel=0.1)

@@ -16,6 +16,7 @@ from models.loader import check_parts
 from models.parts.sparse_moe import LinearExperts
 from models.released import ReleasedFiles
 from models.weights import Part, Tensors
+from tests.models.estimates import gibibytes_in_16_bit, printed_gibibytes
 
 ROOT = Path(__file__).resolve().parents[2]
 LAYOUTS = ROOT / "tests" / "data" / "layouts" / "moe_llava"
@@ -111,6 +112,15 @@ def test_released_variant_is_complete(name: str, variant: tuple[str, float], qua
     check_parts(parts)
     number = sum(tensor.numel() for key in ("connector", "language_model") for tensor in parts[key].tensors.values())
     assert number / 1e9 == pytest.approx(variant[1], abs=0.06)
+
+
+@pytest.mark.parametrize(("name", "variant"), VARIANTS.items(), ids=list(VARIANTS))
+def test_the_printed_estimate_is_what_the_folder_holds(
+    name: str, variant: tuple[str, float], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    held = gibibytes_in_16_bit(layout_tensors(variant[0]).values())
+    printed = printed_gibibytes(name, lambda config: LayoutFiles(config, variant[0]), monkeypatch, capsys)
+    assert printed == pytest.approx(held, rel=0.1)
 
 
 @pytest.mark.parametrize(("projector", "layout"), PROJECTORS.items())

@@ -188,6 +188,26 @@ class DenseHeads(nn.Module):
         return torch.stack(losses).sum(), report
 
 
+class MergedHeads(DenseHeads):
+    """The same read-outs for image tokens that stand for `merge` patches each: [B, P / merge, T].
+
+    A linear layer takes the patches apart again. It asks the connector to keep what the tower knows; without it a third
+    of what a token could say about its patches was lost.
+    """
+
+    def __init__(self, width: int, *, token_width: int, merge: int) -> None:
+        super().__init__(width)
+        self.merge = merge
+        self.unmerge = nn.Linear(token_width, merge * width)
+
+    def loss(
+        self, features: Tensor, targets: DenseTargets, *, bin_width: float, set_weight: float = 0.0
+    ) -> tuple[Tensor, dict[str, float]]:
+        """See `DenseHeads.loss`."""
+        patches = self.unmerge(F.rms_norm(features.float(), features.shape[-1:])).unflatten(-1, (self.merge, -1))
+        return super().loss(patches.flatten(1, 2), targets, bin_width=bin_width, set_weight=set_weight)
+
+
 def _accuracies(
     targets: DenseTargets, found: tuple[Tensor, Tensor, Tensor, Tensor], box: Tensor, bins: Tensor
 ) -> dict[str, float]:

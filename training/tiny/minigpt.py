@@ -10,16 +10,18 @@ import torch
 from torch import Tensor
 from transformers import LlamaForCausalLM
 
-from models.parts.connectors import QFormerConnector
+from models.parts.connectors import PatchMergeProjector, QFormerConnector
 from models.parts.minigpt_chat import MINIGPT_V2, VICUNA_V0
 from models.sentencepiece_tokenizer import SentencePieceTokenizer
 from training.tiny import export
+from training.tiny.dense import MergedHeads
 from training.tiny.mentions import TrainingHeads
 from training.tiny.networks import (
     PATCH_GRID,
     DecoderShape,
     QFormerShape,
     TinyModel,
+    TokenReadModel,
     TowerShape,
     add_lora,
     build_decoder,
@@ -27,7 +29,6 @@ from training.tiny.networks import (
     build_qformer_connector,
     build_vision_tower,
     merged_decoder_state,
-    part_of,
 )
 from training.tiny.optimiser import LearningRates
 from training.tiny.pretrain_tower import TowerRecipe, pretrain_tower
@@ -66,15 +67,15 @@ REFINEMENT = LanguageRecipe(
 )
 """With fresh optimisers: patches and phrases also learn about sets of objects."""
 
-SECOND_TOWER_RECIPE = TowerRecipe(
+TOKEN_RECIPE = TowerRecipe(
     steps=1500,
     rates=LearningRates(muon=0.012, adamw=1.8e-3),
     decay_from=0.1,
     set_weight=0.5,
     bin_widths=(2.0, 1.0),
-    seed=31,
+    seed=51,
 )
-"""The tower alone again: seeing better is learnt several times faster without a decoder behind it."""
+"""Without the decoder again, which is several times faster; this time it is image tokens that have to know all."""
 
 POLISHING = LanguageRecipe(
     steps=1000,
@@ -91,7 +92,7 @@ POLISHING = LanguageRecipe(
     curriculum=(),
     seed=10,
 )
-"""The decoder gets used to the better tower, with more of what it still confuses: objects close to each other."""
+"""The decoder gets used to the better tokens, with more of what it still confuses: objects close to each other."""
 
 MINIGPT4 = LanguageRecipe(
     steps=1500,
@@ -133,13 +134,13 @@ class LlamaFamily:
 
 
 class MiniGPTv2(LlamaFamily):
-    """Tiny MiniGPT-v2: tower, language stage, refinement, tower again, polishing."""
+    """Tiny MiniGPT-v2: tower, language stage, refinement, image tokens, polishing."""
 
     def __init__(self, work: Path) -> None:
         super().__init__(work)
         self.tower_path = work / "tower.pt"
         self.language_path, self.refined_path = work / "minigpt_v2_language.pt", work / "minigpt_v2_refined.pt"
-        self.second_tower_path, self.path = work / "tower_again.pt", work / "minigpt_v2.pt"
+        self.tokens_path, self.path = work / "minigpt_v2_tokens.pt", work / "minigpt_v2.pt"
         self.rows = RowFormat(prompt_format=MINIGPT_V2, tokenizer=self.tokenizer, answer_end="</s>")
 
     def build(self) -> tuple[TinyModel, TrainingHeads]:
@@ -154,18 +155,19 @@ class MiniGPTv2(LlamaFamily):
         """All stages; what is finished in the work folder is not repeated."""
         torch.manual_seed(MINIGPT_V2_LEGS[0].seed)
         model, heads = self.build()
-        self._train_tower(model, heads, TOWER_RECIPE, self.tower_path)
+        self._train_seeing(model, heads, TOWER_RECIPE, self.tower_path)
         self.run(model, heads, self.rows, MINIGPT_V2_LEGS, self.language_path)
         self.run(model, heads, self.rows, (REFINEMENT,), self.refined_path)
-        self._train_tower(model, heads, SECOND_TOWER_RECIPE, self.second_tower_path)
+        model, heads = reading_tokens(model, heads)
+        self._train_seeing(model, heads, TOKEN_RECIPE, self.tokens_path)
         self.run(model, heads, self.rows, (POLISHING,), self.path)
         return model
 
-    def _train_tower(self, model: TinyModel, heads: TrainingHeads, recipe: TowerRecipe, path: Path) -> None:
+    def _train_seeing(self, model: TinyModel, heads: TrainingHeads, recipe: TowerRecipe, path: Path) -> None:
         if not path.is_file():
             pretrain_tower(model, heads.dense, recipe, path)
         trained = torch.load(path, weights_only=True)
-        model.vision_tower.load_state_dict(part_of(trained["model"], "vision_tower."))
+        model.load_state_dict(trained["model"], strict=False)  # all but the decoder
         heads.dense.load_state_dict(trained["heads"])
 
     def finished(self) -> tuple[TinyModel, dict[str, Tensor]]:
@@ -173,13 +175,26 @@ class MiniGPTv2(LlamaFamily):
         model, _ = self.build()
         state = torch.load(self.path, weights_only=True)
         model.load_state_dict(state["model"])
-        return model, state["heads"]
+        return model, {name: tensor for name, tensor in state["heads"].items() if ".unmerge." not in name}
 
     def export(self, model: TinyModel, folder: Path) -> None:
         """The three released files."""
         export.export_language_model(model.language_model, self.tokenizer_path, folder / "llama")
         export.export_vision_tower(model.vision_tower, folder / "eva_vit_g.pth")
         export.export_stage_checkpoint(model.connector, model.language_model, folder / "minigptv2_checkpoint.pth")
+
+
+def reading_tokens(model: TinyModel, heads: TrainingHeads) -> tuple[TinyModel, TrainingHeads]:
+    """The same networks with read-outs behind the connector, which begins by being taken back as far as it can be."""
+    connector = model.connector
+    assert isinstance(connector, PatchMergeProjector)
+    merged = MergedHeads(TOWER.width, token_width=DECODER.width, merge=connector.merge)
+    merged.load_state_dict(heads.dense.state_dict(), strict=False)
+    with torch.no_grad():
+        merged.unmerge.weight.copy_(torch.linalg.pinv(connector.projection.weight))
+        merged.unmerge.bias.zero_()
+    heads.dense = merged
+    return TokenReadModel(model.vision_tower, connector, model.language_model, grid=model.grid), heads
 
 
 class MiniGPT4(LlamaFamily):
@@ -196,15 +211,13 @@ class MiniGPT4(LlamaFamily):
         model = TinyModel(tower, build_qformer_connector(TOWER, DECODER, QFORMER), decoder, grid=PATCH_GRID)
         return model, TrainingHeads(TOWER.width, DECODER.width, model.num_patches)
 
-    def train(self, minigpt_v2: Path) -> TinyModel:
-        """From the finished MiniGPT-v2 whose state is in `minigpt_v2`."""
+    def train(self, minigpt_v2: TinyModel, heads_state: dict[str, Tensor]) -> TinyModel:
+        """From a finished MiniGPT-v2 and its read-outs."""
         torch.manual_seed(MINIGPT4.seed)
         model, heads = self.build()
-        finished = torch.load(minigpt_v2, weights_only=True)
-        heads.load_state_dict(finished["heads"])
-        model.vision_tower.load_state_dict(part_of(finished["model"], "vision_tower."))
-        decoder = merged_decoder_state(part_of(finished["model"], "language_model."))
-        model.language_model.load_state_dict(decoder)
+        heads.load_state_dict(heads_state)
+        model.vision_tower.load_state_dict(minigpt_v2.vision_tower.state_dict())
+        model.language_model.load_state_dict(merged_decoder_state(minigpt_v2.language_model.state_dict()))
         self.run(model, heads, self.rows, (MINIGPT4,), self.path)
         return model
 

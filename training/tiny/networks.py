@@ -95,6 +95,14 @@ class TinyModel(nn.Module):
         return self.connector(features), features[:, 1:]
 
 
+class TokenReadModel(TinyModel):
+    """Its dense features are the image tokens themselves, for `MergedHeads`."""
+
+    def look(self, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
+        tokens = self.connector(self.vision_tower.features(pixel_values))  # type: ignore[operator]  # every tower has it
+        return tokens, tokens
+
+
 class ConnectorReadModel(TinyModel):
     """Its dense features are what the connector prepares: the queries of a Q-Former, or patches that have mined."""
 

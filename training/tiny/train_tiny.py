@@ -29,7 +29,7 @@ def train_minigpt_v2(work: Path, folder: Path) -> None:
 def train_minigpt4(work: Path, folder: Path) -> None:
     """From MiniGPT-v2's tower and decoder."""
     family = MiniGPT4(work)
-    family.export(family.train(MiniGPTv2(work).path), folder)
+    family.export(family.train(*MiniGPTv2(work).finished()), folder)
 
 
 def train_tinygpt_v(work: Path, folder: Path) -> None:

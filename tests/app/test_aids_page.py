@@ -1,0 +1,156 @@
+"""OCR and drawn pictures in a real browser: a scripted Mini-Gemini and OCR, and a real, tiny pipeline that draws."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from playwright.sync_api import Browser, Locator, Page, expect
+
+from app.image_generation import ImageGenerator
+from app.ocr import TextReader
+from app.ui import build_demo
+from models.aids import Aids
+from models.parts.llava_chat import DESCRIBING_TASKS
+from tests.app.conftest import free_port
+from tests.app.test_image_generation import needs_diffusers
+from tests.app.tiny_model import quick_process
+from tests.app.tiny_pipeline import write_pipeline
+from tests.fakes import INFO, ScriptedModel
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.filterwarnings("ignore"),  # what diffusers itself brings up while it is imported and loads
+]
+expect.set_options(timeout=120_000)  # a busy machine is slow; nothing here waits for time to pass
+
+DRAWN = "Look: <h>a calm lake</h> Nice."
+Serve = Callable[[ScriptedModel], str]
+
+
+@pytest.fixture
+def serve() -> Iterator[Serve]:
+    """Puts a model on a page of its own and gives its address."""
+    with ExitStack() as stack, quick_process():
+
+        def start(model: ScriptedModel) -> str:
+            demo = build_demo(model)
+            _, url, _ = demo.launch(prevent_thread_lock=True, quiet=True, server_port=free_port())
+            stack.callback(demo.close, verbose=False)
+            return str(url)
+
+        yield start
+
+
+def mini_gemini(*script: str, **aids: object) -> ScriptedModel:
+    info = replace(INFO, is_toy=False, tasks=DESCRIBING_TASKS, aids=Aids(**aids))  # type: ignore[arg-type]
+    return ScriptedModel(info=info, script=list(script))
+
+
+def visit(page: Page, url: str) -> None:
+    page.set_default_timeout(120_000)
+    page.goto(url)
+
+
+def switch(page: Page, name: str, *, on: bool) -> None:
+    page.get_by_role("button", name="Settings").click()
+    page.get_by_label(name).set_checked(on)
+    page.get_by_role("button", name="Settings").click()
+    expect(page.get_by_label(name)).to_be_hidden()
+
+
+def ask(page: Page, text: str, count: int) -> Locator:
+    """Asks, and gives the answer once it is whole; `count` answers are there then."""
+    page.locator("#mv-question textarea").fill(text)
+    page.locator("#mv-question textarea").press("Enter")
+    expect(page.locator('.mv-answer[data-state="done"]')).to_have_count(count)
+    return page.locator(".mv-answer").nth(count - 1)
+
+
+class Found:
+    """What OCR gives for any picture."""
+
+    txts, scores = ("EXIT 42", "blurry"), (0.9, 0.05)
+
+
+def test_the_switch_for_text_in_images(
+    serve: Serve, page: Page, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("app.ocr.load_engine", lambda: lambda _: Found())
+    Image.new("RGB", (60, 20), "white").save(tmp_path / "sign.png")
+    model = mini_gemini("A sign.", "To the exit.", "Still a sign.")
+    visit(page, serve(model))
+    page.locator("#mv-question input[type=file]").set_input_files(str(tmp_path / "sign.png"))
+    expect(page.locator("#mv-question .thumbnail-item")).to_have_count(1)
+    expect(ask(page, "What is it?", 1)).not_to_contain_text("Text read")
+    assert model.last_question() == "What is it?"  # off until it is switched on
+    switch(page, "Read text (OCR)", on=True)
+    expect(ask(page, "Where to?", 2)).to_contain_text("Text read in the image: EXIT 42")
+    assert model.last_question() == "Where to?\nReference OCR Token: EXIT 42\n"
+    expect(page.locator(".mv-question").nth(1)).not_to_contain_text("Reference OCR")
+    switch(page, "Read text (OCR)", on=False)
+    expect(ask(page, "What is it?", 3)).not_to_contain_text("Text read")
+    # An earlier question keeps what was read for it.
+    assert [turn.text for turn in model.seen[-1] if turn.role == "user"] == [
+        "What is it?",
+        "Where to?\nReference OCR Token: EXIT 42\n",
+        "What is it?",
+    ]
+
+
+@needs_diffusers
+def test_a_picture_is_drawn_shown_and_saved(serve: Serve, page: Page, tmp_path: Path) -> None:
+    model = mini_gemini(DRAWN, "No.", image_generator=str(write_pipeline(tmp_path)))
+    visit(page, serve(model))
+    switch(page, "Draw a picture", on=True)
+    answer = ask(page, "Show me a lake.", 1)
+    assert model.last_question() == "Show me a lake. <GEN>"
+    expect(answer.locator(".mv-text")).to_have_text("Look:\n\nPicture: a calm lake\n\nNice.")
+    picture = answer.get_by_role("img", name="Drawn picture: a calm lake")
+    expect(picture).to_be_visible()
+    with page.expect_download() as download:
+        answer.get_by_role("button", name="Save picture").click()
+    assert download.value.suggested_filename == "picture.png"
+    saved = np.array(Image.open(download.value.path()).convert("RGB"))
+    assert saved.shape == (16, 16, 3)
+    assert saved.std() > 0
+    # Nothing to draw is said, and the first picture stays.
+    expect(ask(page, "Another one.", 2)).to_contain_text("described no picture")
+    expect(picture).to_be_visible()
+
+
+def test_without_the_extras_the_page_says_what_to_install(
+    serve: Serve, browser: Browser, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """On a phone, in the dark: nothing is wider than the screen."""
+    monkeypatch.setattr(ImageGenerator, "is_installed", lambda: False)
+    monkeypatch.setattr(TextReader, "is_installed", lambda: False)
+    Image.new("RGB", (64, 48), "teal").save(tmp_path / "teal.png")
+    context = browser.new_context(viewport={"width": 390, "height": 844}, is_mobile=True, has_touch=True)
+    page = context.new_page()
+    visit(page, serve(mini_gemini(DRAWN, "never asked")) + "?__theme=dark")
+    page.locator("#mv-settings .toggle-button").tap()
+    expect(page.locator("#mv-generate")).to_contain_text(
+        'not installed, so the description is shown: pip install -e ".'
+    )
+    page.get_by_label("Draw a picture").check()
+    page.locator("#mv-settings .toggle-button").tap()
+    answer = ask(page, "Show me a lake.", 1)
+    expect(answer).to_contain_text("Picture: a calm lake")
+    expect(answer).to_contain_text('To have it drawn, install diffusers: pip install -e ".[generate]"')
+    expect(answer.get_by_role("img")).to_have_count(0)
+    page.locator("#mv-settings .toggle-button").tap()
+    page.get_by_label("Read text (OCR)").check()
+    page.locator("#mv-settings .toggle-button").tap()
+    page.locator("#mv-question input[type=file]").set_input_files(str(tmp_path / "teal.png"))
+    expect(page.locator("#mv-question .thumbnail-item")).to_have_count(1)
+    page.locator("#mv-question textarea").fill("What is it?")
+    page.locator("#mv-question textarea").press("Enter")
+    expect(page.get_by_role("alert")).to_contain_text('RapidOCR, which is not installed: pip install -e ".[ocr]"')
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    context.close()

@@ -1,0 +1,122 @@
+"""Damaged and foreign folders of Mini-Gemini and MoE-LLaVA: each refused in one line that says what to do."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from models.errors import CheckpointCorrupt, CheckpointMismatch, CheckpointMissing, MiniVLMError
+from models.loader import load_model
+
+GOLDENS = Path(__file__).resolve().parents[1] / "goldens"
+MGM, MGM_2B, PHI, STABLELM = "mgm-7b", "mgm-2b", "moe-llava-phi2", "moe-llava-stablelm"
+FOLDERS = {
+    MGM: "weights/work_dirs/MGM/MGM-7B",
+    MGM_2B: "weights/work_dirs/MGM/MGM-2B",
+    PHI: "weights/MoE-LLaVA-Phi2-2.7B-4e",
+    STABLELM: "weights/MoE-LLaVA-StableLM-1.6B-4e",
+}
+TOKENIZERS = ("tokenizer.model", "tokenizer.json", "vocab.json", "merges.txt", "*.tiktoken")
+UNREADABLE = r"(can't be read|truncated or damaged|not a PyTorch checkpoint).*download it again"
+Damage = Callable[[Path], object]
+
+
+def first_shard(folder: Path) -> Path:
+    return min([*folder.glob("model-*.safetensors"), *folder.glob("pytorch_model-*.bin")])
+
+
+def cut(path: Path, keep: float = 0.5) -> None:
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * keep)])
+
+
+def for_each_tokenizer(folder: Path, damage: Callable[[Path], None]) -> None:
+    for path in [path for pattern in TOKENIZERS for path in folder.glob(pattern)]:
+        damage(path)
+
+
+def change_config(folder: Path, **changes: object) -> None:
+    file = folder / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+
+DAMAGES: dict[str, tuple[Damage, type[MiniVLMError], str]] = {
+    "a missing shard": (
+        lambda folder: first_shard(folder).unlink(),
+        CheckpointMissing,
+        r"1 of 3 weight files are missing \(first: \w*model-00001.*finish the download",
+    ),
+    "a truncated shard": (
+        lambda folder: cut(first_shard(folder)),
+        CheckpointCorrupt,
+        UNREADABLE,
+    ),
+    "a shard cut within its header": (
+        lambda folder: cut(first_shard(folder), keep=0.0001),
+        CheckpointCorrupt,
+        UNREADABLE,
+    ),
+    "an index that is a web page": (
+        lambda folder: next(folder.glob("*.index.json")).write_text("<html>"),
+        CheckpointCorrupt,
+        "not a weight index; download it again",
+    ),
+    "no tokenizer": (
+        lambda folder: for_each_tokenizer(folder, Path.unlink),
+        CheckpointMissing,
+        r"(has no tokenizer|not found).*download",
+    ),
+    "a truncated tokenizer": (
+        lambda folder: for_each_tokenizer(folder, cut),
+        CheckpointCorrupt,
+        "tokenizer|tiktoken",
+    ),
+    "no config.json": (lambda folder: (folder / "config.json").unlink(), CheckpointMissing, "has no config.json"),
+    "a config.json of another size": (
+        lambda folder: change_config(folder, num_hidden_layers=3),
+        CheckpointMismatch,
+        r"does not fit the language model: \d+ weights without parameters .*belong together|experts in layer",
+    ),
+}
+
+
+def copied(golden: str, tmp_path: Path) -> Path:
+    """A copy of a golden case; returns its model folder."""
+    shutil.copytree(GOLDENS / golden, tmp_path / "case")
+    return tmp_path / "case" / FOLDERS[golden]
+
+
+def failure(tmp_path: Path, expected: type[MiniVLMError], message: str) -> str:
+    with pytest.raises(expected, match=message) as error:
+        load_model(tmp_path / "case" / "config.yaml", device="cpu", dtype="float32", report=lambda _: None)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("golden", FOLDERS)
+def test_a_damaged_folder_is_refused_in_one_line(golden: str, damage: str, tmp_path: Path) -> None:
+    apply, expected, message = DAMAGES[damage]
+    folder = copied(golden, tmp_path)
+    apply(folder)
+    assert folder.name in failure(tmp_path, expected, message)
+
+
+@pytest.mark.parametrize(
+    ("golden", "family", "message"),
+    [
+        (MGM, "moe_llava", r"its language model is 'mgm'; MoE-LLaVA has phi, stablelm, qwen and mistral"),
+        (MGM_2B, "moe_llava", r"its language model is 'mgm_gemma'; MoE-LLaVA has phi"),
+        (PHI, "mini_gemini", r"has no patch info mining \(vlm_uni_\*\), so it is not an MGM model"),
+        (STABLELM, "mini_gemini", r"has no patch info mining"),
+    ],
+)
+def test_a_yaml_of_another_family_is_explained(golden: str, family: str, message: str, tmp_path: Path) -> None:
+    copied(golden, tmp_path)
+    yaml = tmp_path / "case" / "config.yaml"
+    text = yaml.read_text()
+    yaml.write_text("\n".join(f"family: {family}" if line.startswith("family") else line for line in text.splitlines()))
+    failure(tmp_path, CheckpointMismatch, message)
