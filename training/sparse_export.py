@@ -7,12 +7,12 @@ it needs no released folder to put the tensors back into.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from models.parts.sparse_decoders import SparsePhiForCausalLM, SparseQwen2ForCausalLM
-from models.vision_language_model import VisionLanguageModel
 from models.weights import Rename, Tensors, rename
 from training.retrained import unstack
 
@@ -38,7 +38,18 @@ _QWEN = (
 )
 
 
-def released_tensors(model: VisionLanguageModel) -> Tensors:
+class Assembled(Protocol):
+    """A model's three parts, as `VisionLanguageModel` has them."""
+
+    @property
+    def vision_tower(self) -> nn.Module: ...
+    @property
+    def connector(self) -> nn.Module: ...
+    @property
+    def language_model(self) -> nn.Module: ...
+
+
+def released_tensors(model: Assembled) -> Tensors:
     """Every weight of the model by its released name. The tower's unused last layers are not there, nor needed."""
     base = "transformer" if isinstance(model.language_model, SparseQwen2ForCausalLM) else "model"
     tower = {
@@ -52,7 +63,7 @@ def released_tensors(model: VisionLanguageModel) -> Tensors:
     )
 
 
-def released_projector_tensors(model: VisionLanguageModel, tensors: Mapping[str, Tensor]) -> Tensors:
+def released_projector_tensors(model: Assembled, tensors: Mapping[str, Tensor]) -> Tensors:
     """The connector's tensors (or what belongs to them, such as gradients) as `mm_projector.bin` has them."""
     base = "transformer" if isinstance(model.language_model, SparseQwen2ForCausalLM) else "model"
     rules = (Rename(r"^projection\.", f"{base}.mm_projector.image_spatial_proj."),)

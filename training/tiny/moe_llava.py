@@ -18,7 +18,7 @@ from models.parts.llava_vision import CutClip, MlpProjector, PatchTower
 from models.parts.sparse_decoders import SparseDecoder, SparseMistralConfig, SparseMistralForCausalLM
 from models.parts.sparse_moe import SparseLayers
 from training.scenes.vocabulary import IMAGE_SIZE
-from training.sparse_export import released_language_tensors
+from training.sparse_export import released_tensors
 from training.sparse_upcycling import stage_3_modules, upcycle_config, upcycle_folder
 from training.tiny.clip_tower import clip_config, clip_from_eva
 from training.tiny.mentions import TrainingHeads
@@ -32,7 +32,6 @@ from training.tiny.networks import (
     TowerShape,
     init_vocabulary,
     merged_decoder_state,
-    part_of,
 )
 from training.tiny.optimiser import LearningRates
 from training.tiny.pretrain_tower import TowerRecipe, pretrain_tower
@@ -180,12 +179,7 @@ class MoELlava(LlamaFamily):
         folder.mkdir(parents=True, exist_ok=True)
         decoder = model.language_model
         assert isinstance(decoder, SparseDecoder)
-        assert isinstance(model.vision_tower, PatchTower)
-        released = released_language_tensors(decoder, decoder.state_dict())
-        tower, projector = model.vision_tower.tower.state_dict(), part_of(model.connector.state_dict(), "projection.")
-        released |= {f"model.image_tower.image_tower.vision_model.{name}": tensor for name, tensor in tower.items()}
-        released |= {f"model.mm_projector.image_spatial_proj.{name}": tensor for name, tensor in projector.items()}
-        weights = {name: tensor.detach().half().contiguous() for name, tensor in released.items()}
+        weights = {name: tensor.detach().half().contiguous() for name, tensor in released_tensors(model).items()}
         save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
         values = decoder.config.to_dict() | {
             "architectures": ["LlavaMistralForCausalLM"],

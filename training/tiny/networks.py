@@ -10,14 +10,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import Blip2QFormerConfig, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
-from models.parts.connectors import PatchMergeProjector, QFormerConnector, qformer_config
+from models.parts.connectors import MERGED_PATCHES, PatchMergeProjector, QFormerConnector, qformer_config
 from models.parts.eva_vision import EvaVisionTower, eva_vision_config
 from training.scenes.vocabulary import IMAGE_SIZE
 from training.tiny.dense import Grid
 
 PATCH_SIZE = 12
 PATCH_GRID = (IMAGE_SIZE // PATCH_SIZE,) * 2
-MERGED_PATCHES = 4
 LORA_RANK = 8
 LORA_ALPHA = 16.0
 NUM_QUERY_TOKENS = 32
