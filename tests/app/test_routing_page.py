@@ -40,6 +40,9 @@ def test_which_experts_an_answer_used(url: str, page: Page) -> None:
     page.locator("#mv-question textarea").press("Enter")
     expect(page.locator('.mv-answer[data-state="done"]')).to_have_count(1)
     expect(page.locator(".mv-routing")).to_have_count(0)
+    expect(
+        page.get_by_test_id("submit-button")
+    ).to_be_visible()  # a click is lost if its button is drawn anew meanwhile
     page.get_by_role("button", name="Experts: which").click()
     layers = page.locator(".mv-routing-layer")
     expect(layers).to_have_count(2)
