@@ -11,7 +11,8 @@ import dataclasses
 import json
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from random import Random
@@ -79,7 +80,8 @@ def run_stage(recipe: Recipe, *, resume: bool = False, callbacks: Sequence[Train
     for callback in reporting:
         if isinstance(callback, SampleAnswers):
             callback.autocast = trainer.accelerator.autocast
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    with _same_order_of_sums(on_cpu=on_cpu):
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     state = trainer.trainable_state()
     final = folder / "final"
     if process.is_main_process:
@@ -88,6 +90,22 @@ def run_stage(recipe: Recipe, *, resume: bool = False, callbacks: Sequence[Train
         (final / "recipe.yaml").write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
     process.wait_for_everyone()
     return final / "eval.yaml"
+
+
+@contextmanager
+def _same_order_of_sums(*, on_cpu: bool) -> Iterator[None]:
+    """On a CPU, make a repeated or resumed run equal to the last bit.
+
+    The gradient of a gather, such as that of the experts' weights, is otherwise summed by all threads at once, in
+    whatever order they come. On a GPU the same guarantee would cost speed and forbid some kernels: there runs agree up
+    to rounding.
+    """
+    was_on = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(was_on or on_cpu)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(was_on)
 
 
 def _stage_model(
