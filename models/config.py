@@ -11,7 +11,7 @@ import importlib
 import pkgutil
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -49,11 +49,13 @@ class FamilyConfig:
     sampling: Sampling = field(default_factory=Sampling)
 
     def __post_init__(self) -> None:
-        for key, allowed in (("dtype", DTYPES), ("quantization", QUANTIZATIONS)):
-            if getattr(self, key) not in allowed:
-                raise ConfigError(
-                    f"{self.source}: {key} is {getattr(self, key)!r}; choose one of {', '.join(allowed)}."
-                )
+        self.check_choice("dtype", DTYPES)
+        self.check_choice("quantization", QUANTIZATIONS)
+
+    def check_choice(self, key: str, known: Iterable[str]) -> None:
+        """Raises ConfigError where a key has another value than the known ones."""
+        if getattr(self, key) not in known:
+            raise ConfigError(f"{self.source}: {key} is {getattr(self, key)!r}; choose one of {', '.join(known)}.")
 
 
 def available_families() -> list[str]:

@@ -50,7 +50,7 @@ def layer_indices(mode: str, num_layers: int) -> list[int]:
         "second_half": range(num_layers // 2, num_layers),
     }
     if mode not in ranges:
-        raise ConfigError(f"moe_mode is {mode!r}; use one of {', '.join(MODES)}.")
+        raise ConfigError(f"moe_mode is {mode!r}; choose one of {', '.join(MODES)}.")
     return list(ranges[mode])
 
 

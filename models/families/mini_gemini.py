@@ -71,9 +71,8 @@ class Config(FamilyConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.conversation not in (None, *FORMATS):
-            known = ", ".join(FORMATS)
-            raise ConfigError(f"{self.source}: conversation is {self.conversation!r}; use one of {known}.")
+        if self.conversation is not None:
+            self.check_choice("conversation", FORMATS)
 
 
 def parts(config: Config, files: ReleasedFiles) -> dict[str, Part]:

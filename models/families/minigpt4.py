@@ -14,7 +14,7 @@ from torch import nn
 
 from models.config import FamilyConfig, released_file
 from models.conversation import Sampling
-from models.errors import CheckpointMismatch, ConfigError
+from models.errors import CheckpointMismatch
 from models.parts.connectors import (
     BLIP2_UNUSED,
     MERGED_PATCHES,
@@ -65,8 +65,7 @@ class Config(FamilyConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.conversation not in PROMPTS:
-            raise ConfigError(f"{self.source}: conversation is {self.conversation!r}; use one of {', '.join(PROMPTS)}.")
+        self.check_choice("conversation", PROMPTS)
         if not self.has_qformer:
             object.__setattr__(self, "qformer", None)  # no such file is needed, so none is looked for
 

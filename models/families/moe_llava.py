@@ -74,9 +74,8 @@ class Config(FamilyConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.conversation not in (None, *END_PIECES):
-            known = ", ".join(END_PIECES)
-            raise ConfigError(f"{self.source}: conversation is {self.conversation!r}; use one of {known}.")
+        if self.conversation is not None:
+            self.check_choice("conversation", END_PIECES)
 
 
 def parts(config: Config, files: ReleasedFiles) -> dict[str, Part]:

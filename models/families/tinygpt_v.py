@@ -69,9 +69,7 @@ class Config(FamilyConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.conversation not in CONVERSATIONS:
-            known = ", ".join(CONVERSATIONS)
-            raise ConfigError(f"{self.source}: conversation is {self.conversation!r}; use one of {known}.")
+        self.check_choice("conversation", CONVERSATIONS)
 
 
 def parts(config: Config, files: ReleasedFiles) -> dict[str, Part]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from models.checkpoints import find_local, needed_files, resolve
-from models.config import available_families, family_module, load_config
+from models.config import available_families, family_module, load_config, read_yaml
 from models.errors import CheckpointMissing, ConfigError, MiniVLMError
 from models.families import minigpt4, minigpt_v2, tinygpt_v
 
@@ -43,6 +43,15 @@ def test_mistakes_are_named_in_one_line(tmp_path: Path, text: str, message: str)
     with pytest.raises(ConfigError, match=message) as error:
         load_config(write(tmp_path, text))
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("family", available_families())
+@pytest.mark.parametrize("key", ["dtype", "quantization"])
+def test_no_family_takes_an_unknown_choice(tmp_path: Path, family: str, key: str) -> None:
+    configs = (Path(__file__).parents[2] / "eval_configs").glob("*.yaml")
+    config = next(path for path in configs if read_yaml(path).get("family") == family)
+    with pytest.raises(ConfigError, match=f"{key} is 'int4'; choose one of"):
+        load_config(config, [f"{key}=int4"])
 
 
 def test_a_missing_yaml_lists_its_neighbours(tmp_path: Path) -> None:

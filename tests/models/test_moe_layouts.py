@@ -140,7 +140,7 @@ def test_no_layout_is_forgotten() -> None:
 def test_what_does_not_fit_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(CheckpointMismatch, match=r"no projector .* add the key projector"):
         parts_of("moe_llava_phi2", "MoE-LLaVA-Phi2-Stage2", "no")
-    with pytest.raises(ConfigError, match="use one of phi, stablelm"):
+    with pytest.raises(ConfigError, match="choose one of phi, stablelm"):
         parts_of("moe_llava_phi2", "MoE-LLaVA-Phi2-2.7B-4e", conversation="vicuna")
     for change, message in (
         ({"model_type": "llava_gpt2"}, "'llava_gpt2'; MoE-LLaVA has phi, stablelm, qwen and mistral"),

@@ -135,7 +135,7 @@ def test_exported_tensors_are_the_released_ones(kind: str, tmp_path: Path) -> No
 
 
 def test_errors_are_explained(dense: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="use one of sparse, dense"):
+    with pytest.raises(ConfigError, match="choose one of sparse, dense"):
         layer_indices("all", 4)
     tensors = read_tensors(dense / "qwen")
     sparse = upcycle(tensors, [0])
@@ -144,5 +144,5 @@ def test_errors_are_explained(dense: Path, tmp_path: Path) -> None:
     with pytest.raises(CheckpointMismatch, match="no feed-forward in layer 9"):
         upcycle(tensors, [0, 9])
     assert upcycle_config({"model_type": "llava_phi"}, [1, 3], num_experts=8)["moe"]["num_experts"] == [8, 8]
-    with pytest.raises(ConfigError, match="use one of sparse"):
+    with pytest.raises(ConfigError, match="choose one of sparse"):
         upcycle_folder(dense / "qwen", tmp_path / "new", mode="none")
