@@ -1,6 +1,6 @@
 """Questions with answers about scenes, in MiniGPT-v2's task formats, for training and for evaluation alike.
 
-Prompt pools: fact sheet of the MiniGPT-v2 fine-tune (`minigpt4/datasets`, commit d94738a) and its demo's shortcuts.
+Prompt pools: those of the MiniGPT-v2 fine-tune (`training.data.text`), some with its demo's shortcuts added.
 Every answer lists objects from left to right, so that there is one right order.
 """
 
@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from numpy.random import Generator
 
 from models.grounding import Box, format_box, format_phrase
+from training.data.text import CAPTION_POOL, REFER_POOL
 from training.scenes import vocabulary as vocab
 from training.scenes.phrases import (
     background_phrase,
@@ -24,15 +25,6 @@ from training.scenes.phrases import (
 )
 from training.scenes.scene import Scene, SceneObject
 
-REFER_POOL = (
-    "{}",
-    "give me the location of {}",
-    "where is {} ?",
-    "from this image, tell me the location of {}",
-    "the location of {} is",
-    "could you tell me the location for {} ?",
-    "where can I locate the {} ?",
-)
 IDENTIFY_POOL = (
     "{}",
     "what is this {}",
@@ -49,25 +41,6 @@ GROUNDING_POOL = (
     "describe this image as detailed as possible",
     "summarize this image in details",
     "give a thorough description of what you see in this image",
-)
-CAPTION_POOL = (
-    "Briefly describe this image.",
-    "Provide a concise depiction of this image.",
-    "Present a short description of this image.",
-    "Summarize this image in a few words.",
-    "A short image caption:",
-    "A short image description:",
-    "A photo of ",
-    "An image that shows ",
-    "Write a short description for the image. ",
-    "Write a description for the photo.",
-    "Provide a description of what is presented in the photo.",
-    "Briefly describe the content of the image.",
-    "Can you briefly explain what you see in the image?",
-    "Could you use a few words to describe what you perceive in the photo?",
-    "Please provide a short depiction of the picture.",
-    "Using language, provide a short account of the image.",
-    "Use a few words to illustrate what is happening in the picture.",
 )
 CHAT_CAPTION_POOL = (
     *("describe the image", "describe this image.", "what do you see?", "what is in this picture?"),
@@ -141,7 +114,7 @@ def caption_of(scene: Scene) -> str:
 
 def make_caption(rng: Generator, scene: Scene) -> Sample:
     """`[caption]`: all objects and the background."""
-    return Sample("caption", "[caption] " + choose(rng, CAPTION_POOL), caption_of(scene), scene.reading_order)
+    return Sample("caption", choose(rng, CAPTION_POOL), caption_of(scene), scene.reading_order)
 
 
 def make_chat_caption(rng: Generator, scene: Scene) -> Sample:
@@ -177,8 +150,7 @@ def make_refer(rng: Generator, scene: Scene) -> Sample | None:
     item, phrase = found
     pattern = choose(rng, REFER_POOL)
     named = "the " + phrase if rng.random() < 0.6 and "the {}" not in pattern else phrase
-    prompt = "[refer] " + pattern.format(named)
-    return Sample("refer", prompt, format_box(box_of(item)), (item,), ((phrase, (item,)),))
+    return Sample("refer", pattern.format(named), format_box(box_of(item)), (item,), ((phrase, (item,)),))
 
 
 def make_identify(rng: Generator, scene: Scene) -> Sample:

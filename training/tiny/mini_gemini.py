@@ -135,10 +135,7 @@ class MiniGemini:
         projection = part_of(finished["model"], "connector.projection.")
         model.connector.get_submodule("projection").load_state_dict(projection)
         rows = RowFormat(prompt_format=FORMATS["vicuna_v1"], tokenizer=self.tokenizer, answer_end="</s>")
-        trainer = LanguageTrainer(model, heads, rows, self.coordinate_ids, RECIPE, self.path)
-        if self.path.is_file():
-            trainer.resume()
-        trainer.run()
+        LanguageTrainer(model, heads, rows, self.coordinate_ids, RECIPE, self.path).run()
         return model
 
     def export(self, model: TinyModel, folder: Path) -> None:

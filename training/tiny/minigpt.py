@@ -127,10 +127,7 @@ class LlamaFamily:
     ) -> None:
         """Train through all legs, from the state in `save_to` if there is one."""
         for leg in legs:
-            trainer = LanguageTrainer(model, heads, rows, self.coordinate_ids, leg, save_to)
-            if save_to.is_file():
-                trainer.resume()
-            trainer.run()
+            LanguageTrainer(model, heads, rows, self.coordinate_ids, leg, save_to).run()
 
 
 class MiniGPTv2(LlamaFamily):

@@ -109,20 +109,7 @@ class MoELlava(LlamaFamily):
         return model, TrainingHeads(TOWER.width, DECODER.width, model.num_patches)
 
     def _build_dense_decoder(self) -> SparseMistralForCausalLM:
-        config = SparseMistralConfig(
-            vocab_size=len(self.tokenizer),
-            hidden_size=DECODER.width,
-            intermediate_size=DECODER.mlp_width,
-            num_hidden_layers=DECODER.layers,
-            num_attention_heads=DECODER.heads,
-            num_key_value_heads=DECODER.heads,
-            max_position_embeddings=2048,
-            rms_norm_eps=1e-5,
-            bos_token_id=1,
-            eos_token_id=2,
-            sliding_window=None,
-            tie_word_embeddings=False,
-        )
+        config = SparseMistralConfig(**DECODER.config_values(len(self.tokenizer)), sliding_window=None)
         config.sparse_layers = asdict(SparseLayers(indices=(), num_experts=()))
         decoder = SparseMistralForCausalLM(config)
         decoder.set_attn_implementation("eager")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -34,12 +35,28 @@ class TowerShape:
 
 @dataclass(frozen=True, kw_only=True)
 class DecoderShape:
-    """Sizes of the Llama decoder."""
+    """Sizes of the decoder, a Llama or a Mistral."""
 
     width: int = 128
     layers: int = 5
     heads: int = 4
     mlp_width: int = 352
+
+    def config_values(self, vocabulary_size: int) -> dict[str, Any]:
+        """What transformers' configs of both say."""
+        return {
+            "vocab_size": vocabulary_size,
+            "hidden_size": self.width,
+            "intermediate_size": self.mlp_width,
+            "num_hidden_layers": self.layers,
+            "num_attention_heads": self.heads,
+            "num_key_value_heads": self.heads,
+            "max_position_embeddings": 2048,
+            "rms_norm_eps": 1e-5,
+            "bos_token_id": 1,
+            "eos_token_id": 2,
+            "tie_word_embeddings": False,
+        }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,22 +154,7 @@ def build_vision_tower(shape: TowerShape, *, trains_ln_vision: bool) -> EvaVisio
 
 def build_decoder(shape: DecoderShape, *, vocabulary_size: int, coordinate_ids: list[int]) -> LlamaForCausalLM:
     """A small Llama. Rows of coordinate tokens start as Fourier features, so that neighbouring numbers are close."""
-    decoder = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=vocabulary_size,
-            hidden_size=shape.width,
-            intermediate_size=shape.mlp_width,
-            num_hidden_layers=shape.layers,
-            num_attention_heads=shape.heads,
-            num_key_value_heads=shape.heads,
-            max_position_embeddings=2048,
-            rms_norm_eps=1e-5,
-            bos_token_id=1,
-            eos_token_id=2,
-            tie_word_embeddings=False,
-            attention_dropout=0.0,
-        )
-    )
+    decoder = LlamaForCausalLM(LlamaConfig(**shape.config_values(vocabulary_size)))
     decoder.set_attn_implementation("eager")  # faster backward than the fused kernel on a CPU thread
     init_vocabulary(decoder.model.embed_tokens, decoder.lm_head, coordinate_ids)
     return decoder

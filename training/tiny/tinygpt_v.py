@@ -128,10 +128,7 @@ class TinyGPTV:
     def _run(
         self, model: TinyModel, heads: TrainingHeads, rows: RowFormat, recipe: LanguageRecipe, save_to: Path
     ) -> None:
-        trainer = LanguageTrainer(model, heads, rows, self.number_ids, recipe, save_to, opening_ids=self.opening_ids)
-        if save_to.is_file():
-            trainer.resume()
-        trainer.run()
+        LanguageTrainer(model, heads, rows, self.number_ids, recipe, save_to, opening_ids=self.opening_ids).run()
 
     def export(self, folder: Path, stage_4: TinyModel, stage_3: TinyModel) -> None:
         """Phi-2 folder, EVA and BLIP-2 files, and one file for each stage."""

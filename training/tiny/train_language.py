@@ -69,7 +69,7 @@ class LanguageRecipe:
 
 
 class LanguageTrainer:
-    """Runs the steps; `save_to` always holds a state from which `resume` goes on."""
+    """Runs the steps; `save_to` always holds a state from which the next `run` goes on."""
 
     def __init__(
         self,
@@ -126,7 +126,9 @@ class LanguageTrainer:
         partial.replace(self.save_to)
 
     def run(self) -> None:
-        """Train to the end of the recipe."""
+        """Train to the end of the recipe, from the state in `save_to` if there is one."""
+        if self.save_to.is_file():
+            self.resume()
         reports: dict[str, list[float]] = defaultdict(list)
         start = time.monotonic()
         for step in range(self.first_step, self.recipe.steps):
