@@ -29,11 +29,13 @@ from models.loader import load_model
 from training.benchmarks.run import Predictions, run_benchmark
 from training.benchmarks.scores import yes_no_figures
 from training.benchmarks.tasks import BENCHMARKS, Files, Question
+from training.expert_shares import expert_shares, share_figures
 from training.scenes import metrics
 from training.scenes.questions import MAKERS, VQA_MAKERS, vary
 from training.scenes.render import render_image
 from training.scenes.samples import Sample, without_identifier
 from training.scenes.scene import HeldOutRule, Scene, sample_scene
+from training.tiny.mini_gemini import leave_out_mining
 
 VQA_GOALS = ("count", "colour", "shape", "relation", "existence", "reading")
 """The kinds of question that make up the VQA mean; the others are reported as extras."""
@@ -42,6 +44,9 @@ HELD_OUT_TASKS = ("refer", "identify", "colour", "shape")
 _BOX_TASKS = ("refer", "identify", "grounding", "detection", "absent")
 _SEED_SPACE = 1_000_003  # training seeds are pairs, evaluation seeds triples: they never meet
 _CONCURRENT = 32
+_TRACED_SCENES = 100  # at most, for the shares of experts: each is one more pass
+
+_GREEDY = Sampling(temperature=0.0, repetition_penalty=1.0, max_new_tokens=200)
 
 Asked = tuple[Scene, Sample]
 Answerer = Callable[[Sequence[Asked]], list[str]]
@@ -63,7 +68,6 @@ def ask_scenes(task: str, count: int, seed: int, *, boxes: bool, held_out: HeldO
 
 def engine_answerer(engine: ChatEngine, kept: Predictions | None = None) -> Answerer:
     """Greedy answers of a running engine, several at a time; those that are `kept` are not asked again."""
-    sampling = Sampling(temperature=0.0, repetition_penalty=1.0, max_new_tokens=200)
 
     def answer(asked: Asked) -> str:
         scene, sample = asked
@@ -71,7 +75,7 @@ def engine_answerer(engine: ChatEngine, kept: Predictions | None = None) -> Answ
         if kept is not None and key in kept.answers:
             return kept.answers[key]
         text = ""
-        for partial in engine.stream([Turn("user", sample.prompt, (render_image(scene),))], sampling):
+        for partial in engine.stream([Turn("user", sample.prompt, (render_image(scene),))], _GREEDY):
             text = partial.text
         if kept is not None:
             kept.add(Question(key, Path(), sample.prompt, sample.answer), text)
@@ -115,6 +119,19 @@ def _measure_held_out(
     rest = float(np.mean([figures[name] for name in held_out]))
     result = {f"held_out_{name}": value for name, value in held_out.items()}
     return result | {"held_out_gap": rest - float(np.mean(list(held_out.values())))}
+
+
+def measure_experts(
+    engine: ChatEngine, answer_all: Answerer, *, boxes: bool, scenes: int, seed: int
+) -> dict[str, float]:
+    """`training.expert_shares` over captions and counts, with the model's own answers."""
+    traces = []
+    for task in ("caption", "count"):
+        asked = ask_scenes(task, min(scenes, _TRACED_SCENES), seed, boxes=boxes)
+        for (scene, sample), text in zip(asked, answer_all(asked), strict=True):
+            turns = [Turn("user", sample.prompt, (render_image(scene),))]
+            traces.append(engine.routing(turns, text, _GREEDY))
+    return share_figures(expert_shares(traces))
 
 
 def score(task: str, samples: Sequence[Sample], answers: Sequence[str]) -> dict[str, float]:
@@ -176,6 +193,32 @@ def print_benchmark(options: argparse.Namespace) -> None:
         print(f"  {name:24} {value:.4f}")
 
 
+def print_scenes(options: argparse.Namespace) -> None:
+    """Measure drawn scenes, print the figures and write the report. Raises MiniVLMError."""
+    start = time.monotonic()
+    model = load_model(options.cfg_path)
+    title = model.info.name
+    if options.low_resolution:
+        leave_out_mining(model.connector)
+        title += " without its high-resolution tower"
+    boxes = any(task.gives_boxes for task in model.info.tasks)
+    torch.manual_seed(options.seed)
+    with ChatEngine(model, max_concurrent=_CONCURRENT, max_queue=_CONCURRENT, busy_prefill_tokens=512) as engine:
+        kept = Predictions(options.predictions, task="scenes") if options.predictions else None
+        answer_all = engine_answerer(engine, kept)
+        figures = measure(answer_all, boxes=boxes, scenes=options.scenes, seed=options.seed)
+        if model.info.has_experts:
+            figures |= measure_experts(engine, answer_all, boxes=boxes, scenes=options.scenes, seed=options.seed)
+    print(f"{title}: {options.scenes} scenes per task, seed {options.seed}, {time.monotonic() - start:.0f} s")
+    for name, value in figures.items():
+        print(f"  {name:24} {value:.3f}")
+    if options.output:
+        rounded = {name: round(value, 4) for name, value in figures.items()}
+        report = {"model": title, "scenes": options.scenes, "seed": options.seed, "figures": rounded}
+        report |= circumstances(model.info.device)
+        options.output.write_text(json.dumps(report, indent=2) + "\n")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m training.evaluate", description=__doc__.splitlines()[0])
@@ -187,33 +230,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0, help="which scenes")
     parser.add_argument("--output", type=Path, help="scenes: figures as a JSON file; benchmarks: folder of the results")
     parser.add_argument("--predictions", type=Path, help="scenes: keep every answer in this file, and go on from it")
+    parser.add_argument(
+        "--low-resolution", action="store_true", help="scenes: leave out what Mini-Gemini's high-resolution tower adds"
+    )
     parser.add_argument("--annotations", type=Path, help="benchmarks: the annotation file")
     parser.add_argument("--questions", type=Path, help="vqav2, okvqa: the official questions file")
     parser.add_argument("--images", type=Path, default=Path(), help="benchmarks: the folder of the pictures")
     parser.add_argument("--limit", type=int, help="benchmarks: only the first so many questions")
     options = parser.parse_args(arguments)
-    start = time.monotonic()
     try:
-        if options.task != "scenes":
-            print_benchmark(options)
-            return 0
-        model = load_model(options.cfg_path)
-        boxes = any(task.gives_boxes for task in model.info.tasks)
-        torch.manual_seed(options.seed)
-        with ChatEngine(model, max_concurrent=_CONCURRENT, max_queue=_CONCURRENT, busy_prefill_tokens=512) as engine:
-            kept = Predictions(options.predictions, task="scenes") if options.predictions else None
-            figures = measure(engine_answerer(engine, kept), boxes=boxes, scenes=options.scenes, seed=options.seed)
+        (print_scenes if options.task == "scenes" else print_benchmark)(options)
     except MiniVLMError as error:
         print(error, file=sys.stderr)
         return 1
-    print(f"{model.info.name}: {options.scenes} scenes per task, seed {options.seed}, {time.monotonic() - start:.0f} s")
-    for name, value in figures.items():
-        print(f"  {name:24} {value:.3f}")
-    if options.output:
-        rounded = {name: round(value, 4) for name, value in figures.items()}
-        report = {"model": model.info.name, "scenes": options.scenes, "seed": options.seed, "figures": rounded}
-        report |= circumstances(model.info.device)
-        options.output.write_text(json.dumps(report, indent=2) + "\n")
     return 0
 
 

@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import ConvNextConfig
 
+from models.errors import ConfigError
 from models.parts.dual_vision import ClipPatches, ConvNextStages, DualVisionTower
 from models.parts.eva_vision import EvaVisionTower
 from models.parts.llava_chat import FORMATS
@@ -119,7 +120,7 @@ class MiniGemini:
         assert isinstance(minigpt_v2.vision_tower, EvaVisionTower)
         model.vision_tower.low.load_state_dict(clip_from_eva(minigpt_v2.vision_tower, patch_size=LOW_PATCH))
         heads.dense.load_state_dict(part_of(heads_state, "dense."))
-        without_mining(model)  # which begins by adding nothing
+        leave_out_mining(model.connector)  # which begins by adding nothing
         pretrain_tower(model, heads.dense, TOWER_RECIPE, self.tower_path)
 
     def train(self, dense: Path) -> TinyModel:
@@ -171,10 +172,14 @@ def released_name(name: str) -> str:
     return name
 
 
-def without_mining(model: TinyModel) -> TinyModel:
-    """The same model with what it mines set to zero, to show what the high-resolution tower is for."""
-    value = model.connector.get_submodule("value.1")
+def leave_out_mining(connector: nn.Module) -> None:
+    """Set what is mined to zero in place, to show what the high-resolution tower is for.
+
+    Raises ConfigError for the connector of another family.
+    """
+    if not isinstance(connector, PatchMiningConnector):
+        raise ConfigError("only Mini-Gemini has a high-resolution tower; leave --low-resolution out.")
+    value = connector.get_submodule("value.1")
     assert isinstance(value, nn.Linear)
     nn.init.zeros_(value.weight)
     nn.init.zeros_(value.bias)
-    return model
