@@ -54,7 +54,7 @@ def clip_from_eva(eva: EvaVisionTower, *, patch_size: int) -> dict[str, Tensor]:
     position[1:] += bias  # CLIP's patch embedding has none
     channel = embedded.flatten(0, 1).var(0).argmin()
     position[:, channel] = _CONSTANT
-    shrunk = functional.interpolate(kernel, size=(patch_size, patch_size), mode="area")
+    shrunk = _shrink(kernel, patch_size)
     shrunk[channel] = 0
     class_embedding = trained["embeddings.class_embedding"].flatten().clone()
     class_embedding[channel] = 0
@@ -62,7 +62,7 @@ def clip_from_eva(eva: EvaVisionTower, *, patch_size: int) -> dict[str, Tensor]:
     keeps = (torch.arange(len(bias)) != channel).float()
     state = {
         "embeddings.class_embedding": class_embedding,
-        "embeddings.patch_embedding.weight": shrunk * (kernel.shape[-1] / patch_size) ** 2,
+        "embeddings.patch_embedding.weight": shrunk,
         "embeddings.position_embedding.weight": position,
         "pre_layrnorm.weight": keeps * scale * mean * (len(bias) - 1) ** 0.5,
         "pre_layrnorm.bias": keeps * scale * mean,
@@ -77,3 +77,14 @@ def clip_from_eva(eva: EvaVisionTower, *, patch_size: int) -> dict[str, Tensor]:
             is_added = ".self_attn.projection." in name or ".mlp.fc2." in name
             state[name.replace(".projection.", ".out_proj.")] = tensor * scale if is_added else tensor
     return state
+
+
+def with_patches_of(patch_size: int, clip: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A CLIP's state dict for pictures that have as many, but smaller patches."""
+    name = "embeddings.patch_embedding.weight"
+    return {**clip, name: _shrink(clip[name], patch_size)}
+
+
+def _shrink(kernel: Tensor, size: int) -> Tensor:
+    """A patch kernel [D, 3, P, P] -> [D, 3, size, size] that gives the same for a picture shrunk alike."""
+    return functional.interpolate(kernel, size=(size, size), mode="area") * (kernel.shape[-1] / size) ** 2

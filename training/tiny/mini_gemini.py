@@ -1,7 +1,7 @@
 """Tiny Mini-Gemini: CLIP at low and ConvNeXt at full resolution, patch info mining, and MoE-LLaVA's dense decoder.
 
-CLIP begins as MiniGPT-v2's tower, but sees 60 of 144 px (the released models see 336 of 768): digits and words can
-hardly be read there. What the picture says has to come from the high-resolution tower.
+CLIP begins as MoE-LLaVA's tower, but sees 60 of 144 px (the released models see 336 of 768). The high-resolution tower
+learns to add what is missing, so that patches have the features that MoE-LLaVA's tower has at full resolution.
 """
 
 from __future__ import annotations
@@ -18,12 +18,11 @@ from transformers import ConvNextConfig
 
 from models.errors import ConfigError
 from models.parts.dual_vision import ClipPatches, ConvNextStages, DualVisionTower
-from models.parts.eva_vision import EvaVisionTower
 from models.parts.llava_chat import FORMATS
 from models.parts.patch_mining import PatchMiningConnector
 from models.piece_tokenizer import PieceTokenizer
 from training.scenes.vocabulary import IMAGE_SIZE
-from training.tiny.clip_tower import clip_config, clip_from_eva
+from training.tiny.clip_tower import clip_config, with_patches_of
 from training.tiny.mentions import TrainingHeads
 from training.tiny.networks import (
     PATCH_GRID,
@@ -34,8 +33,9 @@ from training.tiny.networks import (
     build_decoder,
     part_of,
 )
+from training.tiny.optimiser import LearningRates
 from training.tiny.pretrain_tower import TowerRecipe, pretrain_tower
-from training.tiny.rows import MINIGPT4_MIXTURE, RowFormat
+from training.tiny.rows import LLAVA_MIXTURE, RowFormat
 from training.tiny.tokenizer import COORDINATES, write_tokenizer_configs
 from training.tiny.train_language import LanguageRecipe, LanguageTrainer
 
@@ -44,13 +44,28 @@ LOW = TowerShape()
 HIGH_WIDTHS, HIGH_DEPTHS = (48, 96, 144, 192), (1, 1, 2, 1)
 DECODER = DecoderShape()
 
-TOWER_RECIPE = TowerRecipe(steps=700, set_weight=0.5, bin_widths=(3.0, 1.2), decay_from=0.3, seed=21)
+TOWER_RECIPE = TowerRecipe(
+    steps=600,
+    batch=32,
+    rates=LearningRates(muon=0.014, adamw=2.2e-3),
+    tower_factor=0.1,
+    heads_factor=0.0,
+    dense_weight=0.3,
+    teacher_weight=5.0,
+    set_weight=0.5,
+    bin_widths=(1.6, 1.1),
+    decay_from=0.35,
+    seed=21,
+)
 RECIPE = LanguageRecipe(
     steps=400,
-    mixture=MINIGPT4_MIXTURE,
+    mixture=LLAVA_MIXTURE,
+    images=22,
+    rows=9,
+    rates=LearningRates(muon=0.009, adamw=1.8e-3),
+    crowded=0.15,
     set_weight=1.0,
-    tower_factor=0.15,
-    decoder_factor=0.6,
+    tower_factor=0.08,
     dense_weight=0.3,
     curriculum=(),
     bin_widths=(2.0, 1.5),
@@ -110,31 +125,24 @@ class MiniGemini:
         model = ConnectorReadModel(tower, connector, decoder, grid=PATCH_GRID)
         return model, TrainingHeads(LOW.width, DECODER.width, model.num_patches)
 
-    def pretrain(self, minigpt_v2: TinyModel, heads_state: dict[str, Tensor]) -> None:
-        """Both towers and the mining learn to see, from a finished MiniGPT-v2's tower and read-outs."""
-        if self.tower_path.is_file():
-            return
+    def train(self, teacher: TinyModel, heads_state: dict[str, Tensor]) -> TinyModel:
+        """From the tower, projection and decoder of MoE-LLaVA's finished dense phase, and its read-outs."""
         torch.manual_seed(TOWER_RECIPE.seed)
         model, heads = self.build()
-        assert isinstance(model.vision_tower, DualVisionTower)
-        assert isinstance(minigpt_v2.vision_tower, EvaVisionTower)
-        model.vision_tower.low.load_state_dict(clip_from_eva(minigpt_v2.vision_tower, patch_size=LOW_PATCH))
-        heads.dense.load_state_dict(part_of(heads_state, "dense."))
-        leave_out_mining(model.connector)  # which begins by adding nothing
-        pretrain_tower(model, heads.dense, TOWER_RECIPE, self.tower_path)
-
-    def train(self, dense: Path) -> TinyModel:
-        """From the pretrained towers, and projection and decoder of MoE-LLaVA's finished dense phase."""
-        torch.manual_seed(RECIPE.seed)
-        model, heads = self.build()
-        finished = torch.load(dense, weights_only=True)
-        model.language_model.load_state_dict(part_of(finished["model"], "language_model."))
-        heads.load_state_dict(finished["heads"])
+        heads.load_state_dict(heads_state)
+        model.language_model.load_state_dict(teacher.language_model.state_dict())
+        model.connector.get_submodule("projection").load_state_dict(
+            part_of(teacher.connector.state_dict(), "projection.")
+        )
+        if not self.tower_path.is_file():
+            assert isinstance(model.vision_tower, DualVisionTower)
+            clip = part_of(teacher.vision_tower.state_dict(), "tower.")
+            model.vision_tower.low.load_state_dict(with_patches_of(LOW_PATCH, clip))
+            leave_out_mining(model.connector)  # which begins by adding nothing
+            pretrain_tower(model, heads.dense, TOWER_RECIPE, self.tower_path, teacher=teacher)
         seeing = torch.load(self.tower_path, weights_only=True)
         model.load_state_dict(seeing["model"], strict=False)  # all but the decoder
-        heads.dense.load_state_dict(seeing["heads"])
-        projection = part_of(finished["model"], "connector.projection.")
-        model.connector.get_submodule("projection").load_state_dict(projection)
+        torch.manual_seed(RECIPE.seed)
         rows = RowFormat(prompt_format=FORMATS["vicuna_v1"], tokenizer=self.tokenizer, answer_end="</s>")
         LanguageTrainer(model, heads, rows, self.coordinate_ids, RECIPE, self.path).run()
         return model

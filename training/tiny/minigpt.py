@@ -68,11 +68,11 @@ REFINEMENT = LanguageRecipe(
 """With fresh optimisers: patches and phrases also learn about sets of objects."""
 
 TOKEN_RECIPE = TowerRecipe(
-    steps=1500,
-    rates=LearningRates(muon=0.012, adamw=1.8e-3),
-    decay_from=0.1,
+    steps=1800,
+    rates=LearningRates(muon=0.01, adamw=1.5e-3),
+    decay_from=0.3,
     set_weight=0.5,
-    bin_widths=(2.0, 1.0),
+    bin_widths=(1.6, 1.0),
     seed=51,
 )
 """Without the decoder again, which is several times faster; this time it is image tokens that have to know all."""

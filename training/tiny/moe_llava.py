@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
+from torch import Tensor
 
 from models.families.moe_llava import prompt_format
 from models.loader import load_model
@@ -35,7 +36,7 @@ from training.tiny.networks import (
 )
 from training.tiny.optimiser import LearningRates
 from training.tiny.pretrain_tower import TowerRecipe, pretrain_tower
-from training.tiny.rows import MINIGPT4_MIXTURE, RowFormat
+from training.tiny.rows import LLAVA_MIXTURE, RowFormat
 from training.tiny.tokenizer import write_tokenizer_configs
 from training.tiny.train_language import LanguageRecipe
 
@@ -51,21 +52,26 @@ TOWER_RECIPE = TowerRecipe(
     seed=31,
 )
 DENSE = LanguageRecipe(
-    steps=700,
-    mixture=MINIGPT4_MIXTURE,
+    steps=1350,
+    mixture=LLAVA_MIXTURE,
+    images=20,
+    rows=9,
+    rates=LearningRates(muon=0.009, adamw=1.8e-3),
+    crowded=0.1,
     set_weight=1.0,
-    tower_factor=0.1,
-    connector_factor=2.0,
-    decoder_factor=0.6,
-    dense_weight=0.2,
-    curriculum=((0.02, 4),),
+    tower_factor=0.06,
+    dense_weight=0.3,
+    curriculum=((0.05, 4), (0.1, 6)),
     bin_widths=(3.0, 1.5),
-    decay_from=0.3,
+    decay_from=0.4,
     seed=32,
 )
 SPARSE = LanguageRecipe(
     steps=300,
-    mixture=MINIGPT4_MIXTURE,
+    mixture=LLAVA_MIXTURE,
+    rows=9,
+    rates=LearningRates(muon=0.006, adamw=1.5e-3),
+    crowded=0.2,
     set_weight=1.0,
     tower_factor=0.0,
     dense_weight=0.0,
@@ -116,7 +122,7 @@ class MoELlava(LlamaFamily):
         init_vocabulary(decoder.model.embed_tokens, decoder.lm_head, self.coordinate_ids)
         return decoder
 
-    def train_dense(self, minigpt_v2: TinyModel, heads_state: dict[str, torch.Tensor]) -> TinyModel:
+    def train_dense(self, minigpt_v2: TinyModel, heads_state: dict[str, Tensor]) -> TinyModel:
         """The first two phases at once, from a finished MiniGPT-v2 and its read-outs."""
         torch.manual_seed(DENSE.seed)
         model, heads = self.build()
@@ -134,12 +140,18 @@ class MoELlava(LlamaFamily):
         self.run(model, heads, self.rows, (DENSE,), self.dense_path)
         return model
 
+    def finished_dense(self) -> tuple[TinyModel, dict[str, Tensor]]:
+        """The model after its first two phases, and the state dict of its read-outs."""
+        model, _ = self.build()
+        finished = torch.load(self.dense_path, weights_only=True)
+        model.load_state_dict(finished["model"])
+        return model, finished["heads"]
+
     def train_sparse(self) -> TinyModel:
         """The third phase: experts in every second layer start as copies of the feed-forward that was there."""
-        dense, heads = self.build()
-        finished = torch.load(self.dense_path, weights_only=True)
-        dense.load_state_dict(finished["model"])
-        heads.load_state_dict(finished["heads"])
+        _, heads = self.build()
+        dense, heads_state = self.finished_dense()
+        heads.load_state_dict(heads_state)
         folders = self.work / "moe_llava_dense", self.work / "moe_llava_upcycled"
         self.export(dense, folders[0])
         upcycle_folder(*folders, seed=SPARSE.seed)

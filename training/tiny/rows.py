@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from numpy.random import Generator
 from PIL import Image
@@ -245,3 +245,9 @@ MINIGPT4_MIXTURE = Mixture(
     emphasis={"count": 2.0, "reading": 1.5},
     boxes=False,
 )
+
+LLAVA_MIXTURE = replace(
+    MINIGPT4_MIXTURE,
+    weights=MINIGPT4_MIXTURE.weights | {"caption": 0.7, "chat_caption": 1.8, "relation": 2.2, "background": 0.5},
+)
+"""For MoE-LLaVA and Mini-Gemini: more captions, which take a decoder longest without boxes to learn from."""

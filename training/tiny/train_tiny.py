@@ -46,10 +46,9 @@ def train_moe_llava(work: Path, folder: Path) -> None:
 
 
 def train_mini_gemini(work: Path, folder: Path) -> None:
-    """From MiniGPT-v2's tower and MoE-LLaVA's dense projection and decoder."""
+    """From MoE-LLaVA's dense model."""
     family = MiniGemini(work)
-    family.pretrain(*MiniGPTv2(work).finished())
-    family.export(family.train(MoELlava(work).dense_path), folder)
+    family.export(family.train(*MoELlava(work).finished_dense()), folder)
 
 
 FAMILIES = {
