@@ -2,6 +2,9 @@
 
 import sys
 
-from training.train import main
+try:
+    from training.train import main
+except ModuleNotFoundError as error:  # installed for the chat only
+    sys.exit(f'error: training needs {error.name}, which is not installed; run: pip install -e ".[train]"')
 
 sys.exit(main())

@@ -180,14 +180,23 @@ def circumstances(device: str) -> dict[str, str]:
     }
 
 
+def default_output(config: Path, task: str, annotations: Path) -> Path:
+    """A folder for each model, task and annotation file; training writes `NAME/final/eval.yaml`."""
+    path = config.absolute()
+    name = path.parent.parent.name if path.parts[-2:] == ("final", "eval.yaml") else path.stem
+    return Path("output") / "evaluation" / f"{name}-{task}-{annotations.stem}"
+
+
 def print_benchmark(options: argparse.Namespace) -> None:
     """Measure a public benchmark and print its table. Raises MiniVLMError."""
     if options.annotations is None:
         raise ConfigError(f"--task {options.task} needs --annotations; docs/training.md lists the files.")
-    output = options.output or Path("output") / "evaluation" / f"{options.cfg_path.stem}-{options.task}"
+    if options.limit is not None and options.limit < 1:
+        raise ConfigError(f"--limit is {options.limit}; it must be 1 or more, or left out.")
+    output = options.output or default_output(options.cfg_path, options.task, options.annotations)
     files = Files(options.annotations, options.images, options.questions)
     model = load_model(options.cfg_path)
-    figures = run_benchmark(model, options.task, files, output, limit=options.limit)
+    figures = run_benchmark(model, options.task, files, output, limit=options.limit, source=options.cfg_path)
     print(f"{model.info.name}, {options.task}; predictions in {output}")
     for name, value in figures.items():
         print(f"  {name:24} {value:.4f}")

@@ -8,7 +8,7 @@ Source: LLaVA, `train.py`, `preprocess_v1`, `preprocess_plain`, `preprocess_mult
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -22,6 +22,7 @@ from models.errors import RequestError
 from models.parts.llava_chat import FORMATS
 from models.prompt import PromptFormat, Segment
 from models.vision_language_model import IGNORED_LABEL, IMAGE_PLACEHOLDER, ImageProcessor, VisionLanguageModel
+from training.data.readers import open_image
 from training.sequences import Batch, Row, pad_rows
 
 PLAIN = FORMATS["plain"]  # stage 1 of Vicuna, Mixtral, Yi and of every MoE-LLaVA: the question is left out
@@ -30,12 +31,14 @@ _ROLES: Mapping[str, Role] = {"human": "user", "gpt": "assistant"}
 _MARK = "<image>"
 
 
-def read_turns(item: Mapping[str, Any], folder: Path) -> list[Turn]:
+def read_turns(
+    item: Mapping[str, Any], folder: Path, *, open_picture: Callable[[Path], Image.Image] = open_image
+) -> list[Turn]:
     """One item of an annotation file as turns; its pictures, if any, are opened from `folder`.
 
     `item` is {"image": path (or a list, optional), "conversations": [{"from": "human" | "gpt", "value": text}, ...]}.
     Where `<image>` stands in a question does not matter: the picture goes in front, as in the originals. Raises
-    RequestError if roles do not alternate or pictures and `<image>` differ in number.
+    RequestError if pictures and `<image>` differ in number, and MissingImage.
     """
     names = item.get("image") or []
     names = [names] if isinstance(names, str) else list(names)
@@ -50,7 +53,7 @@ def read_turns(item: Mapping[str, Any], folder: Path) -> list[Turn]:
             raise RequestError(
                 f"Item {item.get('id')}: a question has {count} {_MARK}, but {len(names)} images remain."
             )
-        images = tuple(Image.open(folder / name).convert("RGB") for name in names[:count])
+        images = tuple(open_picture(folder / name) for name in names[:count])
         names = names[count:]
         turns.append(Turn(role, text.replace(_MARK, "").strip() if count else text, images))
     if names:

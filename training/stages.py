@@ -80,9 +80,10 @@ def family_training(recipe: Recipe) -> FamilyTraining:
 class StageModel(nn.Module):
     """A model with the parameters of one stage set free, as transformers' Trainer takes it.
 
-    Trainable parameters are float32, whatever the frozen ones are. Frozen modules stay in evaluation mode (no dropout
-    in a frozen Q-Former); only the language model, its adapters included, and a tower's stochastic depth are put into
-    training mode. `looks_always` is for sharded training, where all devices must run the same modules.
+    Trainable parameters (and those beside them in a layer) are float32, whatever the frozen ones are. Frozen modules
+    stay in evaluation mode (no dropout in a frozen Q-Former); only the language model, its adapters included, and a
+    tower's stochastic depth are put into training mode. `looks_always` is for sharded training, where all devices must
+    run the same modules.
     """
 
     accepts_loss_kwargs = False  # losses are means over a device's batch, as in the originals
@@ -105,8 +106,11 @@ class StageModel(nn.Module):
         for name, parameter in model.named_parameters():
             learns = any(re.search(pattern, name) for pattern in stage.learns) or (stage.lora and ".lora_" in name)
             parameter.requires_grad_(learns)
-            if learns:
-                parameter.data = parameter.data.float()
+        for module in model.modules():
+            own = list(module.parameters(recurse=False))
+            if any(parameter.requires_grad for parameter in own):
+                for parameter in own:  # a norm's frozen bias too: CPUs want it in the format of the weight
+                    parameter.data = parameter.data.float()
 
     @property
     def config(self) -> PreTrainedConfig:

@@ -37,9 +37,10 @@ from training.sequences import Batch
 from training.sharding import check_processes, is_sharded
 from training.stage_files import model_config
 from training.stages import FamilyTraining, StageModel, family_training
-from training.trainer import StageTrainer, latest_checkpoint, training_arguments
+from training.trainer import StageTrainer, latest_checkpoint, step_of, training_arguments
 
 _log = logging.getLogger(__name__)
+_FROZEN = {"no": "float32", "fp16": "float16", "bf16": "bfloat16"}
 
 
 def run_stage(recipe: Recipe, *, resume: bool = False, callbacks: Sequence[TrainerCallback] = ()) -> Path:
@@ -67,7 +68,7 @@ def run_stage(recipe: Recipe, *, resume: bool = False, callbacks: Sequence[Train
     batches = training_batches(recipe, make, world_size=process.num_processes)
     held_out = evaluation_batches(recipe, make)
     args = training_arguments(recipe, folder, batches, world_size=process.num_processes, on_cpu=on_cpu)
-    reporting = _reporting(recipe, folder, held_out or batches, is_main=process.is_main_process)
+    reporting = _reporting(recipe, folder, held_out or batches, checkpoint, is_main=process.is_main_process)
     trainer = StageTrainer(
         recipe,
         stage_model,
@@ -115,7 +116,8 @@ def _stage_model(
     # Sharded training places the weights itself.
     sharded = is_sharded(recipe)
     device = "cpu" if on_cpu or sharded else str(process.device)
-    dtype = "float32" if recipe.precision == "no" else config.dtype
+    # Frozen weights of the other half format can't be multiplied under autocast.
+    dtype = "float32" if config.dtype == "float32" else _FROZEN[recipe.precision]
     config = dataclasses.replace(config, device=device, dtype=dtype)
     model = build_model(config, report=_log.info, keep_lora=True)
     stage = family.STAGES[recipe.stage]
@@ -153,20 +155,25 @@ def _checkpoint_to_resume(recipe: Recipe, folder: Path, *, resume: bool) -> Path
     return checkpoint
 
 
-def _reporting(recipe: Recipe, folder: Path, batches: MixtureDataset, *, is_main: bool) -> list[TrainerCallback]:
-    """TensorBoard and sample answers, in the main process."""
+def _reporting(
+    recipe: Recipe, folder: Path, batches: MixtureDataset, checkpoint: Path | None, *, is_main: bool
+) -> list[TrainerCallback]:
+    """TensorBoard and sample answers, in the main process. Steps after the checkpoint are drawn once, not twice."""
     if not is_main:
         return []
     callbacks: list[TrainerCallback] = []
     writer: Any = None
-    if recipe.tracker == "wandb" and find_spec("wandb") is None:
+    if recipe.tracker != "none" and find_spec(recipe.tracker) is None:
+        other = "tensorboard" if recipe.tracker == "wandb" else "none"
         raise ConfigError(
-            f"{recipe.source}: tracker wandb needs the package: pip install wandb, or tracker=tensorboard."
+            f"{recipe.source}: tracker {recipe.tracker} needs the package: pip install {recipe.tracker}, or "
+            f"--options tracker={other}."
         )
     if recipe.tracker == "tensorboard":
         from torch.utils.tensorboard import SummaryWriter
 
-        writer = SummaryWriter(log_dir=str(folder / "logs"))
+        redone = None if checkpoint is None else step_of(checkpoint) + 1
+        writer = SummaryWriter(log_dir=str(folder / "logs"), purge_step=redone)
         callbacks.append(TensorBoardCallback(writer))
     settings = recipe.evaluation
     if settings.every_steps and settings.num_answers:
@@ -208,4 +215,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     if PartialState().is_main_process:
         print(f"Done. Try it: python demo.py --cfg-path {result}")
+    if torch.distributed.is_initialized():  # left open, its threads now and then abort the process as it ends
+        torch.distributed.destroy_process_group()
     return 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from multiprocessing import get_all_start_methods
@@ -14,7 +15,7 @@ from accelerate.utils import save_fsdp_optimizer  # type: ignore[import-untyped]
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
-from transformers import Trainer, TrainingArguments
+from transformers import ProgressCallback, Trainer, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer import SCHEDULER_NAME
 
 from models.errors import CheckpointCorrupt, CheckpointMismatch, ConfigError
@@ -26,6 +27,21 @@ from training.stages import StageModel
 
 STATE_FILE = "trainable.safetensors"
 _NOT_DECAYED = ("bias", "ln", "bn")  # parts of released names; source: LAVIS, `runner_base.py`, `optimizer`
+
+
+class ProgressBar(ProgressCallback):
+    """transformers' bar; the time left is worked out from this run's steps, without those before it was resumed."""
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Begin where the run goes on."""
+        super().on_train_begin(args, state, control, **kwargs)
+        self.current_step = state.global_step
+        bar: Any = self.training_bar  # in the main process only
+        if bar is not None:
+            bar.initial = bar.n = bar.last_print_n = state.global_step
+            bar.refresh()
 
 
 class StageTrainer(Trainer):
@@ -45,6 +61,8 @@ class StageTrainer(Trainer):
         **kwargs: Any,
     ) -> None:
         super().__init__(model=model, args=args, data_collator=_the_only_one, **kwargs)
+        if self.pop_callback(ProgressCallback) is not None:  # there is none where no bar is wanted
+            self.add_callback(ProgressBar)
         self._recipe = recipe
         self._stage_model = model
         self._released_name = released_name
@@ -73,12 +91,21 @@ class StageTrainer(Trainer):
             self._created_lr_scheduler = True
         return self.lr_scheduler
 
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """The loss on held-out data. The generators stay as they were, so training's losses do not depend on it."""
+        device = self.args.device
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            return super().evaluate(*args, **kwargs)
+
     def trainable_state(self) -> dict[str, Tensor]:
-        """Every name of every trainable parameter -> its value on the CPU; gathered where it is sharded."""
+        """Every name of every trainable parameter -> its value on the CPU.
+
+        Gathered where it is sharded: all processes call it, and those beside the main one may be given nothing.
+        """
         if self.is_fsdp_enabled:
             whole = gathered_state(self.model_wrapped)
         else:
-            whole = self.accelerator.get_state_dict(self.model_wrapped)
+            whole = self.accelerator.get_state_dict(self.model_wrapped) or {}  # None from ZeRO 3
         frees = {name for name, p in self._stage_model.named_parameters(remove_duplicate=False) if p.requires_grad}
         return {name.removeprefix("model."): tensor.detach().cpu() for name, tensor in whole.items() if name in frees}
 
@@ -164,7 +191,13 @@ def schedule_factor(recipe: Recipe, total_steps: int) -> Callable[[int], float]:
 def training_arguments(
     recipe: Recipe, folder: Path, batches: MixtureDataset, *, world_size: int, on_cpu: bool
 ) -> TrainingArguments:
-    """The recipe in transformers' words. One item of the data set is one batch."""
+    """The recipe in transformers' words. One item of the data set is one batch. Raises ConfigError."""
+    launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    if launched not in ("no", recipe.precision):
+        raise ConfigError(
+            f"{recipe.source}: precision is {recipe.precision}, but accelerate's configuration says {launched}; add "
+            f"--options precision={launched}, or --mixed_precision no to accelerate launch."
+        )
     evaluates = bool(recipe.evaluation.every_steps and recipe.evaluation.datasets)
     can_fork = "fork" in get_all_start_methods()
     return TrainingArguments(
@@ -209,7 +242,7 @@ def deepspeed_file(recipe: Recipe) -> str | None:
         return None
     if find_spec("deepspeed") is None:
         raise ConfigError(
-            f"{recipe.source}: deepspeed is not installed; pip install deepspeed, or --options deepspeed=null."
+            f'{recipe.source}: deepspeed is not installed; pip install -e ".[cluster]", or --options deepspeed=null.'
         )
     file = next((f for f in (Path(recipe.deepspeed), recipe.source.parent / recipe.deepspeed) if f.is_file()), None)
     if file is None:
@@ -217,9 +250,14 @@ def deepspeed_file(recipe: Recipe) -> str | None:
     return str(file)
 
 
+def step_of(checkpoint: Path) -> int:
+    """The step after which a checkpoint was written, from its folder's name."""
+    return int(checkpoint.name.rpartition("-")[2])
+
+
 def latest_checkpoint(folder: Path) -> Path | None:
     """The newest complete checkpoint. One that was being written when the run was killed has no readable state yet."""
-    found = sorted((folder / "checkpoints").glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
+    found = sorted((folder / "checkpoints").glob("checkpoint-*"), key=step_of)
     for path in reversed(found):
         try:
             json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))  # written last

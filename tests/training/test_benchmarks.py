@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from models.conversation import Answer, Sampling, Turn
 from models.errors import ConfigError
 from models.loader import load_model
 from tests.training.tiny_stages import GOLDENS, draw_pictures, write_json
 from training import evaluate
 from training.benchmarks import cider, scores
-from training.benchmarks.run import Predictions, answer_all, choice_answerer, run_benchmark
-from training.benchmarks.tasks import BENCHMARKS, Files, Question
+from training.benchmarks.run import choice_answerer, run_benchmark
+from training.benchmarks.tasks import BENCHMARKS, Files
 from training.data.annotations import DataError
 from training.scenes.samples import Sample
 
-RECORDED = json.loads((Path(__file__).parents[1] / "data" / "text_and_schedule.json").read_text())
+DATA = Path(__file__).parents[1] / "data"
+RECORDED = json.loads((DATA / "text_and_schedule.json").read_text())
+RECORDED_VQA = json.loads((DATA / "vqa_accuracy.json").read_text())
 
 
 @pytest.mark.parametrize("case", RECORDED["iou"], ids=lambda case: f"{case['iou']:.2f}")
@@ -44,7 +44,8 @@ def test_soft_accuracy_leaves_each_person_out_once(answer: str, count: int, accu
         ("The two cats.", "2 cats"),
         ("none", "0"),
         ("dont know", "don't know"),
-        ("couldntve", "couldn't've"),
+        ("couldn'tve", "couldn't've"),
+        ("couldntve", "couldntve"),
         ("3.5", "3.5"),
         ("1,000", "1000"),
         ("black/white", "black white"),
@@ -54,7 +55,14 @@ def test_soft_accuracy_leaves_each_person_out_once(answer: str, count: int, accu
     ],
 )
 def test_official_normalisation(raw: str, normalised: str) -> None:
-    assert scores.without_articles(scores.without_punctuation(raw)) == normalised
+    assert scores.normalised(raw) == normalised
+
+
+@pytest.mark.parametrize("case", RECORDED_VQA, ids=lambda case: repr(case["answer"]))
+def test_recorded_vqa_accuracy(case: dict[str, Any]) -> None:
+    """What the official script and MiniGPT-v2's changed copy of it give: they differ where people write articles."""
+    assert scores.vqa_accuracy(case["answer"], case["people"]) == pytest.approx(case["vqav2"], abs=1e-9)
+    assert scores.okvqa_accuracy(case["answer"], case["people"]) == pytest.approx(case["okvqa"], abs=1e-9)
 
 
 def test_vizwiz_and_exact() -> None:
@@ -96,6 +104,14 @@ def test_cider_without_java(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "which", lambda _: None)
     with pytest.raises(ConfigError, match="needs Java"):
         cider.score(["x"], [["x"]])
+    check = BENCHMARKS["caption"].check_installed
+    assert check is not None, "found out before anything is asked"
+    with pytest.raises(ConfigError, match="needs Java"):
+        check()
+    monkeypatch.setattr(shutil, "which", lambda _: "java")
+    monkeypatch.setattr("training.benchmarks.cider.find_spec", lambda _: None)
+    with pytest.raises(ConfigError, match="needs pycocoevalcap"):
+        check()
 
 
 def annotation_files(folder: Path) -> dict[str, Files]:
@@ -157,31 +173,39 @@ def test_every_benchmark_reads_its_files_and_gives_a_perfect_answer_full_marks(t
             assert wrong == 0.0, name
 
 
+USED = {
+    "refcoco": ("img_id", "sents", "bbox", "width", "height"),
+    "gqa": ("image", "question", "answer"),
+    "vizwiz": ("image", "question", "answers"),
+    "iconqa": ("image_id", "question", "choices", "answer"),
+    "vsr": ("image", "caption", "label"),
+    "hateful_memes": ("id", "img", "text", "label"),
+    "pope": ("question_id", "image", "text", "label"),
+    "vqav2": ("question_id", "image_id", "answers"),
+    "caption": ("image_id", "caption"),
+}
+
+
+@pytest.mark.parametrize(("name", "field"), [(name, field) for name, fields in USED.items() for field in fields])
+def test_a_wrong_field_is_named_with_file_and_line(name: str, field: str, tmp_path: Path) -> None:
+    files = annotation_files(tmp_path)[name]
+    text = files.annotations.read_text()
+    for value in (None, {"?": 1}):
+        content = json.loads(text)
+        items = content["annotations"] if name in ("vqav2", "caption") else content
+        (items[0] if isinstance(items, list) else items)[field] = value
+        lines = name in ("vsr", "hateful_memes", "pope")
+        files.annotations.write_text("\n" + json.dumps(content, indent=None if lines else 1))
+        with pytest.raises(DataError) as raised:
+            BENCHMARKS[name].read(files, True)
+        message = str(raised.value)
+        assert message.startswith(f"{files.annotations}, line "), message
+        assert f": field '{field}' is " in message, message
+
+
 def test_models_without_tasks_are_asked_in_their_own_words(tmp_path: Path) -> None:
     (question,) = BENCHMARKS["gqa"].read(annotation_files(tmp_path)["gqa"], False)
     assert question.text == "how many?\nAnswer the question using a single word or phrase."
-
-
-def test_a_benchmark_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
-    questions = [Question(str(number), Path(), f"question {number}", None) for number in range(4)]
-    path = tmp_path / "predictions.jsonl"
-    first = Predictions(path, task="gqa")
-    first.add(questions[2], "kept")
-    with path.open("a") as file:
-        file.write('{"task": "gqa", "key": "1", "ans')  # killed while it wrote
-    asked: list[str] = []
-
-    def answer(question: Question) -> str:
-        asked.append(question.key)
-        return f"answer {question.key}"
-
-    answers = answer_all(questions, Predictions(path, task="gqa"), answer)
-    assert answers == ["answer 0", "answer 1", "kept", "answer 3"]
-    assert sorted(asked) == ["0", "1", "3"]
-    assert answer_all(questions, Predictions(path, task="gqa"), answer) == answers
-    assert len(asked) == 3
-    with pytest.raises(DataError, match=r"line 1: predictions of the task gqa"):
-        Predictions(path, task="pope")
 
 
 def test_a_tiny_model_through_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -192,6 +216,11 @@ def test_a_tiny_model_through_the_command_line(tmp_path: Path, capsys: pytest.Ca
     arguments += ["--annotations", str(files.annotations), "--images", str(tmp_path), "--output", str(tmp_path / "o")]
     assert evaluate.main(arguments) == 0
     assert "yes_ratio" in capsys.readouterr().out
+    assert evaluate.main([*arguments, "--limit", "0"]) == 1
+    assert "--limit is 0; it must be 1 or more" in capsys.readouterr().err
+    files.annotations.write_text("\n")
+    assert evaluate.main([*arguments, "--output", str(tmp_path / "empty")]) == 1
+    assert "there is no question in it" in capsys.readouterr().err
     report = json.loads((tmp_path / "o" / "results.json").read_text())
     assert (report["task"], report["questions"]) == ("pope", 1)
     assert len((tmp_path / "o" / "predictions.jsonl").read_text().splitlines()) == 1
@@ -228,22 +257,3 @@ def test_wrong_files(tmp_path: Path) -> None:
     (tmp_path / "y.jsonl").write_text('\n{"image": "x", "question_id": 1}\n')
     with pytest.raises(DataError, match=r"y\.jsonl, line 2: field 'text' is missing"):
         BENCHMARKS["pope"].read(Files(tmp_path / "y.jsonl", tmp_path), True)
-
-
-def test_kept_answers_about_scenes_are_not_asked_again(tmp_path: Path) -> None:
-    class FakeEngine:
-        asked = 0
-
-        def stream(self, turns: list[Turn], sampling: Sampling) -> Iterator[Answer]:
-            self.asked += 1
-            yield Answer(text=f"no {turns[0].text[:3]}")
-            yield Answer(text=f"no {turns[0].text}")
-
-    engine = FakeEngine()
-    questions = evaluate.ask_scenes("existence", 4, 0, boxes=True)
-    file = tmp_path / "kept.jsonl"
-    first = evaluate.engine_answerer(engine, Predictions(file, task="scenes"))(questions[:3])  # type: ignore[arg-type]
-    assert first == [f"no {sample.prompt}" for _, sample in questions[:3]]
-    again = evaluate.engine_answerer(engine, Predictions(file, task="scenes"))(questions)  # type: ignore[arg-type]
-    assert again[:3] == first
-    assert engine.asked == 4

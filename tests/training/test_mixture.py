@@ -32,6 +32,8 @@ class Numbers(Reader):
     def image_path(self, index: int) -> Path | None:
         return Path() if index % 2 else None
 
+    def check(self, index: int) -> None: ...
+
     def num_words(self, index: int) -> int:
         return index
 

@@ -67,6 +67,91 @@ def test_the_originals_hyper_parameters() -> None:
     assert (openchat.data.batch_size, openchat.gradient_accumulation) == (4, 4)
 
 
+# Rates (highest, lowest, at the start), warm-up steps, epochs x steps, longest answer, what ends it.
+MINIGPT = {
+    "minigpt4_vicuna_stage1": (1e-4, 8e-5, 1e-6, 5000, 4, 5000, 32, "\n"),
+    "minigpt4_llama2_stage1": (1e-4, 8e-5, 1e-6, 5000, 4, 5000, 32, "\n"),
+    "minigpt4_vicuna_stage2": (3e-5, 1e-5, 1e-6, 200, 5, 200, 160, "###"),
+    "minigpt4_llama2_stage2": (3e-5, 1e-5, 1e-6, 200, 5, 200, 160, "</s>"),
+    "minigpt_v2_stage3": (1e-5, 1e-6, 1e-6, 1000, 50, 1000, 1024, "</s>"),
+    "tinygptv_stage1": (1e-4, 8e-5, 1e-6, 1000, 1, 5000, 32, "\n"),
+    "tinygptv_stage2": (1e-4, 8e-5, 1e-6, 5000, 4, 5000, 32, "\n"),
+    "tinygptv_stage3": (3e-5, 1e-5, 1e-6, 200, 5, 200, 160, "###"),
+    "tinygptv_stage4": (1e-5, 8e-5, 1e-6, 1000, 50, 1000, 1024, "###"),
+}
+# Sampling ratio and batch per device.
+PAIRS = {"laion": (115, 64), "cc_sbu": (14, 64)}
+REFERS = {name: (25, 6) for name in ("refcoco", "refcocop", "refcocog")}
+INSTRUCTIONS = {
+    "multitask_conversation": (50, 2), "llava_conversation": (30, 2), "unnatural_instruction": (10, 1),
+    "refvg": (40, 6), "llava_detail": (20, 4), "llava_reason": (80, 4), "flickr_grounded_caption": (80, 2),
+    "flickr_CaptionToPhrase": (80, 2), "flickr_ObjectToPhrase": (80, 2), "coco_caption": (10, 6),
+    "textcaps_caption": (30, 6), **REFERS, **{f"inv{name}": (10, 6) for name in REFERS}, "coco_vqa": (15, 6),
+    "ok_vqa": (8, 6), "aok_vqa": (12, 6), "gqa": (50, 6), "ocrvqa": (30, 6),
+}  # fmt: skip
+MIXTURES = {
+    **dict.fromkeys(("minigpt4_vicuna_stage1", "minigpt4_llama2_stage1", "tinygptv_stage1", "tinygptv_stage2"), PAIRS),
+    "minigpt4_vicuna_stage2": {"cc_sbu_align": (1, 12)},
+    "minigpt4_llama2_stage2": {"cc_sbu_align": (1, 12)},
+    "tinygptv_stage3": {"cc_sbu_align": (1, 6)},
+    "minigpt_v2_stage3": INSTRUCTIONS,
+    "tinygptv_stage4": INSTRUCTIONS | {"unnatural_instruction": (10, 2)},
+}
+# Batch per device, accumulated batches, DeepSpeed's file, longest sequence.
+MGM = {
+    "2b": ((8, 4, "zero2_offload", 2048), (8, 2, "zero2", 2048), (4, 1, "zero2", 4096)),
+    "7b": ((16, 1, "zero2_offload", 2048), (8, 1, "zero2_offload", 2048), (4, 1, "zero2", 4096)),
+    "8b": ((16, 1, "zero2_offload", 2048), (8, 1, "zero2_offload", 2048), (4, 2, "zero3", 4096)),
+    "13b": ((8, 1, "zero2", 2048), (4, 1, "zero2", 2048), (4, 1, "zero2", 4096)),
+    "34b": ((8, 1, "zero3", 2048), (4, 1, "zero3", 2048), (4, 1, "zero3", 4096)),
+    "8x7b": ((8, 1, "zero3", 2048), (4, 1, "zero3", 2048), (4, 1, "zero3", 4096)),
+}
+MOE = ((32, 1, "zero2", 2048), (8, 2, "zero2", 2048), (8, 2, "zero2", 2048))
+
+
+@pytest.mark.parametrize("name", MINIGPT)
+def test_the_minigpt_lines_tables(name: str) -> None:
+    recipe = load_recipe(CONFIGS[0].parent / f"{name}.yaml")
+    plan = recipe.schedule
+    rates = plan.init_lr, plan.min_lr, plan.warmup_lr
+    text = recipe.text.max_tokens, recipe.text.answer_end
+    assert (*rates, plan.warmup_steps, plan.epochs, plan.steps_per_epoch, *text) == MINIGPT[name]
+    mixture = {data.format: (data.ratio, recipe.batch_size_of(data)) for data in recipe.data.datasets}
+    assert mixture == MIXTURES[name]
+    assert (recipe.optimiser.weight_decay, recipe.optimiser.beta2, recipe.precision) == (0.05, 0.999, "fp16")
+    assert (plan.kind, recipe.gradient_accumulation, recipe.seed) == ("minigpt", 1, 42)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_mini_geminis_table(size: str) -> None:
+    for stage, figures in zip(("stage1", "stage2", "hd_stage2"), MGM[size], strict=True):
+        rate = 1e-3 if stage == "stage1" else 1e-5 if size in ("34b", "8x7b") else 2e-5
+        _check_llava(f"mgm_{size}_{stage}", rate, figures)
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_moe_llavas_table(backbone: str) -> None:
+    for stage, figures in enumerate(MOE, start=1):
+        is_large = backbone == "openchat" and stage == 3
+        own = (4, 4, *figures[2:]) if is_large else figures
+        _check_llava(f"moe_llava_{backbone}_stage{stage}", 1e-3 if stage == 1 else 2e-5, own)
+
+
+def _check_llava(name: str, rate: float, figures: tuple[int, int, str, int]) -> None:
+    recipe = load_recipe(CONFIGS[0].parent / f"{name}.yaml")
+    (batch,) = {recipe.batch_size_of(data) for data in recipe.data.datasets}
+    assert recipe.deepspeed is not None
+    found = batch, recipe.gradient_accumulation, Path(recipe.deepspeed).stem, recipe.text.max_tokens
+    assert found == figures, name
+    plan = recipe.schedule
+    assert (plan.kind, plan.init_lr, plan.warmup_ratio, plan.epochs) == ("warmup_cosine", rate, 0.03, 1)
+    assert (recipe.optimiser.weight_decay, recipe.optimiser.beta2, recipe.precision) == (0.0, 0.999, "bf16")
+    first = name.endswith("stage1")
+    assert recipe.data.mixing == ("shuffle" if first else "by_length")
+    assert recipe.text.image_aspect_ratio == ("square" if first else "pad")
+    assert recipe.gradient_checkpointing
+
+
 @pytest.mark.parametrize(
     ("option", "message"),
     [

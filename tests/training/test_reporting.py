@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
 import sys
 from collections.abc import Iterator
 from importlib.machinery import ModuleSpec
@@ -18,6 +20,7 @@ import training.sample_answers
 from models.conversation import Answer
 from models.errors import ConfigError
 from models.loader import load_model
+from tests.training.test_train_stage import StopAt, Stopped
 from tests.training.tiny_stages import GOLDENS, tiny_recipe
 from training.data.readers import make_example
 from training.recipe import EvaluationRecipe, LoraRecipe
@@ -30,6 +33,9 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*pin_memory.*:UserWarning"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
 ]
+
+
+ROOT = Path(__file__).parents[2]
 
 
 class FakeWandb(ModuleType):
@@ -84,10 +90,37 @@ def test_weights_and_biases(wandb: FakeWandb, tmp_path: Path) -> None:
     assert not (tmp_path / "output" / "logs").exists()
 
 
-def test_weights_and_biases_that_are_not_installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("tracker", "other"), [("wandb", "tensorboard"), ("tensorboard", "none")])
+def test_a_tracker_that_is_not_installed(
+    tracker: str, other: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setattr("training.train.find_spec", lambda _: None)
-    with pytest.raises(ConfigError, match=r"pip install wandb, or tracker=tensorboard"):
-        run_stage(tiny_recipe(tmp_path, "minigpt_v2", stage="3", tracker="wandb"))
+    with pytest.raises(ConfigError, match=f"pip install {tracker}, or --options tracker={other}"):
+        run_stage(tiny_recipe(tmp_path, "minigpt_v2", stage="3", tracker=tracker))
+
+
+def test_training_without_its_libraries_is_one_line() -> None:
+    code = "import runpy, sys; sys.modules['peft'] = None; runpy.run_module('training', run_name='__main__')"
+    found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert found.returncode == 1
+    assert found.stderr.splitlines()[-1] == (
+        'error: training needs peft, which is not installed; run: pip install -e ".[train]"'
+    )
+    assert "Traceback" not in found.stderr
+
+
+def test_a_resumed_runs_bar_begins_where_it_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """So that the time left is not worked out from steps of the run before; and TensorBoard shows every step once."""
+    recipe = tiny_recipe(tmp_path, "minigpt_v2", stage="3", tracker="tensorboard", save_every_steps=2)
+    with pytest.raises(Stopped):
+        run_stage(recipe, callbacks=[StopAt(4)])
+    assert re.search(r"1/6 \[\d\d:\d\d<\d\d:\d\d", capsys.readouterr().err), "time taken and time left"
+    run_stage(recipe, resume=True)
+    drawn = capsys.readouterr().err
+    assert "2/6 [00:00<" in drawn
+    assert "1/6" not in drawn
+    scalars = EventAccumulator(str(tmp_path / "output" / "logs")).Reload().Scalars("train/loss")
+    assert [event.step for event in scalars] == [1, 2, 3, 4, 5, 6]
 
 
 def test_boxes_of_answers_are_drawn_in_tensorboard(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import subprocess
 import sys
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from accelerate.utils.deepspeed import HfDeepSpeedConfig  # type: ignore[import-untyped]
@@ -25,12 +30,11 @@ from training.recipe import LoraRecipe, load_recipe
 from training.sharding import has_parts_only, is_sharded
 from training.stages import Stage, StageModel
 from training.train import main, run_stage
-from training.trainer import deepspeed_file, latest_checkpoint, training_arguments
+from training.trainer import StageTrainer, deepspeed_file, latest_checkpoint, training_arguments
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "training" / "configs"
-TWO = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-TWO += ["-m", "tests.training.fsdp_on_cpu"]
+TWO = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
 # Warned of by the libraries themselves, whatever is trained.
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*pin_memory.*:UserWarning"),
@@ -38,16 +42,34 @@ pytestmark = [
 ]
 
 
+with_deepspeed = pytest.mark.skipif(
+    find_spec("deepspeed") is None, reason='DeepSpeed is not installed: pip install -e ".[cluster]"'
+)
+
+
 @pytest.mark.slow
-def test_fsdp_over_two_processes_is_two_accumulated_batches(tmp_path: Path) -> None:
-    """Frozen and trained parameters, a batch of text alone beside one with pictures, resumed half-way."""
+@pytest.mark.parametrize(
+    ("program", "option"),
+    [
+        ("fsdp_on_cpu", "fsdp=true"),
+        pytest.param("deepspeed_on_cpu", "deepspeed=zero2.json", marks=with_deepspeed),
+        pytest.param("deepspeed_on_cpu", "deepspeed=zero2_offload.json", marks=with_deepspeed),
+        pytest.param("deepspeed_on_cpu", "deepspeed=zero3.json", marks=with_deepspeed),
+    ],
+)
+def test_parameters_spread_over_two_processes(program: str, option: str, tmp_path: Path) -> None:
+    """Frozen and trained ones, a batch of text alone beside one with pictures, resumed half-way; as one process that
+    accumulates two batches."""
     alone = llava_recipe(tmp_path / "alone", "mgm-7b", "2", gradient_accumulation=2)
     alone.schedule.__dict__["epochs"] = 4
     run_stage(alone)
     together = llava_recipe(tmp_path / "together", "mgm-7b", "2")
-    command = [*TWO, "--cfg-path", str(together.source)]
-    options = ["--options", "fsdp=true", "schedule.epochs=4"]
-    subprocess.run([*command, *options], cwd=ROOT, check=True, capture_output=True)
+    if "=zero" in option:
+        shutil.copytree(CONFIGS / "deepspeed", together.source.parent, dirs_exist_ok=True)
+    command = [*TWO, f"tests.training.{program}", "--cfg-path", str(together.source)]
+    options = ["--options", option, "schedule.epochs=4"]
+    run = partial(subprocess.run, cwd=ROOT, check=True, capture_output=True, env=os.environ | {"DS_ACCELERATOR": "cpu"})
+    run([*command, *options])
     expected = losses(tmp_path / "alone", step=4)
     assert losses(tmp_path / "together", step=4) == pytest.approx(expected, rel=1e-4)
     checkpoints = tmp_path / "together" / "output" / "checkpoints"
@@ -56,7 +78,7 @@ def test_fsdp_over_two_processes_is_two_accumulated_batches(tmp_path: Path) -> N
     found = latest_checkpoint(tmp_path / "together" / "output")
     assert found is not None
     assert found.name == "checkpoint-2"
-    subprocess.run([*command, "--resume", *options], cwd=ROOT, check=True, capture_output=True)
+    run([*command, "--resume", *options])
     assert losses(tmp_path / "together", step=4) == pytest.approx(expected, rel=1e-4)
     models = [
         load_model(tmp_path / name / "output" / "final" / "eval.yaml", device="cpu", report=lambda _: None)
@@ -116,18 +138,28 @@ def test_deepspeeds_files_are_filled_in_from_the_recipe(file: Path, tmp_path: Pa
     assert "auto" not in json.dumps(filled.config)
     assert filled.config["gradient_accumulation_steps"] == filled.config["train_batch_size"] == 2
     assert filled.config["bf16"] == {"enabled": True}
-    assert filled.config.get("gradient_clipping", 0.0) == 0.0
+    assert filled.config["gradient_clipping"] == 0.0  # without the key DeepSpeed clips at 1.0, the originals do not
     assert filled.config["zero_optimization"]["reduce_bucket_size"] == 96 * 96
 
 
 def test_deepspeeds_file_is_found_beside_the_yaml(monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = load_recipe(CONFIGS / "mgm_34b_stage2.yaml")
-    with pytest.raises(ConfigError, match=r"pip install deepspeed, or --options deepspeed=null"):
+    monkeypatch.setattr("training.trainer.find_spec", lambda _: None)
+    with pytest.raises(ConfigError, match=r"pip install -e \"\.\[cluster\]\", or --options deepspeed=null"):
         deepspeed_file(recipe)
     monkeypatch.setattr("training.trainer.find_spec", lambda _: "there")
     assert deepspeed_file(recipe) == str(CONFIGS / "deepspeed" / "zero3.json")
     with pytest.raises(ConfigError, match=r"deepspeed: none\.json not found here or beside the YAML"):
         deepspeed_file(load_recipe(recipe.source, ["deepspeed=none.json"]))
+
+
+def test_a_process_may_be_given_nothing_of_what_is_gathered() -> None:
+    """ZeRO 3 gives the whole state to the main process only, and None to the others."""
+    accelerator = SimpleNamespace(get_state_dict=lambda _: None)
+    other = SimpleNamespace(
+        is_fsdp_enabled=False, accelerator=accelerator, model_wrapped=None, _stage_model=nn.Linear(2, 2)
+    )
+    assert StageTrainer.trainable_state(other) == {}  # type: ignore[arg-type]  # as much of a trainer as it takes
 
 
 def test_fsdp_needs_several_gpus(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

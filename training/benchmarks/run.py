@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.nn.functional import cross_entropy
@@ -106,15 +108,58 @@ def answer_all(questions: Sequence[Question], predictions: Predictions, answerer
     return [predictions.answers[question.key] for question in questions]
 
 
+def check_same_run(output: Path, circumstances: Mapping[str, Any]) -> None:
+    """Predictions in a folder are of one model and one annotation file. Raises DataError if it holds those of others.
+
+    What they are of stands in `output`/run.json.
+    """
+    path = output / "run.json"
+    if not path.is_file():
+        output.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(circumstances, indent=2) + "\n", encoding="utf-8")
+    recorded = json.loads(path.read_text(encoding="utf-8"))
+    for name, value in circumstances.items():
+        if recorded.get(name) != value:
+            raise DataError(
+                f"{path}: the predictions there are of another {name} ({recorded.get(name)}, not {value}); choose "
+                "another --output, or delete the folder."
+            )
+
+
+def _state(path: Path | None) -> str | None:
+    """A file's place, size and age, to notice that it was changed."""
+    if path is None or not path.is_file():
+        return None
+    found = path.stat()
+    changed = datetime.fromtimestamp(found.st_mtime, UTC).isoformat(timespec="seconds")
+    return f"{path.absolute()}, {found.st_size} bytes, {changed}"
+
+
 def run_benchmark(
-    model: VisionLanguageModel, task: str, files: Files, output: Path, *, limit: int | None = None
+    model: VisionLanguageModel,
+    task: str,
+    files: Files,
+    output: Path,
+    *,
+    limit: int | None = None,
+    source: Path | None = None,
 ) -> Figures:
-    """The figures of a task; predictions go to `output`/predictions.jsonl, the table to `output`/results.json."""
+    """The figures of a task; predictions go to `output`/predictions.jsonl, the table to `output`/results.json.
+
+    `source` is the file that the model was loaded from. Raises DataError for wrong files, or a folder with predictions
+    of another model or file.
+    """
     benchmark = BENCHMARKS[task]
     if benchmark.needs_boxes and not any(known.gives_boxes for known in model.info.tasks):
         raise ConfigError(f"{task} asks for boxes, which {model.info.name} does not give.")
+    if benchmark.check_installed is not None:
+        benchmark.check_installed()
     knows_tasks = any(known.identifier == "[vqa]" for known in model.info.tasks)
     questions = benchmark.read(files, knows_tasks)[:limit]
+    if not questions:
+        raise DataError(f"{files.annotations}: there is no question in it.")
+    of = {"task": task, "model": f"{model.info.name} ({_state(source)})", "annotations": _state(files.annotations)}
+    check_same_run(output, of | {"questions": _state(files.questions)})
     predictions = Predictions(output / "predictions.jsonl", task=task)
     if any(question.choices for question in questions):
         answers = answer_all(questions, predictions, choice_answerer(model))

@@ -1,7 +1,7 @@
 """How the public benchmarks score an answer. Pure functions; every score lies in 0…1.
 
-VQA accuracy follows the official evaluation of VQAv2 (Antol et al., `vqaEval.py`), the others MiniGPT-v2's scripts
-(`eval_scripts/eval_vqa.py`, `eval_ref.py`) and POPE's (`evaluate.py`).
+VQA accuracy follows the official evaluation of VQAv2 (Antol et al., `vqaEval.py`), OK-VQA the changed copy of it in
+MiniGPT-v2, the others MiniGPT-v2's scripts (`eval_scripts/eval_vqa.py`, `eval_ref.py`) and POPE's (`evaluate.py`).
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
 
 Corners = tuple[float, float, float, float]
 
@@ -19,23 +18,25 @@ _ARTICLES = frozenset({"a", "an", "the"})
 _PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
 _CONTRACTIONS = """
 ain't aren't can't could've couldn't couldn't've didn't doesn't don't hadn't hadn't've hasn't haven't he'd he'd've
-he's how'd how'll how's I'd've I'm I've isn't it'd it'd've it'll let's ma'am mightn't mightn't've might've mustn't
-must've needn't not've o'clock oughtn't shan't she'd've should've shouldn't shouldn't've somebody'd somebody'd've
-somebody'll somebody's someone'd someone'd've someone'll someone's something'd something'd've something'll that's
-there'd there'd've there're there's they'd they'd've they'll they're they've 'twas wasn't we'd've we've weren't
-what'll what're what's what've when's where'd where's where've who'd who'd've who'll who's who've why'll why're
-why's won't would've wouldn't wouldn't've y'all y'all'd've y'all'll you'd you'd've you'll you're you've
+he's how'd how'll how's I'd've I'm I've isn't it'd it'd've it'll ma'am mightn't mightn't've might've mustn't must've
+needn't not've o'clock oughtn't 'ow's'at shan't she'd've should've shouldn't shouldn't've somebody'd've somebody'll
+somebody's someone'd someone'd've someone'll someone's something'd something'd've something'll that's there'd
+there'd've there're there's they'd they'd've they'll they're they've 'twas wasn't we'd've we've weren't what'll what're
+what's what've when's where'd where's where've who'd who'd've who'll who's who've why'll why're why's won't would've
+wouldn't wouldn't've y'all y'all'll y'all'd've you'd you'd've you'll you're you've
 """
 
 
 def _spellings(word: str) -> list[str]:
-    """A contraction with any of its apostrophes left out."""
-    places = [index for index, letter in enumerate(word) if letter == "'"]
-    left_out = [set(chosen) for count in range(1, len(places) + 1) for chosen in combinations(places, count)]
-    return ["".join(letter for index, letter in enumerate(word) if index not in gone) for gone in left_out]
+    """A contraction with one of its apostrophes left out."""
+    return [word[:place] + word[place + 1 :] for place, letter in enumerate(word) if letter == "'"]
 
 
-_RESTORED: Mapping[str, str] = {spelling: word for word in _CONTRACTIONS.split() for spelling in _spellings(word)}
+# The last one is the wrong way round in the official list.
+_RESTORED: Mapping[str, str] = {
+    **{spelling: word for word in _CONTRACTIONS.split() for spelling in _spellings(word)},
+    "somebody'd": "somebodyd",
+}
 
 
 def without_punctuation(text: str) -> str:
@@ -56,28 +57,48 @@ def without_articles(text: str) -> str:
     return " ".join(_RESTORED.get(word, word) for word in words)
 
 
+def normalised(answer: str) -> str:
+    """An answer as VQA accuracy compares it."""
+    return without_articles(without_punctuation(answer))
+
+
 def vqa_accuracy(answer: str, references: Sequence[str]) -> float:
-    """VQAv2's soft accuracy: over all people but one in turn, min(1, how many said it / 3)."""
-    answer = answer.replace("\n", " ").replace("\t", " ").strip()
-    people = list(references)
-    if len(set(people)) > 1:
-        people = [without_punctuation(reference) for reference in people]
-        answer = without_articles(without_punctuation(answer))
-    scores = []
-    for left_out in range(len(people)):
-        others = people[:left_out] + people[left_out + 1 :]
-        scores.append(min(1.0, sum(other == answer for other in others) / 3))
+    """VQAv2's soft accuracy: over all people but one in turn, min(1, how many said it / 3).
+
+    People's answers lose their punctuation where they differ from each other; the model's is always normalised.
+    """
+    answer = normalised(_on_one_line(answer))
+    if len(set(references)) > 1:
+        references = [without_punctuation(reference) for reference in references]
+    return _soft_accuracy(answer, references)
+
+
+def okvqa_accuracy(answer: str, references: Sequence[str]) -> float:
+    """The same as MiniGPT-v2 changed it: all are normalised or, where people agree, none; case does not count."""
+    answer = _on_one_line(answer)
+    if len(set(references)) > 1:
+        answer, references = normalised(answer), [normalised(reference) for reference in references]
+    return _soft_accuracy(answer.lower(), [reference.lower() for reference in references])
+
+
+def _on_one_line(answer: str) -> str:
+    return answer.replace("\n", " ").replace("\t", " ").strip()
+
+
+def _soft_accuracy(answer: str, people: Sequence[str]) -> float:
+    count = people.count(answer)
+    scores = [min(1.0, (count - (person == answer)) / 3) for person in people]
     return sum(scores) / len(scores)
 
 
 def vizwiz_accuracy(answer: str, references: Sequence[str]) -> float:
     """min(1, how many people said it / 3), case aside."""
-    return min(1.0, sum(answer.lower() == reference.lower() for reference in references) / 3)
+    return min(1.0, sum(answer.strip().lower() == reference.lower() for reference in references) / 3)
 
 
 def exact_match(answer: str, reference: str) -> float:
-    """Equal, case aside."""
-    return float(answer.lower() == reference.lower())
+    """Equal, case and the space around the answer aside."""
+    return float(answer.strip().lower() == reference.lower())
 
 
 def refer_hit(answer: str, box: Corners, size: tuple[float, float]) -> float | None:

@@ -40,12 +40,16 @@ class Files:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """`read` gives the questions (told whether the model knows task identifiers), `score` the answers' figures."""
+    """`read` gives the questions (told whether the model knows task identifiers), `score` the answers' figures.
+
+    `check_installed` raises ConfigError for what `score` lacks, before anything is asked.
+    """
 
     read: Callable[[Files, bool], list[Question]]
     score: Callable[[Sequence[str], Sequence[Question]], Figures]
     max_new_tokens: int = 20
     needs_boxes: bool = False
+    check_installed: Callable[[], None] | None = None
 
 
 def short_answer(question: str, knows_tasks: bool) -> str:
@@ -59,8 +63,8 @@ def read_lines(path: Path) -> list[Item]:
     """A JSON-lines file. Raises DataError with file and line."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise DataError(f"{path} can't be read ({error.strerror}); set --annotations.") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} can't be read ({error}); set --annotations.") from error
     items = []
     for number, line in enumerate(lines, start=1):
         if line.strip():
@@ -112,8 +116,13 @@ def read_vqa(files: Files, knows_tasks: bool) -> list[Question]:
 
 
 def score_vqa(answers: Sequence[str], questions: Sequence[Question]) -> Figures:
-    """The official soft accuracy; answers are put in lower case first, as in MiniGPT-v2's script."""
-    return {"accuracy": mean(scores.vqa_accuracy(a.lower(), q.truth) for a, q in zip(answers, questions, strict=True))}
+    """The official soft accuracy."""
+    return {"accuracy": mean(scores.vqa_accuracy(a, q.truth) for a, q in zip(answers, questions, strict=True))}
+
+
+def score_okvqa(answers: Sequence[str], questions: Sequence[Question]) -> Figures:
+    """MiniGPT-v2's soft accuracy."""
+    return {"accuracy": mean(scores.okvqa_accuracy(a, q.truth) for a, q in zip(answers, questions, strict=True))}
 
 
 def read_gqa(files: Files, knows_tasks: bool) -> list[Question]:
@@ -156,7 +165,8 @@ def read_iconqa(files: Files, knows_tasks: bool) -> list[Question]:
     for number, item in enumerate(Annotations(files.annotations)):
         choices = tuple(item.texts("choices"))
         answer = item.values.get("answer")
-        truth = choices[answer] if isinstance(answer, int) and answer < len(choices) else item.text("answer")
+        is_number = isinstance(answer, int) and not isinstance(answer, bool) and 0 <= answer < len(choices)
+        truth = choices[answer] if is_number else item.text("answer")
         image = files.images / item.identifier("image_id") / "image.png"
         questions.append(Question(str(number), image, short_answer(item.text("question"), knows_tasks), truth, choices))
     return questions
@@ -237,12 +247,12 @@ def mean(values: Any) -> float:
 BENCHMARKS: Mapping[str, Benchmark] = {
     **{name: Benchmark(read_refer, score_refer, needs_boxes=True) for name in ("refcoco", "refcoco+", "refcocog")},
     "vqav2": Benchmark(read_vqa, score_vqa),
-    "okvqa": Benchmark(read_vqa, score_vqa),
+    "okvqa": Benchmark(read_vqa, score_okvqa),
     "gqa": Benchmark(read_gqa, score_exact),
     "vizwiz": Benchmark(read_vizwiz, score_vizwiz),
     "iconqa": Benchmark(read_iconqa, score_exact),
     "vsr": Benchmark(read_vsr, score_exact),
     "hateful_memes": Benchmark(read_hateful_memes, score_exact),
     "pope": Benchmark(read_pope, score_pope),
-    "caption": Benchmark(read_captions, score_captions, max_new_tokens=60),
+    "caption": Benchmark(read_captions, score_captions, max_new_tokens=60, check_installed=cider.check_installed),
 }

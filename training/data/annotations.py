@@ -50,7 +50,11 @@ class Item:
 
     def optional_text(self, field: str) -> str | None:
         """A text field that may be absent or null."""
-        return self.text(field) if isinstance(self.values, dict) and self.values.get(field) is not None else None
+        return self.text(field) if self.has(field) else None
+
+    def has(self, field: str) -> bool:
+        """Whether the field is there and not null."""
+        return isinstance(self.values, dict) and self.values.get(field) is not None
 
     def identifier(self, field: str) -> str:
         """An id, which files write as a number or as text."""
@@ -67,7 +71,7 @@ class Item:
     def numbers(self, field: str, count: int) -> list[float]:
         """A list of `count` numbers."""
         values = self.get(field, list)
-        if len(values) != count or not all(isinstance(value, int | float) for value in values):
+        if len(values) != count or any(isinstance(v, bool) or not isinstance(v, int | float) for v in values):
             raise DataError(f"{self.where()}: field '{self.prefix}{field}' must be {count} numbers, not {values}.")
         return values
 
@@ -178,5 +182,5 @@ def read_plain_pickle(path: Path) -> Any:
             return _PlainUnpickler(file, encoding="latin1").load()
     except FileNotFoundError as error:
         raise DataError(f"{path} not found; set `annotations` in the training config.") from error
-    except (pickle.UnpicklingError, EOFError, ValueError, IndexError, KeyError, AttributeError) as error:
+    except (pickle.UnpicklingError, OSError, EOFError, ValueError, LookupError, AttributeError, TypeError) as error:
         raise DataError(f"{path} is not a pickle of plain values ({error}); download it again.") from error

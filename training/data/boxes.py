@@ -47,15 +47,24 @@ class ReferReader(Reader):
     def image_path(self, index: int) -> Path:
         return self.paths.images / f"COCO_train2014_{self.refs[index].get('image_id', int):012d}.jpg"
 
-    def sentence_and_box(self, index: int, rng: Random) -> tuple[Image.Image, str, str]:
-        """The picture, the processed sentence and the box's text."""
+    def sentences_and_box(self, index: int) -> tuple[list[str], list[float]]:
+        """All sentences as they stand, and the box as x, y, width, height in pixels."""
         ref = self.refs[index]
-        image = open_image(self.image_path(index))
-        sentence = process_caption(rng.choice(ref.items("sentences")).text("raw"))
+        sentences = [sentence.text("raw") for sentence in ref.items("sentences")]
         number = ref.get("ann_id", int)
         if number not in self.boxes:
             raise DataError(f"{ref.where()}: field 'ann_id' is {number}, which instances.json does not have.")
-        return image, sentence, box_text(self.boxes[number].numbers("bbox", 4), image.size)
+        return sentences, self.boxes[number].numbers("bbox", 4)
+
+    def check(self, index: int) -> None:
+        self.image_path(index)
+        self.sentences_and_box(index)
+
+    def sentence_and_box(self, index: int, rng: Random) -> tuple[Image.Image, str, str]:
+        """The picture, a processed sentence and the box's text."""
+        sentences, box = self.sentences_and_box(index)
+        image = open_image(self.image_path(index))
+        return image, process_caption(rng.choice(sentences)), box_text(box, image.size)
 
     def example(self, index: int, rng: Random) -> Example:
         image, sentence, box = self.sentence_and_box(index, rng)
@@ -95,11 +104,19 @@ class VisualGenomeRegions(Reader):
             raise DataError(f"{region.where()}: field 'image_id' is {number}, which image_data.json does not have.")
         return self.paths.images.joinpath(*self.urls[number].split("/")[-2:])
 
-    def example(self, index: int, rng: Random) -> Example:
+    def phrase_and_box(self, index: int) -> tuple[str, list[float]]:
+        """The phrase as it stands, and the box as x, y, width, height in pixels."""
         region = self.regions[index]
+        return region.text("phrase"), [region.get(field, float) for field in ("x", "y", "width", "height")]
+
+    def check(self, index: int) -> None:
+        self.image_path(index)
+        self.phrase_and_box(index)
+
+    def example(self, index: int, rng: Random) -> Example:
+        phrase, box = self.phrase_and_box(index)
         image = open_image(self.image_path(index))
-        box = [region.get(field, float) for field in ("x", "y", "width", "height")]
-        question = rng.choice(REFER_POOL).format(process_caption(region.text("phrase")))
+        question = rng.choice(REFER_POOL).format(process_caption(phrase))
         return make_example((question,), (box_text(box, image.size),), (image,))
 
 

@@ -32,6 +32,9 @@ class ShardCaptions(Reader):
     def image_path(self, index: int) -> Path:
         return self.shards.path_of(index)
 
+    def check(self, index: int) -> None:
+        """Fields lie in the shards beside the pictures and are looked at with them."""
+
     def example(self, index: int, rng: Random) -> Example:
         image, values = self.shards.sample(index, rng)
         question = rng.choice(CAPTION_POOL) if self.instructed else ""

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from random import Random
-from typing import Any
+
+from PIL import Image
 
 from models.conversation import Turn
 from models.errors import RequestError
 from training.data.annotations import Annotations, DataError, Item
-from training.data.readers import DatasetPaths, Example, MissingImage, Reader, make_example, open_image
+from training.data.readers import DatasetPaths, Example, Reader, make_example, open_image
 from training.data.text import process_caption
 from training.llava_sequences import read_turns
+
+_BLANK = Image.new("RGB", (1, 1))  # stands for a picture where only fields are checked
 
 
 class _CocoConversations(Reader):
@@ -36,6 +40,10 @@ class _CocoConversations(Reader):
             raise DataError(f"{item.where()}: field 'conversations' has {len(values)} turns; the last has no answer.")
         first = values[0].replace("<image>", "").replace("\n", "").strip()
         return [first, *values[1:]]
+
+    def check(self, index: int) -> None:
+        self.image_path(index)
+        self.values(index)
 
 
 class ConversationReader(_CocoConversations):
@@ -71,6 +79,9 @@ class UnnaturalInstructions(Reader):
         return len(self.items)
 
     def image_path(self, index: int) -> None:
+        """There is none."""
+
+    def check(self, index: int) -> None:
         self._texts(index)
 
     def _texts(self, index: int) -> tuple[str, str]:
@@ -98,7 +109,7 @@ class LlavaReader(Reader):
         return len(self.items)
 
     def _names(self, item: Item) -> list[str]:
-        if item.values.get("image") is None:
+        if not item.has("image"):
             return []
         return [item.text("image")] if isinstance(item.values["image"], str) else item.texts("image")
 
@@ -112,15 +123,10 @@ class LlavaReader(Reader):
         return next(iter(self.image_paths(index)), None)
 
     def image_paths(self, index: int) -> list[Path]:
-        item = self.items[index]
-        self._check(item)
-        return [self._existing(name) for name in self._names(item)]
+        return [self._existing(name) for name in self._names(self.items[index])]
 
-    def _check(self, item: Item) -> None:
-        for turn in item.items("conversations"):
-            turn.text("value")
-            if turn.text("from") not in ("human", "gpt", "system"):
-                raise DataError(f"{item.where()}: field '{turn.prefix}from' must be human or gpt.")
+    def check(self, index: int) -> None:
+        self._example(self.items[index], lambda _: _BLANK)
 
     def _existing(self, name: str) -> Path:
         """The picture's file. As in the original, OCR-VQA's may be .png where the annotation says .jpg, and Visual
@@ -130,16 +136,18 @@ class LlavaReader(Reader):
         return path if path.is_file() else next((other for other in others if other.is_file()), path)
 
     def example(self, index: int, rng: Random) -> Example:  # noqa: ARG002
-        item = self.items[index]
-        self._check(item)
-        names = [str(self._existing(name).relative_to(self.paths.images)) for name in self._names(item)]
-        values: dict[str, Any] = {**item.values, "image": names}
+        return self._example(self.items[index], open_image)
+
+    def _example(self, item: Item, open_picture: Callable[[Path], Image.Image]) -> Example:
+        for turn in item.items("conversations"):
+            turn.text("value")
+            if turn.text("from") not in ("human", "gpt", "system"):
+                raise DataError(f"{item.where()}: field '{turn.prefix}from' must be human or gpt.")
+        paths = [str(self._existing(name)) for name in self._names(item)]
         try:
-            turns = read_turns(values, self.paths.images)
+            turns = read_turns({**item.values, "image": paths}, Path(), open_picture=open_picture)
         except RequestError as error:
-            raise DataError(f"{item.where()}: {error}") from error
-        except OSError as error:
-            raise MissingImage(str(error)) from error
+            raise DataError(f"{item.where()}: fields 'image' and 'conversations': {error}") from error
         return example_of_turns(turns, item)
 
 

@@ -193,14 +193,18 @@ class MixtureDataset(Dataset[dict[str, Tensor]]):
 
 
 def open_readers(recipe: Recipe, datasets: Sequence[DatasetRecipe]) -> list[Reader]:
-    """A reader for every data set of a recipe. Raises DataError."""
+    """A reader for every data set of a recipe. Raises DataError, also for one without a single usable example."""
     folder = Path(recipe.data.folder)
-    return [
-        FORMATS[dataset.format](
-            DatasetPaths(annotations=str(folder / dataset.annotations), images=folder / dataset.images)
-        )
-        for dataset in datasets
-    ]
+    readers = []
+    for dataset in datasets:
+        paths = DatasetPaths(annotations=str(folder / dataset.annotations), images=folder / dataset.images)
+        reader = FORMATS[dataset.format](paths)
+        if not len(reader):
+            raise DataError(f"{paths.annotations}: no example can be used; are the pictures in {paths.images}?")
+        if reader.num_left_out:
+            _log.warning("%s: left out %d that are not in the data folder", dataset.format, reader.num_left_out)
+        readers.append(reader)
+    return readers
 
 
 def training_batches(recipe: Recipe, maker: BatchMaker, *, world_size: int) -> MixtureDataset:

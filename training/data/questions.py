@@ -71,6 +71,9 @@ class OcrVqaReader(Reader):
         number, _ = self.pairs[index]
         return self.paths.images / (self.items.name_of(number) + Path(self.items[number].text("imageURL")).suffix)
 
+    def check(self, index: int) -> None:
+        self.image_path(index)  # the rest was looked at when the file was read
+
     def example(self, index: int, rng: Random) -> Example:
         number, question_number = self.pairs[index]
         item = self.items[number]

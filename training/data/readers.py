@@ -68,6 +68,7 @@ class Reader(ABC):
     """An annotated data set. Indices run from 0 to len - 1."""
 
     is_stream = False  # whether its order is random already, and indices may run on beyond its length
+    num_left_out = 0  # examples (or shards) of the annotations that are not on this machine and never drawn
 
     def __init__(self, paths: DatasetPaths) -> None:
         self.paths = paths
@@ -82,6 +83,10 @@ class Reader(ABC):
     @abstractmethod
     def image_path(self, index: int) -> Path | None:
         """The picture's file, checked fields included; None for text alone. Raises DataError."""
+
+    @abstractmethod
+    def check(self, index: int) -> None:
+        """Look at every field of the example, but not for its pictures. Raises DataError."""
 
     def image_paths(self, index: int) -> list[Path]:
         """The files of all its pictures, checked as `image_path` does."""
@@ -129,6 +134,11 @@ class JsonReader(Reader):
 
     def image_path(self, index: int) -> Path:
         return self.file_of(self.items[self.indices[index]])
+
+    def check(self, index: int) -> None:
+        item = self.items[self.indices[index]]
+        self.file_of(item)
+        self.turn(item, Random(0), (1, 1))
 
     def example(self, index: int, rng: Random) -> Example:
         item = self.items[self.indices[index]]

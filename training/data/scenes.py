@@ -37,6 +37,9 @@ class SceneReader(Reader):
     def image_path(self, index: int) -> None:
         """There is none: pictures are drawn."""
 
+    def check(self, index: int) -> None:
+        """There are no fields."""
+
     def has_image(self, index: int) -> bool:  # noqa: ARG002
         return True
 

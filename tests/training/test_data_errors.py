@@ -1,0 +1,215 @@
+"""Every field that a reader uses, left out or of another kind, is an error that names file, line and field."""
+
+from __future__ import annotations
+
+import copy
+import json
+import pickle
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.training.test_data_formats import COCO, FirstOf, make_shard
+from tests.training.tiny_stages import draw_pictures, tiny_recipe, write_json
+from training import prepare
+from training.data.annotations import DataError
+from training.data.formats import FORMATS
+from training.data.readers import DatasetPaths, Reader
+from training.train import main
+
+Place = tuple[str | int, ...]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A small data set of a format: `files` by name, and the `fields` that its reader uses, by their place.
+
+    `annotations` is what a recipe names, "" for the folder; `optional` fields may be missing.
+    """
+
+    files: dict[str, Any]
+    fields: dict[str, tuple[Place, ...]]
+    annotations: str = "x.json"
+    optional: tuple[Place, ...] = field(default=())
+
+
+TURNS = [{"from": "human", "value": "<image>\nwhat?"}, {"from": "gpt", "value": "a dog"}]
+VALUES = [{"value": "what?"}, {"value": "a dog"}]
+FLICKR = {"image_id": 9, "grounded_caption": "a", "caption": "a man", "output": "b", "phrase": "c", "bbox": "d"}
+REGION = {"image_id": 9, "x": 1, "y": 2, "width": 3, "height": 4, "phrase": "a dot"}
+BOOK = {"imageURL": "http://x/9.png", "questions": ["who?"], "answers": ["I"], "split": 1}
+REF = {"image_id": 7, "ann_id": 5, "split": "train", "sentences": [{"raw": "the ball"}]}
+CONVERSATIONS: tuple[Place, ...] = ((0, "id"), (0, "conversations"), (0, "conversations", 1, "value"))
+
+
+def _list(item: dict[str, Any], *names: str) -> Case:
+    return Case({"x.json": [item]}, {"x.json": tuple((0, name) for name in names)})
+
+
+def _vqa(answers: str) -> Case:
+    return _list({"image": COCO, "question": "?", answers: ["yes"]}, "image", "question", answers)
+
+
+def _refer(split_by: str) -> Case:
+    fields: tuple[Place, ...] = tuple((0, name) for name in REF)
+    return Case(
+        {f"refs({split_by}).p": [REF], "instances.json": {"annotations": [{"id": 5, "bbox": [1, 2, 3, 4]}]}},
+        {
+            f"refs({split_by}).p": (*fields, (0, "sentences", 0, "raw")),
+            "instances.json": (("annotations", 0, "id"), ("annotations", 0, "bbox")),
+        },
+        annotations="",
+    )
+
+
+_CONVERSATION = Case({"x.json": [{"id": "000000000007", "conversations": VALUES}]}, {"x.json": CONVERSATIONS})
+_LLAVA = Case(
+    {"x.json": [{"id": 1, "image": COCO, "conversations": TURNS}]},
+    {
+        "x.json": (
+            (0, "conversations"),
+            (0, "conversations", 0, "from"),
+            (0, "conversations", 1, "value"),
+            (0, "image"),
+        )
+    },
+    optional=((0, "image"),),
+)
+_UNNATURAL = {"instances": [{"instruction_with_input": "do", "constraints": "so", "output": "done"}]}
+CASES: dict[str, Case] = {
+    "cc_sbu_align": Case(
+        {"filter_cap.json": {"annotations": [{"image_id": 9, "caption": "a dog"}]}},
+        {"filter_cap.json": (("annotations", 0, "image_id"), ("annotations", 0, "caption"))},
+        annotations="",
+    ),
+    "coco_caption": _list({"image": f"train/{COCO}", "caption": "a dog"}, "image", "caption"),
+    "textcaps_caption": Case(
+        {"x.json": {"data": [{"image_id": "9", "caption_str": "a"}]}},
+        {"x.json": (("data", 0, "image_id"), ("data", 0, "caption_str"))},
+    ),
+    "coco_vqa": _vqa("answer"),
+    "ok_vqa": _vqa("answer"),
+    "aok_vqa": _vqa("direct_answers"),
+    "gqa": _list({"image": COCO, "question": "?", "answer": "yes"}, "image", "question", "answer"),
+    "ocrvqa": Case({"x.json": {"9": BOOK}}, {"x.json": tuple(("9", name) for name in BOOK)}),
+    **{f"{inverse}{name}": _refer("umd" if name == "refcocog" else "unc")
+       for name in ("refcoco", "refcocop", "refcocog") for inverse in ("", "inv")},
+    "refvg": Case(
+        {
+            "region_descriptions.json": [{"id": 9, "regions": [REGION]}],
+            "image_data.json": [{"image_id": 9, "url": "https://x/VG_100K/9.jpg"}],
+        },
+        {
+            "region_descriptions.json": tuple((0, "regions", 0, name) for name in REGION),
+            "image_data.json": ((0, "image_id"), (0, "url")),
+        },
+        annotations="",
+    ),
+    "flickr_grounded_caption": _list(FLICKR, "image_id", "grounded_caption"),
+    "flickr_CaptionToPhrase": _list(FLICKR, "image_id", "caption", "output"),
+    "flickr_ObjectToPhrase": _list(FLICKR, "image_id", "phrase", "bbox"),
+    **dict.fromkeys(("llava_conversation", "llava_detail", "llava_reason", "multitask_conversation"), _CONVERSATION),
+    "unnatural_instruction": Case(
+        {"x.json": [_UNNATURAL]},
+        {"x.json": ((0, "instances"), *((0, "instances", 0, name) for name in _UNNATURAL["instances"][0]))},
+        optional=((0, "instances", 0, "constraints"),),
+    ),
+    **dict.fromkeys(("mgm_pretrain", "mgm_instruction", "mgm_generation", "moe_llava"), _LLAVA),
+}  # fmt: skip
+IN_SHARDS = {"laion", "cc_sbu", "laion_caption", "cc_sbu_caption"}
+WITHOUT_FILES = {"scenes_boxes", "scenes_chat"}
+
+
+def write(folder: Path, files: dict[str, Any]) -> None:
+    for name, content in files.items():
+        if name.endswith(".p"):
+            (folder / name).write_bytes(pickle.dumps(content, protocol=2))
+        else:
+            write_json(folder / name, content)
+
+
+def open_reader(name: str, folder: Path) -> Reader:
+    return FORMATS[name](DatasetPaths(annotations=str(folder / CASES[name].annotations), images=folder))
+
+
+def broken(case: Case) -> Iterator[tuple[str, Place, str, dict[str, Any]]]:
+    """File, place of a field, what was done to it, and all files with that done."""
+    for file, places in case.fields.items():
+        for place in places:
+            for kind, value in (("missing", None), ("a mapping", {"?": 1}), ("true", True)):
+                if kind == "missing" and place in case.optional:
+                    continue
+                files = copy.deepcopy(case.files)
+                holder = files[file]
+                for step in place[:-1]:
+                    holder = holder[step]
+                if kind == "missing":
+                    del holder[place[-1]]
+                else:
+                    holder[place[-1]] = value
+                yield file, place, kind, files
+
+
+def test_there_is_a_case_for_every_format() -> None:
+    assert CASES.keys() | IN_SHARDS | WITHOUT_FILES == FORMATS.keys()
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_wrong_field_is_found_without_opening_a_picture(name: str, tmp_path: Path) -> None:
+    """By `check`, as `training.prepare` calls it, and by `example` in training, with the same words."""
+    draw_pictures(tmp_path, [COCO, "9.jpg", "9.png", "image/9.jpg", "VG_100K/9.jpg"])
+    write(tmp_path, CASES[name].files)
+    whole = open_reader(name, tmp_path)
+    whole.check(0)
+    whole.example(0, FirstOf())
+    for file, place, kind, files in broken(CASES[name]):
+        write(tmp_path, files)
+        found = []
+        for use in (lambda reader: reader.check(0), lambda reader: reader.example(0, FirstOf())):
+            with pytest.raises(DataError) as raised:
+                use(open_reader(name, tmp_path))
+            found.append(str(raised.value))
+        message = found[0]
+        assert found[1] == message, (place, kind)
+        assert message.startswith(str(tmp_path / file)), (place, kind, message)
+        assert (", reference 0: " if file.endswith(".p") else ", line ") in message
+        assert f"{place[-1]}'" in message, (place, kind, message)
+        assert "\n" not in message
+
+
+@pytest.mark.parametrize("item", [3, "text", None, []])
+@pytest.mark.parametrize("name", [name for name, case in CASES.items() if isinstance(case.files.get("x.json"), list)])
+def test_an_item_that_is_no_mapping(name: str, item: Any, tmp_path: Path) -> None:
+    write_json(tmp_path / "x.json", [item])
+
+    def read() -> None:
+        reader = open_reader(name, tmp_path)
+        reader.has_image(0)
+        reader.example(0, FirstOf())
+
+    with pytest.raises(DataError, match=r"x\.json, line 2 \(item 0\): field '"):
+        read()
+
+
+@pytest.mark.parametrize("name", sorted(IN_SHARDS))
+def test_a_wrong_field_in_a_shard(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(json, "dumps", lambda _: '{"caption": 3}')
+    make_shard(tmp_path / "0.tar", 1)
+    reader = FORMATS[name](DatasetPaths(annotations=str(tmp_path / "0.tar"), images=tmp_path))
+    with pytest.raises(DataError, match=r"0\.tar: 00000\.json: field 'caption' is 3; it must be text\.$"):
+        reader.example(0, FirstOf())
+
+
+def test_data_without_a_usable_example(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """All pictures of a VQA file elsewhere: one line, by training and by prepare."""
+    recipe = tiny_recipe(tmp_path, "minigpt_v2", stage="3")
+    write_json(tmp_path / "data" / "vqa.json", [{"image": "gone.jpg", "question": "?", "answer": ["1"]}] * 3)
+    dataset = '{"format": "coco_vqa", "annotations": "vqa.json", "images": "no", "batch_size": 1}'
+    options = ["--cfg-path", str(recipe.source), "--options", f"data.datasets=[{dataset}]"]
+    assert main(options) == 2
+    assert "vqa.json: no example can be used; are the pictures in" in capsys.readouterr().err
+    assert prepare.main(options) == 1
+    assert "vqa.json: no example can be used; are the pictures in" in capsys.readouterr().err
