@@ -196,7 +196,12 @@ def test_pins_lie_in_the_projects_ranges() -> None:
         for name, listed in project["optional-dependencies"].items()
     }
     extras = optional["ocr"] | optional["generate"]
-    for listed, file in ((ranges, ""), (optional["dev"], "-dev"), (extras, "-extras")):
+    for listed, file in (
+        (ranges, ""),
+        (optional["dev"], "-dev"),
+        (extras, "-extras"),
+        (optional["cluster"], "-cluster"),
+    ):
         pins = requirements_in(f"requirements{file}.txt")
         assert listed.keys() == pins.keys()
         for name, pin in pins.items():

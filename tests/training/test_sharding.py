@@ -43,7 +43,7 @@ pytestmark = [
 
 
 with_deepspeed = pytest.mark.skipif(
-    find_spec("deepspeed") is None, reason='DeepSpeed is not installed: pip install -e ".[cluster]"'
+    find_spec("deepspeed") is None, reason="DeepSpeed is not installed: pip install -r requirements-cluster.txt"
 )
 
 
