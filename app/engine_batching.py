@@ -6,6 +6,7 @@ pieces while answers are being written; the thread never keeps the program alive
 
 from __future__ import annotations
 
+import math
 import threading
 from typing import Any, cast
 
@@ -25,17 +26,23 @@ from app.engine_graphs import GraphedRunner
 
 
 class Mailbox:
-    """The newest output of one request. The loop overwrites it and never waits for the reader."""
+    """The newest output of one request, for one reader. The loop overwrites it and never waits.
+
+    The reader's thread is woken only by what it waits for: woken by every token, it would take the interpreter from the
+    loop each time.
+    """
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._output: GenerationOutput | None = None
         self._is_closed = False
+        self._wanted: float = 1  # ids that are news to the reader; infinite while it waits for the end
 
     def put(self, output: GenerationOutput) -> None:
         with self._changed:
             self._output = output
-            self._changed.notify_all()
+            if self._has_news():
+                self._changed.notify_all()
 
     def close(self) -> None:
         """Wake the reader for good."""
@@ -46,19 +53,19 @@ class Mailbox:
     def wait(self, seen: int, timeout: float) -> GenerationOutput | None:
         """An output with more than `seen` ids or the last one, whichever is there within `timeout` seconds."""
         with self._changed:
-            self._changed.wait_for(lambda: self._is_closed or self._has_news(seen), timeout)
-            return self._output if self._has_news(seen) else None
+            self._wanted = seen + 1
+            self._changed.wait_for(lambda: self._is_closed or self._has_news(), timeout)
+            return self._output if self._has_news() else None
 
     def wait_end(self, timeout: float) -> None:
         """Let `timeout` seconds pass, or less if the request ends."""
         with self._changed:
-            self._changed.wait_for(
-                lambda: self._is_closed or (self._output is not None and self._output.is_finished()), timeout
-            )
+            self._wanted = math.inf
+            self._changed.wait_for(lambda: self._is_closed or self._has_news(), timeout)
 
-    def _has_news(self, seen: int) -> bool:
+    def _has_news(self) -> bool:
         output = self._output
-        return output is not None and (output.is_finished() or len(output.generated_tokens) > seen)
+        return output is not None and (output.is_finished() or len(output.generated_tokens) >= self._wanted)
 
 
 class MailboxRouter(OutputRouter):

@@ -3,12 +3,14 @@
 The original demos make the vision tower in fp32 with random values, read the whole file into memory, copy it over and
 convert (MiniGPT-4, `minigpt4/models/eva_vit.py`, `create_eva_vit_g`). Each run is a process of its own; the file is in
 the page cache for both, so what is compared is the work, not the disk. All weights are read once within the time.
+
+Memory is how much the process grew at most, mapped pages of the files counted like its own, although the system can
+take those back at any time.
 """
 
 from __future__ import annotations
 
 import json
-import resource
 import shutil
 import subprocess
 import sys
@@ -26,7 +28,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.initialization import no_init_weights
 
-from benchmarks.measure import Clock, Figure, Report
+from benchmarks.measure import Clock, Figure, Report, peak_memory
 from models.config import family_module, load_config
 from models.loader import build_model
 from models.released import ReleasedFiles
@@ -135,8 +137,7 @@ def measure(way: str, path: Path, dtype: str) -> dict[str, float]:
     start = clock()
     total = touch(load_ours(path, dtype) if way == "ours" else load_as_the_originals(path, dtype))
     seconds = clock() - start
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
-    return {"seconds": seconds, "peak": float(max(peak, 0)), "sum": total}
+    return {"seconds": seconds, "peak": float(max(peak_memory() - before, 0)), "sum": total}
 
 
 def load_ours(path: Path, dtype: str) -> list[Tensor]:

@@ -7,10 +7,12 @@ a comparison take turns, and each figure is a median. Elsewhere the clock is wal
 from __future__ import annotations
 
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 
@@ -29,6 +31,21 @@ class Clock:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         return time.perf_counter()
+
+
+def peak_memory() -> int:
+    """The most memory this process has had, in bytes: its own and the pages of files that it has mapped and read.
+
+    On Linux from /proc, as a new process begins with its parent's peak in `ru_maxrss` there.
+    """
+    try:
+        status = Path("/proc/self/status").read_text(encoding="ascii")
+    except OSError:
+        import resource  # not there on Windows
+
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    (line,) = (line for line in status.splitlines() if line.startswith("VmHWM:"))
+    return int(line.split()[1]) * 1024
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,11 +1,13 @@
 """`python -m benchmarks.soak`: many visitors for minutes, who stop, retry and leave; then nothing may be left behind.
 
 Exit status 1 if a counter of the engine is not back at zero, or if a question failed for another reason than a full
-queue.
+queue. What happened is written to benchmarks/results/<date>-soak.json.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import random
 import sys
 import threading
@@ -15,12 +17,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
 from PIL import Image
 
 from app.engine import ChatEngine, EngineStats
 from app.launch import DEFAULT_CONFIG, OneLineParser
 from benchmarks.measure import one_thread
 from benchmarks.random_models import picture
+from benchmarks.report import RESULTS, circumstances
 from models.conversation import Sampling, Turn
 from models.errors import Busy
 from models.loader import load_model
@@ -100,16 +104,36 @@ def left_behind(stats: EngineStats) -> dict[str, int]:
     return {name: value for name in IN_USE if (value := getattr(stats, name))}
 
 
+def save(soak: Soak, stats: EngineStats, about: dict[str, object], folder: Path) -> Path:
+    """Write what happened, with the counters at the end; the file's path."""
+    values = {
+        **about,
+        "events": dict(sorted(soak.events.items())),
+        "errors": [f"{type(error).__name__}: {error}" for error in soak.errors],
+        "left_behind": left_behind(stats),
+        "counters": dataclasses.asdict(stats),
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{about['date']}-soak.json"
+    path.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+    return path
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the soak and print what happened."""
     parser = OneLineParser(prog="python -m benchmarks.soak", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--seconds", type=float, default=300, help="how long (%(default)s)")
     parser.add_argument("--chats", type=int, default=16, help="visitors at once (%(default)s)")
     parser.add_argument("--cfg-path", type=Path, default=DEFAULT_CONFIG, help="model (the bundled MiniGPT-v2)")
+    parser.add_argument("--output", type=Path, default=RESULTS, help="folder for the report (%(default)s)")
     args = parser.parse_args(argv)
     with one_thread(), ChatEngine(load_model(args.cfg_path)) as engine:
+        about = circumstances(torch.device(engine.info.device)) | {
+            "model": engine.info.name, "chats": args.chats, "seconds": args.seconds, "clock": "wall time",
+        }  # fmt: skip
         soak = Soak(engine, args.seconds)
         stats = soak.run(args.chats)
+    print(f"report in {save(soak, stats, about, args.output)}")
     print(", ".join(f"{count} {event}" for event, count in sorted(soak.events.items())))
     print(stats)
     for error in soak.errors[:3]:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import init_empty_weights  # type: ignore[import-untyped]
 from torch import Tensor, nn
-from transformers import BitsAndBytesConfig, PreTrainedModel
+from transformers import PreTrainedModel
+from transformers.initialization import no_init_weights
+from transformers.modeling_utils import local_torch_dtype
 
 from models.config import FamilyConfig, family_module, load_config
 from models.devices import check_memory, pick_device, pick_dtype, weight_bytes
-from models.errors import ConfigError, NotEnoughMemory
+from models.errors import NotEnoughMemory
+from models.quantization import finish_quantized, quantization_config
 from models.released import ReleasedFiles
 from models.vision_language_model import VisionLanguageModel
 from models.weights import Part, check_complete, expected_shapes, merge_lora
@@ -84,7 +88,7 @@ def build_model(
 def check_parts(parts: Parts) -> None:
     """Names and sizes of every part against its module on the meta device, both ways."""
     for part in parts.values():
-        with torch.device("meta"):
+        with no_init_weights(), torch.device("meta"):
             module = _construct(part)
         expected = expected_shapes(module)
         check_complete(part, part.released_shapes(expected) if part.released_shapes else expected)
@@ -98,58 +102,44 @@ def materialise(
     for name, (lora_a, lora_b) in (part.lora.pairs if part.lora and merge else {}).items():
         assert part.lora is not None
         tensors[name] = merge_lora(tensors[name], lora_a, lora_b, alpha=part.lora.alpha).to(dtype)
-    if not issubclass(part.module_class, PreTrainedModel):
-        with torch.device("meta"):
-            module = _construct(part)
-        module.load_state_dict(tensors, assign=True)
-        return module.to(device=device, dtype=dtype)
+    if _can_assign(part, device, quantization):
+        return _assign(part, tensors, device=device, dtype=dtype)
     options: dict[str, Any] = {}
     if part.is_quantizable and quantization != "none":
-        options["quantization_config"] = _quantization_config(quantization, dtype)
-    module = part.module_class.from_pretrained(
+        options["quantization_config"] = quantization_config(quantization, dtype)
+    module: PreTrainedModel = part.module_class.from_pretrained(  # type: ignore[attr-defined]
         None, config=part.config, state_dict=tensors, dtype=dtype, device_map={"": device}, **options
     )
     if options:
-        _check_quantized(module, part, quantization)
+        finish_quantized(module, part, quantization)
     return module
+
+
+def _can_assign(part: Part, device: torch.device, quantization: str) -> bool:
+    """Whether the tensors can become the parameters as they are: nothing for transformers to quantize or convert."""
+    if not issubclass(part.module_class, PreTrainedModel):
+        return True
+    is_quantized = part.is_quantizable and quantization != "none"
+    # On a GPU the library's way has several tensors on their way at once.
+    return device.type == "cpu" and not is_quantized and part.released_shapes is None
+
+
+def _assign(part: Part, tensors: Mapping[str, Tensor], *, device: torch.device, dtype: torch.dtype) -> nn.Module:
+    """Tensors that have the number format already are not copied: the parameters are the mapped file itself."""
+    with local_torch_dtype(dtype), no_init_weights(), init_empty_weights(include_buffers=False):
+        module = _construct(part)
+    placed = {
+        name: tensor.to(device=device, dtype=dtype if tensor.is_floating_point() else None)
+        for name, tensor in tensors.items()
+    }
+    module.load_state_dict(placed, strict=False, assign=True)  # a tied weight has no tensor; see check_complete
+    if isinstance(module, PreTrainedModel):
+        module.tie_weights()
+        module.config.dtype = dtype
+    return module.to(device).eval()  # `to`: tables that modules compute themselves
 
 
 def _construct(part: Part) -> nn.Module:
     if issubclass(part.module_class, PreTrainedModel):
-        return part.module_class(part.config)
+        return part.module_class(copy.deepcopy(part.config))  # the model writes its own choices into it
     return part.module_class(**part.config)
-
-
-def _quantization_config(quantization: str, dtype: torch.dtype) -> BitsAndBytesConfig:
-    # bitsandbytes warns at every single product that it casts its input; once is said in the documentation.
-    logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
-    if quantization == "8bit":
-        return BitsAndBytesConfig(load_in_8bit=True)
-    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)
-
-
-def _check_quantized(module: nn.Module, part: Part, quantization: str) -> None:
-    """Quantization that silently leaves layers as they are must not pass: the memory estimate counts on it."""
-    import bitsandbytes
-
-    kind = bitsandbytes.nn.Linear8bitLt if quantization == "8bit" else bitsandbytes.nn.Linear4bit
-    layers = [layer for layer in module.modules() if isinstance(layer, kind)]
-    if not layers:
-        raise ConfigError(f"{part.source}: {quantization} loading changed no layer of the {part.name}; use none.")
-    head = module.get_output_embeddings() if isinstance(module, PreTrainedModel) else None
-    left = [
-        name
-        for name, layer in module.named_modules()
-        if (isinstance(layer, nn.Linear) and not isinstance(layer, kind) and layer is not head)
-        # Stacked experts and the like, which bitsandbytes passes over without a word.
-        or any(parameter.dim() > 2 for parameter in layer.parameters(recurse=False))
-    ]
-    if left:
-        raise ConfigError(
-            f"{part.source}: {quantization} loading left {len(left)} layers of the {part.name} at full size "
-            f"(first: {left[0]}); use none."
-        )
-    for layer in layers:
-        if quantization == "4bit" and (layer.out_features % 32 or layer.in_features % 64):
-            # bitsandbytes' fast CPU kernel takes blocks of this size only, and fails on others (no released model has).
-            layer.support_avx512bf16_for_cpu = False

@@ -91,6 +91,23 @@ def test_a_mailbox_holds_the_newest_output_and_never_makes_the_writer_wait() -> 
     assert mailbox.wait(4, timeout=0) is not None  # the end is news, even without a new token
 
 
+def test_a_reader_is_woken_by_what_it_waits_for_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    mailbox = Mailbox()
+    woken: list[int] = []
+
+    def put(count: int, *status: RequestStatus) -> list[int]:
+        monkeypatch.setattr(mailbox._changed, "notify_all", lambda: woken.append(count))
+        mailbox.put(output([7] * count, *status))
+        return woken
+
+    assert mailbox.wait(2, timeout=0) is None
+    assert put(2) == []
+    assert put(3) == [3]
+    mailbox.wait_end(0)
+    assert put(4) == [3]
+    assert put(4, RequestStatus.FINISHED) == [3, 4]
+
+
 @pytest.mark.parametrize("how", ["close", "finish"])
 def test_a_reader_that_waits_for_the_end_is_woken_by_it(how: str) -> None:
     mailbox = Mailbox()

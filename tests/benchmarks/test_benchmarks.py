@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +12,7 @@ import pytest
 import torch
 
 from benchmarks import __main__ as command
-from benchmarks import chats, experts, gpu, loading, mixed_load, turns
+from benchmarks import chats, experts, gpu, loading, mixed_load, quantization, turns
 from benchmarks.measure import Clock, Figure, Report, take_turns
 from benchmarks.originals import dispatch_by_einsum
 from benchmarks.random_models import BACKBONES, FORMAT, SMALL, LetterTokenizer, language_model_of, random_model
@@ -65,6 +67,33 @@ def test_both_ways_of_loading_give_the_same_weights(tmp_path: Path) -> None:
     assert size == sum(f.stat().st_size for f in tmp_path.rglob("*") if f.suffix in (".pth", ".safetensors"))
     ours, originals = (loading.measure(way, path, "float16")["sum"] for way in ("ours", "original"))
     assert ours == pytest.approx(originals, rel=1e-3)
+
+
+def test_quantized_logits_are_compared_over_the_greedy_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = next(path for path in quantization.RECORDED if path.parent.name == "tinygptv-stage3")
+    assert quantization.main(["--configs", str(config), "--output", str(tmp_path)]) == 0
+    (path,) = tmp_path.glob("*-quantization.json")
+    eight, four = json.loads(path.read_text())["differences"]
+    assert (eight["mode"], four["mode"]) == ("8bit", "4bit")
+    assert 0 < eight["mean"] < eight["largest"]
+    assert 0 < eight["relative"] < four["relative"] < 1.4  # unrelated logits of one size: the square root of 2
+    assert four["same_tokens"] < eight["same_tokens"] <= 1
+    assert eight["num_tokens"] >= 6
+    assert "| tinygptv-stage3 | 8bit |" in path.with_suffix(".md").read_text()
+    # Nothing is found where nothing was quantized.
+    load = quantization._load
+    monkeypatch.setattr(quantization, "_load", lambda path, _: load(path, "none"))
+    assert {(same.largest, same.same_tokens) for same in quantization.compare(config)} == {(0, 1)}
+    capsys.readouterr()
+
+
+def test_the_peak_of_a_process_is_its_own() -> None:
+    large = b"1" * (700 * 2**20)  # in this process, the parent
+    program = "from benchmarks.measure import peak_memory; print(peak_memory())"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert 20 * 2**20 < int(done.stdout) < len(large)
 
 
 @pytest.mark.parametrize("count", [1, 7])

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from app.engine import ChatEngine
-from benchmarks.soak import IN_USE, Soak, left_behind
+from benchmarks.soak import IN_USE, Soak, left_behind, save
 from models.conversation import Turn
 from tests.app.tiny_model import GREEDY, quick_process, tiny_model
 
@@ -27,6 +30,18 @@ def test_after_a_soak_nothing_is_left_behind() -> None:
         assert soak.events["asked"] > 0
         assert stats.images_encoded > 0
         assert stats.restarts == 0
+
+
+def test_a_soak_is_recorded_with_what_it_left_behind(tmp_path: Path) -> None:
+    with ChatEngine(tiny_model(), update_interval=0) as engine:
+        soak = Soak(engine, seconds=0)
+        soak.run(visitors=1)
+        soak.errors.append(ValueError("x"))
+        path = save(soak, replace(engine.stats(), pages_in_use=2), {"date": "2000-01-01"}, tmp_path)
+    values = json.loads(path.read_text())
+    assert path.name == "2000-01-01-soak.json"
+    assert values["left_behind"] == {"pages_in_use": 2}
+    assert values["errors"] == ["ValueError: x"]
 
 
 def test_an_answer_that_still_runs_is_seen() -> None:

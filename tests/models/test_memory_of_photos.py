@@ -18,14 +18,12 @@ GOLDEN = ROOT / "tests" / "goldens" / "mgm-7b"
 SIZES = {"normal": (768, 1, False), "hd": (1536, 2, True)}
 # Peaks of the process in bytes: after preparing a picture of the crops' own size, the photo; after answering on both.
 PROGRAM = """
-import json, resource, sys
+import json, sys
 from PIL import Image
 from app.engine import ChatEngine
+from benchmarks.measure import peak_memory as peak
 from models.conversation import Sampling, Turn
 from models.loader import load_model
-
-def peak():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 model = load_model(sys.argv[1], device="cpu", dtype="float32", report=lambda _: None)
 side = model.image_processor.size

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast
 
 import bitsandbytes
 import pytest
 import torch
+from torch import nn
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from app.engine import ChatEngine
 from models.conversation import Sampling, Turn
 from models.generation import generate
-from models.loader import load_model
+from models.loader import load_model, materialise
 from models.vision_language_model import VisionLanguageModel
+from models.weights import Part
 
 GOLDENS = Path(__file__).resolve().parents[1] / "goldens"
 TURNS = [Turn("user", "[vqa] how many people are there?")]
@@ -56,3 +60,26 @@ def test_quantized_model_answers_like_the_full_one(
     with ChatEngine(model) as engine:
         *_, last = engine.stream(TURNS, Sampling(temperature=0, max_new_tokens=4))
     assert last.num_new_tokens == 4
+
+
+@pytest.mark.parametrize("shape", [(128, 352), (128, 128), (96, 32), (24, 120)], ids=str)
+@pytest.mark.parametrize("rows", [1, 5])
+def test_a_4bit_product_is_as_exact_for_every_width(shape: tuple[int, int], rows: int) -> None:
+    """Whatever the width of a layer, its weights are off by what 16 levels for 64 weights cost: 9 % of their size."""
+    config = LlamaConfig(
+        hidden_size=shape[1], intermediate_size=shape[0], num_hidden_layers=1, num_attention_heads=1, vocab_size=40
+    )
+    full = LlamaForCausalLM(config).eval()
+    part = Part(
+        name="language model", source="here", module_class=LlamaForCausalLM, config=config, is_quantizable=True,
+        tensors={name: tensor.detach().clone() for name, tensor in full.state_dict().items()},
+    )  # fmt: skip
+    quantized = materialise(part, device=torch.device("cpu"), dtype=torch.float32, quantization="4bit")
+    for name in ("gate_proj", "down_proj"):
+        mine, exact = (
+            cast(nn.Linear, model.get_submodule(f"model.layers.0.mlp.{name}")) for model in (quantized, full)
+        )
+        inputs = torch.randn(64, rows, exact.in_features, generator=torch.Generator().manual_seed(0))
+        with torch.no_grad():
+            error = torch.stack([mine(one) for one in inputs]) - exact(inputs)
+            assert 0.07 < (error.norm() / exact(inputs).norm()).item() < 0.12, name
