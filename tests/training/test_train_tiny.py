@@ -28,7 +28,6 @@ from training.tiny.train_language import LanguageRecipe
 from training.tiny.train_tiny import FAMILIES
 
 ROOT = Path(__file__).parents[2]
-UNSHIPPED = ROOT / "tests" / "data" / "unshipped"  # configs of tiny models that are not good enough to be bundled yet
 TOWER = TowerShape(width=32, layers=1, heads=1, mlp_width=32)
 DECODER = DecoderShape(width=32, layers=3, heads=1, mlp_width=32)
 QFORMER = QFormerShape(width=32, layers=1, heads=1, mlp_width=32)
@@ -48,9 +47,7 @@ OVERRIDES = {
 
 def copy_config(name: str, folder: Path) -> Path:
     """The YAML of a tiny model, copied beside the files that it names."""
-    bundled = ROOT / "eval_configs" / f"tiny_{name}.yaml"
-    source = bundled if bundled.is_file() else UNSHIPPED / bundled.name
-    return Path(shutil.copy(source, folder / bundled.name))
+    return Path(shutil.copy(ROOT / "eval_configs" / f"tiny_{name}.yaml", folder))
 
 
 def shortened(recipe: LanguageRecipe, steps: int = 1) -> LanguageRecipe:

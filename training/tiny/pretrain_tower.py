@@ -34,7 +34,8 @@ class TowerRecipe:
     steps: int
     batch: int = 48  # scenes per step
     rates: LearningRates = RATES
-    tower_factor: float = 1.0  # on the learning rates of the vision tower; of two towers, the low-resolution one
+    tower_factor: float = 1.0  # on the learning rates of the vision tower; of two, the low-resolution one
+    high_tower_factor: float = 1.0  # on those of the high-resolution one
     heads_factor: float = 1.0  # on those of the read-outs
     decay_from: float = 0.6  # share of the steps after which the learning rates fall to zero
     set_weight: float = 0.0  # of `DenseHeads.loss`; a tower that has learned to count forgets it where this is zero
@@ -89,12 +90,16 @@ def pretrain_tower(
 
 
 def _learning_parts(model: TinyModel, heads: DenseHeads, recipe: TowerRecipe) -> list[tuple[nn.Module, float]]:
-    """What learns, and how fast. A high-resolution tower is new, whatever the other one begins with."""
-    tower = model.vision_tower
-    towers: list[tuple[nn.Module, float]] = [(tower, recipe.tower_factor)]
-    if isinstance(tower, DualVisionTower):
-        towers = [(tower.low, recipe.tower_factor), (tower.high, 1.0)]
+    """What learns, and how fast."""
+    towers = tower_parts(model.vision_tower, recipe.tower_factor, recipe.high_tower_factor)
     return [*towers, (model.connector, 1.0), (heads, recipe.heads_factor)]
+
+
+def tower_parts(tower: nn.Module, factor: float, high_factor: float) -> list[tuple[nn.Module, float]]:
+    """A tower, or both of Mini-Gemini's, with the factors on their learning rates."""
+    if isinstance(tower, DualVisionTower):
+        return [(tower.low, factor), (tower.high, high_factor)]
+    return [(tower, factor)]
 
 
 def _missing(features: Tensor, teacher: TinyModel, pixel_values: Tensor, targets: DenseTargets) -> Tensor:

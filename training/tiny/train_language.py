@@ -29,6 +29,7 @@ from training.tiny.images import pixel_values_of
 from training.tiny.mentions import MentionTargets, TrainingHeads, mention_targets
 from training.tiny.networks import TinyModel
 from training.tiny.optimiser import LearningRates, build_optimisers, set_progress
+from training.tiny.pretrain_tower import tower_parts
 from training.tiny.rows import Mixture, Row, RowFormat
 
 logger = logging.getLogger(__name__)
@@ -53,7 +54,8 @@ class LanguageRecipe:
     rows: int = 10  # questions per scene
     crowded: float = 0.0  # share of the scenes that have five objects or more
     rates: LearningRates = RATES
-    tower_factor: float = 0.3  # on the learning rates of the vision tower
+    tower_factor: float = 0.3  # on the learning rates of the vision tower; of two, the low-resolution one
+    high_tower_factor: float = 0.5  # on those of the high-resolution one
     connector_factor: float = 1.0  # on those of the connector
     decoder_factor: float = 1.0  # on those of the decoder
     dense_weight: float = 0.1  # of the first stage's loss, kept on
@@ -93,7 +95,7 @@ class LanguageTrainer:
         self.prefix = torch.tensor(row_format.prefix())
         self.optimisers = build_optimisers(
             [
-                (model.vision_tower, recipe.tower_factor),
+                *tower_parts(model.vision_tower, recipe.tower_factor, recipe.high_tower_factor),
                 (heads.dense, recipe.tower_factor),
                 (model.connector, recipe.connector_factor),
                 (model.language_model, recipe.decoder_factor),
