@@ -145,7 +145,7 @@ def test_deepspeeds_files_are_filled_in_from_the_recipe(file: Path, tmp_path: Pa
 def test_deepspeeds_file_is_found_beside_the_yaml(monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = load_recipe(CONFIGS / "mgm_34b_stage2.yaml")
     monkeypatch.setattr("training.trainer.find_spec", lambda _: None)
-    with pytest.raises(ConfigError, match=r"pip install -e \"\.\[cluster\]\", or --options deepspeed=null"):
+    with pytest.raises(ConfigError, match=r"pip install -r requirements-cluster\.txt, or --options deepspeed=null"):
         deepspeed_file(recipe)
     monkeypatch.setattr("training.trainer.find_spec", lambda _: "there")
     assert deepspeed_file(recipe) == str(CONFIGS / "deepspeed" / "zero3.json")
