@@ -28,6 +28,7 @@ from models.config import FamilyConfig
 from models.errors import ConfigError, MiniVLMError
 from models.loader import build_model
 from models.released import ReleasedFiles
+from training.batch_trainer import latest_checkpoint, tensorboard_writer
 from training.data.mixture import MixtureDataset, evaluation_batches, training_batches
 from training.data.readers import Example
 from training.prompts import BatchSide
@@ -37,7 +38,7 @@ from training.sequences import Batch
 from training.sharding import check_processes, is_sharded
 from training.stage_files import model_config
 from training.stages import FamilyTraining, StageModel, family_training
-from training.trainer import StageTrainer, latest_checkpoint, step_of, training_arguments
+from training.trainer import StageTrainer, training_arguments
 
 _log = logging.getLogger(__name__)
 _FROZEN = {"no": "float32", "fp16": "float16", "bf16": "bfloat16"}
@@ -56,6 +57,8 @@ def run_stage(recipe: Recipe, *, resume: bool = False, callbacks: Sequence[Train
         raise ConfigError(f"{recipe.source}: precision fp16 needs a GPU; use --options precision=no on a CPU.")
     process = PartialState(cpu=on_cpu)
     check_processes(recipe, process.num_processes)
+    if process.num_processes == 1 and not on_cpu and torch.cuda.device_count() > 1:
+        _log.info("One of %d GPUs is used; start with torchrun to use them all.", torch.cuda.device_count())
     config = model_config(
         recipe, _starting_values(recipe, family, process, folder / "start", is_new=checkpoint is None)
     )
@@ -158,7 +161,7 @@ def _checkpoint_to_resume(recipe: Recipe, folder: Path, *, resume: bool) -> Path
 def _reporting(
     recipe: Recipe, folder: Path, batches: MixtureDataset, checkpoint: Path | None, *, is_main: bool
 ) -> list[TrainerCallback]:
-    """TensorBoard and sample answers, in the main process. Steps after the checkpoint are drawn once, not twice."""
+    """TensorBoard and sample answers, in the main process."""
     if not is_main:
         return []
     callbacks: list[TrainerCallback] = []
@@ -170,10 +173,7 @@ def _reporting(
             f"--options tracker={other}."
         )
     if recipe.tracker == "tensorboard":
-        from torch.utils.tensorboard import SummaryWriter
-
-        redone = None if checkpoint is None else step_of(checkpoint) + 1
-        writer = SummaryWriter(log_dir=str(folder / "logs"), purge_step=redone)
+        writer = tensorboard_writer(folder, checkpoint)
         callbacks.append(TensorBoardCallback(writer))
     settings = recipe.evaluation
     if settings.every_steps and settings.num_answers:

@@ -2,54 +2,32 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Mapping
 from importlib.util import find_spec
-from multiprocessing import get_all_start_methods
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate.utils import save_fsdp_optimizer  # type: ignore[import-untyped]
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
-from transformers import ProgressCallback, Trainer, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainingArguments
 from transformers.trainer import SCHEDULER_NAME
 
-from models.errors import CheckpointCorrupt, CheckpointMismatch, ConfigError
+from models.errors import ConfigError
+from training.batch_trainer import BatchTrainer, batch_arguments
 from training.data.mixture import MixtureDataset
 from training.recipe import Recipe
 from training.schedule import MinigptSchedule, warmup_cosine
 from training.sharding import check_fsdp, gathered_state, spread_state
 from training.stages import StageModel
 
-STATE_FILE = "trainable.safetensors"
 _NOT_DECAYED = ("bias", "ln", "bn")  # parts of released names; source: LAVIS, `runner_base.py`, `optimizer`
 
 
-class ProgressBar(ProgressCallback):
-    """transformers' bar; the time left is worked out from this run's steps, without those before it was resumed."""
-
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Begin where the run goes on."""
-        super().on_train_begin(args, state, control, **kwargs)
-        self.current_step = state.global_step
-        bar: Any = self.training_bar  # in the main process only
-        if bar is not None:
-            bar.initial = bar.n = bar.last_print_n = state.global_step
-            bar.refresh()
-
-
-class StageTrainer(Trainer):
-    """Trains the free parameters of a `StageModel` on a `MixtureDataset`, whose items are whole batches.
-
-    Checkpoints hold what learns, the optimiser, the schedule and every generator, so a resumed run has the losses of
-    one that was never stopped.
-    """
+class StageTrainer(BatchTrainer):
+    """Trains the free parameters of a `StageModel` on a `MixtureDataset`."""
 
     def __init__(
         self,
@@ -60,13 +38,10 @@ class StageTrainer(Trainer):
         args: TrainingArguments,
         **kwargs: Any,
     ) -> None:
-        super().__init__(model=model, args=args, data_collator=_the_only_one, **kwargs)
-        if self.pop_callback(ProgressCallback) is not None:  # there is none where no bar is wanted
-            self.add_callback(ProgressBar)
+        super().__init__(model, args=args, **kwargs)
         self._recipe = recipe
         self._stage_model = model
         self._released_name = released_name
-        self._trainable = frozenset(model.trainable())
         check_fsdp(recipe, self)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
@@ -126,34 +101,11 @@ class StageTrainer(Trainer):
         if self.args.should_save and self.lr_scheduler is not None:
             torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER_NAME)
 
-    def _save(self, output_dir: str | None = None, state_dict: Mapping[str, Tensor] | None = None) -> None:
-        """What learns, without the frozen rest."""
-        if not self.args.should_save:
-            return
-        folder = Path(output_dir or str(self.args.output_dir))
-        folder.mkdir(parents=True, exist_ok=True)
-        state = self._stage_model.state_dict() if state_dict is None else state_dict
-        kept = {name: state[f"model.{name}"].detach().cpu().contiguous() for name in sorted(self._trainable)}
-        save_file(kept, folder / STATE_FILE)
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        del model
-        file = Path(resume_from_checkpoint) / STATE_FILE
-        state = load_file(file)
-        if state.keys() != self._trainable:
-            raise CheckpointMismatch(
-                f"{file} is from a run that trained other parameters; resume with its recipe or change output_dir."
-            )
+    def _put_back(self, state: Mapping[str, Tensor]) -> None:
         if self.is_fsdp_enabled:
-            spread_state(self.model_wrapped, {f"model.{name}": tensor for name, tensor in state.items()})
+            spread_state(self.model_wrapped, state)
         else:
-            self._stage_model.model.load_state_dict(state, strict=False)
-
-
-def _the_only_one(items: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """An item is a batch already."""
-    (batch,) = items
-    return batch
+            super()._put_back(state)
 
 
 def parameter_groups(
@@ -199,21 +151,17 @@ def training_arguments(
             f"--options precision={launched}, or --mixed_precision no to accelerate launch."
         )
     evaluates = bool(recipe.evaluation.every_steps and recipe.evaluation.datasets)
-    can_fork = "fork" in get_all_start_methods()
-    return TrainingArguments(
-        output_dir=str(folder / "checkpoints"),
+    return batch_arguments(
+        folder,
+        on_cpu=on_cpu,
+        workers=recipe.data.workers,
         max_steps=len(batches) // (world_size * recipe.gradient_accumulation),
-        per_device_train_batch_size=1,
-        per_device_eval_batch_size=1,
         gradient_accumulation_steps=recipe.gradient_accumulation,
         learning_rate=recipe.schedule.init_lr,
         max_grad_norm=0.0,  # the originals do not clip
-        train_sampling_strategy="sequential",
         save_steps=recipe.save_every_steps,
         save_total_limit=recipe.keep_checkpoints,
         logging_steps=recipe.log_every_steps,
-        logging_first_step=True,
-        logging_nan_inf_filter=False,
         eval_strategy="steps" if evaluates else "no",
         eval_steps=recipe.evaluation.every_steps or None,
         prediction_loss_only=True,
@@ -222,16 +170,10 @@ def training_arguments(
         seed=recipe.seed,
         fp16=recipe.precision == "fp16",
         bf16=recipe.precision == "bf16",
-        dataloader_num_workers=recipe.data.workers,
-        # Forked workers share the memory of the data sets; others would be sent gigabytes of annotations.
-        dataloader_multiprocessing_context="fork" if recipe.data.workers and can_fork else None,
-        remove_unused_columns=False,
         ddp_find_unused_parameters=True,  # a batch of text alone does not use the connector
         deepspeed=deepspeed_file(recipe),
-        fsdp=recipe.fsdp,  # type: ignore[arg-type]  # text is its old form
+        fsdp=recipe.fsdp,
         fsdp_config={"version": 2, "state_dict_type": "FULL_STATE_DICT"} if recipe.fsdp else None,
-        use_cpu=on_cpu,
-        dataloader_pin_memory=not on_cpu,
         label_names=["labels"],
     )
 
@@ -249,22 +191,3 @@ def deepspeed_file(recipe: Recipe) -> str | None:
     if file is None:
         raise ConfigError(f"{recipe.source}: deepspeed: {recipe.deepspeed} not found here or beside the YAML.")
     return str(file)
-
-
-def step_of(checkpoint: Path) -> int:
-    """The step after which a checkpoint was written, from its folder's name."""
-    return int(checkpoint.name.rpartition("-")[2])
-
-
-def latest_checkpoint(folder: Path) -> Path | None:
-    """The newest complete checkpoint. One that was being written when the run was killed has no readable state yet."""
-    found = sorted((folder / "checkpoints").glob("checkpoint-*"), key=step_of)
-    for path in reversed(found):
-        try:
-            json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))  # written last
-        except (OSError, ValueError):
-            continue
-        if not (path / STATE_FILE).is_file():
-            raise CheckpointCorrupt(f"{path} has no {STATE_FILE}; delete the folder to go on from the one before.")
-        return path
-    return None

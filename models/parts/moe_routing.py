@@ -6,18 +6,18 @@ S tokens, E experts. Source: DeepSpeed, `moe/sharded_moe.py`, `top2gating` (GSha
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 
-@dataclass(frozen=True)
-class Routing:
+class Routing(NamedTuple):
     """Each token's first and second expert [S, 2], their weights [S, 2] in fp32, and the router's logits [S, E].
 
-    Weights sum to 1, or to 0 for a token that found both experts full.
+    Weights sum to 1, or to 0 for a token that found both experts full. A tuple, because DeepSpeed's ZeRO 3 looks for
+    tensors in what a module returns, to fetch its weights again for the backward pass, and sees into no other classes.
     """
 
     experts: Tensor

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import TrainingArguments
 
 from tests.training.test_train_stage import losses
 from tests.training.tiny_stages import tiny_recipe
+from training.batch_trainer import batch_arguments
 from training.recipe import Recipe
 from training.train import run_stage
 
@@ -51,3 +53,17 @@ def test_two_processes_are_two_accumulated_batches(launcher: str, alone: Path, t
     assert ours.keys() == theirs.keys()
     for name, tensor in ours.items():
         assert torch.allclose(tensor, theirs[name], atol=1e-6), name
+
+
+def test_a_process_without_a_launcher_takes_one_gpu_of_several(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """transformers would ask for one item per GPU and give them to DataParallel; an item is a batch already."""
+
+    def see_three(args: TrainingArguments) -> torch.device:
+        args.__dict__.setdefault("_n_gpu", 3)
+        return torch.device("cpu")
+
+    monkeypatch.setattr(TrainingArguments, "_setup_devices", property(see_three))
+    assert TrainingArguments(output_dir=str(tmp_path), per_device_train_batch_size=1).train_batch_size == 3
+    args = batch_arguments(tmp_path, on_cpu=False, workers=0)
+    assert args.train_batch_size == args.eval_batch_size == 1
+    assert args.n_gpu == 1

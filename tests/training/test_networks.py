@@ -30,6 +30,7 @@ from training.scenes.scene import Scene, sample_scene
 from training.tiny import export
 from training.tiny.dense import NUM_BINS, centre_map, dense_targets, iou, soft_bins
 from training.tiny.images import pixel_values_of
+from training.tiny.language_batches import LanguageRecipe, language_batches, row_group
 from training.tiny.mentions import MentionHead, TrainingHeads, mention_targets
 from training.tiny.muon import Muon, orthogonalise
 from training.tiny.networks import (
@@ -48,7 +49,7 @@ from training.tiny.networks import (
 )
 from training.tiny.rows import MINIGPT_V2_LAST_MIXTURE, MINIGPT_V2_MIXTURE, Mention, RowFormat
 from training.tiny.tokenizer import COORDINATES
-from training.tiny.train_language import LanguageRecipe, LanguageTrainer
+from training.tiny.train_language import LanguageStage
 
 TOKENIZER = Path(__file__).parents[2] / "checkpoints" / "tiny_minigpt_v2" / "llama" / "tokenizer.model"
 TOWER = TowerShape(width=32, layers=2, heads=2, mlp_width=64)
@@ -80,12 +81,17 @@ def tiny_model(tokenizer: SentencePieceTokenizer, *, qformer: bool = False) -> T
     return TinyModel(tower, connector, decoder, grid=PATCH_GRID).eval()
 
 
-def trainer_of(model: TinyModel, tokenizer: SentencePieceTokenizer, save_to: Path) -> LanguageTrainer:
-    rows = RowFormat(prompt_format=MINIGPT_V2, tokenizer=tokenizer, answer_end="</s>")
+RECIPE = LanguageRecipe(steps=1, mixture=MINIGPT_V2_MIXTURE, images=2, rows=3, mention_layer=2)
+
+
+def rows_of(tokenizer: SentencePieceTokenizer) -> RowFormat:
+    return RowFormat(prompt_format=MINIGPT_V2, tokenizer=tokenizer, answer_end="</s>")
+
+
+def stage_of(model: TinyModel, tokenizer: SentencePieceTokenizer, recipe: LanguageRecipe = RECIPE) -> LanguageStage:
     ids = [tokenizer.encode(piece)[-1] for piece in COORDINATES]
-    recipe = LanguageRecipe(steps=1, mixture=MINIGPT_V2_MIXTURE, images=2, rows=3, mention_layer=2)
     heads = TrainingHeads(TOWER.width, DECODER.width, model.num_patches)
-    return LanguageTrainer(model, heads, rows, ids, recipe, save_to)
+    return LanguageStage(model, heads, rows_of(tokenizer).prefix(), ids, recipe)
 
 
 VISION_YAML = "{hidden_size: 32, num_hidden_layers: 2, num_attention_heads: 2, intermediate_size: 64, patch_size: 12}"
@@ -145,40 +151,29 @@ def test_merging_lora_keeps_the_decoder_as_it_is(tokenizer: SentencePieceTokeniz
     torch.testing.assert_close(plain(ids).logits, with_lora(ids).logits, atol=1e-4, rtol=1e-4)
 
 
-def test_a_training_step_runs_and_goes_on_where_it_stopped(tokenizer: SentencePieceTokenizer, tmp_path: Path) -> None:
-    trainer = trainer_of(tiny_model(tokenizer), tokenizer, tmp_path / "state.pt")
-    trainer.run()
-    again = trainer_of(tiny_model(tokenizer), tokenizer, tmp_path / "state.pt")
-    again.resume()
-    assert again.first_step == 1
-    for ours, saved in zip(again.model.parameters(), trainer.model.parameters(), strict=True):
-        assert torch.equal(ours, saved)
-    biases = [p for name, p in trainer.model.vision_tower.named_parameters() if name.endswith("qkv.bias")]
-    assert all(bias.chunk(3)[1].abs().max() < 1e-2 for bias in biases)  # no key bias in EVA: the file drops it
-
-
-def test_rows_after_the_shared_image_equal_whole_prompts(tokenizer: SentencePieceTokenizer, tmp_path: Path) -> None:
+def test_rows_after_the_shared_image_equal_whole_prompts(tokenizer: SentencePieceTokenizer) -> None:
     """The decoder reads the image once per scene; a row must see what a conversation sees at inference."""
     model = tiny_model(tokenizer)
-    trainer = trainer_of(model, tokenizer, tmp_path / "state.pt")
+    stage = stage_of(model, tokenizer)
     rng = np.random.default_rng(3)
     scene = sample_scene(rng)
     sample = make_caption(rng, scene)
-    row = trainer.row_format.row([sample])
+    row = rows_of(tokenizer).row([sample])
     image = render_image(scene)
     segments = MINIGPT_V2.render([Turn("user", sample.prompt, (image,))])
     assert segments[1] is image
-    assert trainer.prefix.tolist() == tokenizer.encode(str(segments[0]), add_bos=True)
+    assert stage.prefix.tolist() == tokenizer.encode(str(segments[0]), add_bos=True)
     assert row.prompt == tokenizer.encode(str(segments[2]))
     assert row.answer == [*tokenizer.encode(sample.answer), tokenizer.eos_token_id]
     with torch.no_grad():
         embeds = model.look(pixel_values_of([scene]))[0]
         embed = model.language_model.model.embed_tokens
         ids = torch.tensor(row.prompt + row.answer)
-        whole = torch.cat((embed(trainer.prefix)[None], embeds, embed(ids[:-1])[None]), dim=1)
+        whole = torch.cat((embed(stage.prefix)[None], embeds, embed(ids[:-1])[None]), dim=1)
         logits = model.language_model(inputs_embeds=whole).logits[0, -len(row.answer) :]
-        expected = trainer._token_losses(logits, torch.tensor(row.answer), 2.0)
-        losses, _, _ = trainer._run_rows([(0, row)], trainer._read_image(embeds), 2.0)
+        expected = stage.token_losses(logits, torch.tensor(row.answer), 2.0)
+        group = row_group([(0, row)], MINIGPT_V2_MIXTURE, PATCH_GRID)
+        losses, _ = stage.run_rows(group, stage.read_image(embeds), 2.0)
     torch.testing.assert_close(losses, expected, atol=1e-4, rtol=1e-4)
 
 
@@ -247,23 +242,14 @@ def test_muon_updates_fused_matrices_one_by_one() -> None:
         assert torch.linalg.svdvals(part).min() > 0.5
 
 
-def test_a_longer_leg_goes_on_from_a_shorter_one(tokenizer: SentencePieceTokenizer, tmp_path: Path) -> None:
-    trainer = trainer_of(tiny_model(tokenizer), tokenizer, tmp_path / "state.pt")
-    trainer.run()
-    trainer.recipe = replace(trainer.recipe, steps=2)
-    trainer.resume()
-    trainer.run()
-    assert torch.load(tmp_path / "state.pt", weights_only=True)["step"] == 2
-
-
-def test_the_refinement_learns_sets_of_objects(tokenizer: SentencePieceTokenizer, tmp_path: Path) -> None:
-    trainer = trainer_of(tiny_model(tokenizer), tokenizer, tmp_path / "state.pt")
-    trainer.recipe = replace(trainer.recipe, set_weight=1.0, rows=12, mixture=MINIGPT_V2_LAST_MIXTURE)
-    loss, report = trainer.loss(np.random.default_rng(1), 0.5)
+def test_the_refinement_learns_sets_of_objects(tokenizer: SentencePieceTokenizer) -> None:
+    recipe = replace(RECIPE, set_weight=1.0, rows=12, mixture=MINIGPT_V2_LAST_MIXTURE)
+    stage = stage_of(tiny_model(tokenizer), tokenizer, recipe)
+    loss, report = stage(language_batches(recipe, rows_of(tokenizer), PATCH_GRID)[0]["batch"])
     loss.backward()
     assert loss.isfinite()
     assert 0 <= report["alike"] <= 1
-    for head in (trainer.heads.dense.alike, trainer.heads.mention.centres):
+    for head in (stage.heads.dense.alike, stage.heads.mention.centres):
         assert head.weight.grad is not None
         assert head.weight.grad.abs().max() > 0
 

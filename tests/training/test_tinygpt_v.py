@@ -15,10 +15,11 @@ from training.scenes.scene import sample_scene
 from training.tiny import tinygpt_v
 from training.tiny.byte_tokenizer import train_byte_tokenizer
 from training.tiny.images import pixel_values_of
+from training.tiny.language_batches import LanguageRecipe
 from training.tiny.networks import DecoderShape, QFormerShape, TinyModel, TowerShape
 from training.tiny.rows import Mention, RowFormat
 from training.tiny.tinygpt_v import END, TinyGPTV
-from training.tiny.train_language import LanguageRecipe, LanguageTrainer
+from training.tiny.train_language import LanguageStage
 
 CONFIG = """
 family: tinygpt_v
@@ -95,17 +96,14 @@ def test_exported_stages_load_with_the_same_image_tokens_and_logits(tiny: TinyGP
     torch.testing.assert_close(logits[0], logits[1], atol=5e-3, rtol=1e-2)
 
 
-def test_only_numbers_of_boxes_have_soft_labels(tiny: TinyGPTV, tmp_path: Path) -> None:
+def test_only_numbers_of_boxes_have_soft_labels(tiny: TinyGPTV) -> None:
     model, heads = tiny.build()
-    rows = RowFormat(prompt_format=tinygpt_v.MINIGPT_V2, tokenizer=tiny.tokenizer, answer_end=END)
     recipe = LanguageRecipe(steps=1, mixture=tinygpt_v.MINIGPT4_MIXTURE)
-    trainer = LanguageTrainer(
-        model, heads, rows, tiny.number_ids, recipe, tmp_path / "x.pt", opening_ids=tiny.opening_ids
-    )
+    stage = LanguageStage(model, heads, [], tiny.number_ids, recipe, opening_ids=tiny.opening_ids)
     targets = torch.tensor(tiny.tokenizer.encode("3") + tiny.tokenizer.encode("{<3>}"))
     logits = torch.zeros(len(targets), len(tiny.tokenizer))
     logits[:, tiny.number_ids[4]] = 5.0  # one off: nearly right for a coordinate, plainly wrong for a count
-    losses = trainer._token_losses(logits, targets, 2.0).tolist()
+    losses = stage.token_losses(logits, targets, 2.0).tolist()
     assert losses[targets.tolist().index(tiny.number_ids[3], 1)] < losses[0]
 
 

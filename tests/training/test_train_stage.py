@@ -21,12 +21,13 @@ from models.grounding import Box, Region
 from models.loader import load_model
 from models.vision_language_model import VisionLanguageModel
 from tests.training.tiny_stages import GOLDENS, draw_pictures, tiny_recipe
+from training.batch_trainer import latest_checkpoint
 from training.data.readers import open_image
 from training.sample_answers import draw_regions
 from training.schedule import MinigptSchedule, warmup_cosine
 from training.stages import StageModel, family_training
 from training.train import main, run_stage
-from training.trainer import latest_checkpoint, parameter_groups
+from training.trainer import parameter_groups
 
 ROOT = Path(__file__).parents[2]
 SCHEDULES = json.loads((ROOT / "tests" / "data" / "text_and_schedule.json").read_text())["lr_schedule"]

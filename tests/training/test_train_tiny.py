@@ -23,9 +23,9 @@ from training.tiny import mini_gemini, minigpt, moe_llava, tinygpt_v
 from training.tiny.byte_tokenizer import train_byte_tokenizer
 from training.tiny.clip_tower import clip_config, clip_from_eva
 from training.tiny.images import pixel_values_of
+from training.tiny.language_batches import LanguageRecipe
 from training.tiny.networks import PATCH_SIZE, DecoderShape, QFormerShape, TowerShape, build_vision_tower
-from training.tiny.train_language import LanguageRecipe
-from training.tiny.train_tiny import FAMILIES
+from training.tiny.train_tiny import FAMILIES, main
 
 ROOT = Path(__file__).parents[2]
 TOWER = TowerShape(width=32, layers=1, heads=1, mlp_width=32)
@@ -33,10 +33,10 @@ DECODER = DecoderShape(width=32, layers=3, heads=1, mlp_width=32)
 QFORMER = QFormerShape(width=32, layers=1, heads=1, mlp_width=32)
 _SIZES = "hidden_size: 32, num_hidden_layers: 1, num_attention_heads: 1, intermediate_size: 32"
 _EVA, _QFORMER = f"vision_config={{{_SIZES}, patch_size: 12}}", f"qformer_config={{{_SIZES}}}"
-_CLIP = f"vision_config={{{_SIZES.replace('layers: 1', 'layers: 2')}, image_size: 60, patch_size: 5, hidden_act: gelu}}"
-_CLIP_144 = _CLIP.replace("image_size: 60, patch_size: 5", "image_size: 144, patch_size: 12")
+_CLIP = f"vision_config={{{_SIZES.replace('layers: 1', 'layers: 2')}, image_size: 48, patch_size: 4, hidden_act: gelu}}"
+_CLIP_144 = _CLIP.replace("image_size: 48, patch_size: 4", "image_size: 144, patch_size: 12")
 OVERRIDES = {
-    "minigpt_v2": (_EVA,),
+    "minigpt_v2": (_EVA.replace("layers: 1", "layers: 2"),),
     "minigpt4": (_EVA, _QFORMER),
     "tinygpt_v": (_EVA, _QFORMER),
     "tinygpt_v_stage3": (_EVA, _QFORMER),
@@ -64,14 +64,22 @@ def small_recipes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(moe_llava, "TOWER", TOWER)
     monkeypatch.setattr(mini_gemini, "LOW", TOWER)
     monkeypatch.setattr(mini_gemini, "HIGH_WIDTHS", (4, 8, 8, 8))
-    for module in (minigpt, moe_llava, mini_gemini):
-        monkeypatch.setattr(module, "TOWER_RECIPE", replace(module.TOWER_RECIPE, steps=1, batch=2))
-    for module, name in ((minigpt, "TOKEN_RECIPE"), (tinygpt_v, "QUERY_RECIPE")):
-        monkeypatch.setattr(module, name, replace(getattr(module, name), steps=1, batch=2))
+    for module, name in (
+        (minigpt, "TOWER_RECIPE"),
+        (minigpt, "TOKEN_RECIPE"),
+        (minigpt, "DEEPER_RECIPE"),
+        (tinygpt_v, "QUERY_RECIPE"),
+        (moe_llava, "TOWER_RECIPE"),
+        (mini_gemini, "HIGH_RECIPE"),
+        (mini_gemini, "TOWERS_RECIPE"),
+    ):
+        monkeypatch.setattr(module, name, replace(getattr(module, name), steps=2, batch=2))
+    monkeypatch.setattr(mini_gemini, "_FITTED_BATCHES", 2)
+    monkeypatch.setattr(minigpt, "COPIED_LAYERS", (0,))
     legs = zip(minigpt.MINIGPT_V2_LEGS, (1, 2), strict=True)
     monkeypatch.setattr(minigpt, "MINIGPT_V2_LEGS", tuple(shortened(leg, steps) for leg, steps in legs))
     for module, names in (
-        (minigpt, ("REFINEMENT", "POLISHING", "MINIGPT4")),
+        (minigpt, ("REFINEMENT", "POLISHING", "LAST_LEG", "MINIGPT4")),
         (tinygpt_v, ("STAGE_4", "STAGE_3")),
         (moe_llava, ("DENSE", "SPARSE")),
         (mini_gemini, ("RECIPE",)),
@@ -147,3 +155,17 @@ def test_experts_start_as_the_feed_forward_that_they_replace(small_recipes: None
         torch.testing.assert_close(sparse.eval().language_model(input_ids=ids).logits, expected, atol=2e-3, rtol=1e-2)
     trained = {name for name, parameter in sparse.named_parameters() if parameter.requires_grad}
     assert all(".mlp." in name or name.startswith("connector.") for name in trained)
+
+
+@pytest.mark.parametrize(
+    ("family", "state"),
+    [("minigpt4", "minigpt_v2_polished.pt"), ("tinygpt_v", "minigpt4.pt"), ("mini_gemini", "moe_llava_dense.pt")],
+)
+def test_a_family_needs_those_before_it(
+    family: str, state: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copy(ROOT / "checkpoints" / "tiny_minigpt_v2" / "llama" / "tokenizer.model", tmp_path)
+    shutil.copytree(ROOT / "checkpoints" / "tiny_tinygpt_v" / "phi-2", tmp_path / "phi_tokenizer")
+    assert main(["--only", family, "--work-dir", str(tmp_path)]) == 2
+    expected = f"error: {tmp_path / state} is missing: its stage comes first; leave --only out"
+    assert capsys.readouterr().err.startswith(expected)

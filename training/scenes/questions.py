@@ -20,6 +20,7 @@ from training.scenes.samples import (
     make_detection,
     make_grounding,
     make_identify,
+    make_identify_covered,
     make_odd,
     make_refer,
     make_story,
@@ -242,8 +243,13 @@ MAKERS: dict[str, Maker] = {
     **VQA_MAKERS,
 }
 
-DESCRIBING_MAKERS: dict[str, Maker] = {"story": make_story, "odd": make_odd}
-"""For the buttons of families without task identifiers."""
+TRAINING_MAKERS: dict[str, Maker] = {
+    **MAKERS,
+    "story": make_story,  # for the buttons of families without task identifiers
+    "odd": make_odd,
+    "identify_covered": make_identify_covered,
+}
+"""All that a mixture can name; only `MAKERS` is evaluated."""
 
 
 def vary(rng: Generator, sample: Sample) -> Sample:

@@ -14,6 +14,7 @@ from numpy.random import Generator
 from models.grounding import Box, format_box, format_phrase
 from training.data.text import CAPTION_POOL, REFER_POOL
 from training.scenes import vocabulary as vocab
+from training.scenes.hard_scenes import covered_shares
 from training.scenes.phrases import (
     background_phrase,
     full_phrase,
@@ -66,6 +67,8 @@ class Sample:
     items: tuple[SceneObject, ...] = ()
     mentions: tuple[tuple[str, tuple[SceneObject, ...]], ...] = ()
 
+
+_UNCOVERED = 0.2  # beside the shares of covered objects, how often one is asked for that nothing covers
 
 Maker = Callable[[Generator, Scene], Sample | None]
 
@@ -155,7 +158,16 @@ def make_refer(rng: Generator, scene: Scene) -> Sample | None:
 
 def make_identify(rng: Generator, scene: Scene) -> Sample:
     """`[identify]` box -> phrase; the box may be a little off, as people draw."""
-    item = scene.objects[int(rng.integers(len(scene.objects)))]
+    return _identify(rng, scene.objects[int(rng.integers(len(scene.objects)))])
+
+
+def make_identify_covered(rng: Generator, scene: Scene) -> Sample:
+    """The same, mostly of objects whose box others share."""
+    chances = _UNCOVERED + covered_shares(scene)
+    return _identify(rng, scene.objects[int(rng.choice(len(chances), p=chances / chances.sum()))])
+
+
+def _identify(rng: Generator, item: SceneObject) -> Sample:
     box = box_of(item)
     if rng.random() < 0.5:
         slack = 0.06 * min(box.x1 - box.x0, box.y1 - box.y0)

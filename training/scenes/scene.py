@@ -104,6 +104,16 @@ def sample_scene(
     return Scene(background=background, objects=_place(rng, candidates, min_visible))
 
 
+def sample_text_scene(rng: Generator) -> Scene:
+    """Draw a scene of several words and digits and at most two shapes, for training; no held-out pairs."""
+    candidates = [_sample_shape(rng, "never", 2) for _ in range(int(rng.integers(3)))]
+    for digit in rng.choice(10, int(rng.integers(1, 4)), replace=False):
+        candidates.append(_sample_digit(rng, str(digit)))
+    for _ in range(int(rng.integers(1, 4))):
+        candidates.append(_sample_word(rng))
+    return Scene(background=_sample_background(rng), objects=_place(rng, candidates, MIN_VISIBLE))
+
+
 def _sample_background(rng: Generator) -> Background:
     colour = _choose(rng, tuple(vocab.BACKGROUND_COLOURS))
     return Background(
@@ -127,11 +137,8 @@ def _sample_objects(rng: Generator, count: int, held_out: HeldOutRule) -> list[S
     if len(objects) > 1 and rng.random() < 0.35:  # look-alikes make counting and phrases with a size necessary
         objects[-1] = replace(objects[-1], name=objects[0].name, colour=objects[0].colour, rgb=objects[0].rgb)
     digits = rng.choice(10, num_digits, replace=False)
-    for digit in digits:
-        size = _choose(rng, tuple(vocab.SIZES))
-        objects.append(_sample_text(rng, "digit", str(digit), size, vocab.SIZES[size]))
-    for _ in range(num_words):
-        objects.append(_sample_text(rng, "word", _choose(rng, vocab.WORDS), "medium", vocab.WORD_HEIGHTS))
+    objects += [_sample_digit(rng, str(digit)) for digit in digits]
+    objects += [_sample_word(rng) for _ in range(num_words)]
     return objects
 
 
@@ -159,6 +166,15 @@ def _sample_shape(rng: Generator, held_out: HeldOutRule, count: int) -> SceneObj
         angle=int(rng.choice(ANGLES)),
         rgb=_jitter(rng, vocab.COLOURS[colour], 14),
     )
+
+
+def _sample_digit(rng: Generator, digit: str) -> SceneObject:
+    size = _choose(rng, tuple(vocab.SIZES))
+    return _sample_text(rng, "digit", digit, size, vocab.SIZES[size])
+
+
+def _sample_word(rng: Generator) -> SceneObject:
+    return _sample_text(rng, "word", _choose(rng, vocab.WORDS), "medium", vocab.WORD_HEIGHTS)
 
 
 def _sample_text(rng: Generator, kind: Kind, text: str, size: str, limits: tuple[int, int]) -> SceneObject:

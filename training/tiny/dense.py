@@ -114,7 +114,7 @@ def _noun(item: SceneObject) -> str:
 
 def soft_bins(positions: Tensor, width: float) -> Tensor:
     """Gaussian label distributions over the 101 coordinate bins: positions [...] -> [..., 101], rows sum to 1."""
-    bins = torch.arange(NUM_BINS, dtype=torch.float32)
+    bins = torch.arange(NUM_BINS, dtype=torch.float32, device=positions.device)
     return torch.softmax(-0.5 * ((bins - positions[..., None]) / width) ** 2, dim=-1)
 
 

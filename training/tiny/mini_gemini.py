@@ -1,7 +1,8 @@
 """Tiny Mini-Gemini: CLIP at low and ConvNeXt at full resolution, patch info mining, and MoE-LLaVA's dense decoder.
 
-CLIP begins as MoE-LLaVA's tower, but sees 60 of 144 px (the released models see 336 of 768). Both towers together learn
-to give the features that MoE-LLaVA's tower has at full resolution.
+CLIP begins as MoE-LLaVA's tower, but sees 48 of 144 px (the released models see 336 of 768), too few to read by. The
+ConvNeXt first learns to see alone; then both together learn to give the features that MoE-LLaVA's tower has at full
+resolution.
 """
 
 from __future__ import annotations
@@ -22,8 +23,11 @@ from models.parts.dual_vision import ClipPatches, ConvNextStages, DualVisionTowe
 from models.parts.llava_chat import FORMATS
 from models.parts.patch_mining import PatchMiningConnector
 from models.piece_tokenizer import PieceTokenizer
+from training.scenes.hard_scenes import SceneBlend
 from training.scenes.vocabulary import IMAGE_SIZE
 from training.tiny.clip_tower import clip_config, with_patches_of
+from training.tiny.high_tower import fit_mining, pretrain_high_tower
+from training.tiny.language_batches import LanguageRecipe
 from training.tiny.mentions import TrainingHeads
 from training.tiny.networks import (
     PATCH_GRID,
@@ -35,29 +39,44 @@ from training.tiny.networks import (
     part_of,
 )
 from training.tiny.optimiser import LearningRates
-from training.tiny.pretrain_tower import TowerRecipe, pretrain_tower
+from training.tiny.pretrain_tower import TowerRecipe, pretrain_tower, tower_batches
 from training.tiny.rows import LLAVA_MIXTURE, RowFormat
 from training.tiny.tokenizer import COORDINATES, write_tokenizer_configs
-from training.tiny.train_language import LanguageRecipe, LanguageTrainer
+from training.tiny.train_language import train_language
+from training.tiny.trainer import read_state
 
-LOW_SIZE, LOW_PATCH = 60, 5
+LOW_SIZE, LOW_PATCH = 48, 4
 LOW = TowerShape()
-HIGH_WIDTHS, HIGH_DEPTHS = (48, 96, 144, 192), (1, 1, 2, 1)
+HIGH_WIDTHS, HIGH_DEPTHS = (48, 96, 144, 192), (1, 3, 2, 1)
 DECODER = DecoderShape()
 
-TOWER_RECIPE = TowerRecipe(
-    steps=600,
-    batch=32,
-    rates=LearningRates(muon=0.01, adamw=1.2e-3),
-    tower_factor=0.1,
-    heads_factor=0.0,
-    dense_weight=0.3,
-    teacher_weight=5.0,
-    set_weight=0.5,
-    bin_widths=(1.6, 1.1),
-    decay_from=0.2,
-    seed=21,
+HIGH_RECIPE = TowerRecipe(
+    steps=1050,
+    batch=40,
+    blend=SceneBlend(text=0.5),
+    rates=LearningRates(muon=0.018, adamw=2.4e-3),
+    connector_factor=0.5,
+    bin_widths=(1.5, 1.5),
+    decay_from=0.5,
+    seed=71,
 )
+TOWERS_RECIPE = TowerRecipe(
+    steps=260,
+    batch=32,
+    blend=SceneBlend(text=0.1),
+    rates=LearningRates(muon=0.008, adamw=1e-3),
+    tower_factor=0.08,
+    high_tower_factor=0.5,
+    connector_factor=0.4,
+    heads_factor=0.1,
+    dense_weight=0.4,
+    teacher_weight=5.0,
+    set_weight=0.4,
+    bin_widths=(1.3, 1.3),
+    decay_from=0.2,
+    seed=91,
+)
+_FITTED_BATCHES = 16  # of `TOWERS_RECIPE`, from which mining begins
 RECIPE = LanguageRecipe(
     steps=400,
     mixture=replace(LLAVA_MIXTURE, weights=LLAVA_MIXTURE.weights | {"reading": 4.0}),
@@ -98,7 +117,8 @@ class MiniGemini:
 
     def __init__(self, work: Path) -> None:
         self.tokenizer_model = work / "tokenizer.model"  # of MiniGPT-v2
-        self.tower_path, self.path = work / "mini_gemini_towers.pt", work / "mini_gemini.pt"
+        self.high_path, self.towers_path = work / "mini_gemini_high.pt", work / "mini_gemini_towers.pt"
+        self.path = work / "mini_gemini.pt"
         folder = work / "llama_tokenizer"
         folder.mkdir(exist_ok=True)
         shutil.copyfile(self.tokenizer_model, folder / "tokenizer.model")
@@ -115,7 +135,6 @@ class MiniGemini:
                 hidden_sizes=list(HIGH_WIDTHS),
                 depths=list(HIGH_DEPTHS),
                 num_stages=len(HIGH_WIDTHS),
-                layer_scale_init_value=0.5,  # released towers are trained; a new one must not start as an identity
                 hidden_act="gelu",
                 layer_norm_eps=1e-6,
             )
@@ -128,25 +147,30 @@ class MiniGemini:
 
     def train(self, teacher: TinyModel, heads_state: dict[str, Tensor]) -> TinyModel:
         """From the tower, projection and decoder of MoE-LLaVA's finished dense phase, and its read-outs."""
-        torch.manual_seed(TOWER_RECIPE.seed)
+        torch.manual_seed(HIGH_RECIPE.seed)
         model, heads = self.build()
         heads.load_state_dict(heads_state)
         model.language_model.load_state_dict(teacher.language_model.state_dict())
         model.connector.get_submodule("projection").load_state_dict(
             part_of(teacher.connector.state_dict(), "projection.")
         )
-        if not self.tower_path.is_file():
-            assert isinstance(model.vision_tower, DualVisionTower)
-            clip = part_of(teacher.vision_tower.state_dict(), "tower.")
-            model.vision_tower.low.load_state_dict(with_patches_of(LOW_PATCH, clip))
-            leave_out_mining(model.connector)  # which begins by adding nothing
-            pretrain_tower(model, heads.dense, TOWER_RECIPE, self.tower_path, teacher=teacher)
-        seeing = torch.load(self.tower_path, weights_only=True)
+        if not self.towers_path.is_file():
+            self._train_seeing(model, heads, teacher)
+        seeing = read_state(self.towers_path)
         model.load_state_dict(seeing["model"], strict=False)  # all but the decoder
+        heads.dense.load_state_dict(seeing["heads"])
         torch.manual_seed(RECIPE.seed)
         rows = RowFormat(prompt_format=FORMATS["vicuna_v1"], tokenizer=self.tokenizer, answer_end="</s>")
-        LanguageTrainer(model, heads, rows, self.coordinate_ids, RECIPE, self.path).run()
+        train_language(model, heads, rows, self.coordinate_ids, (RECIPE,), self.path)
         return model
+
+    def _train_seeing(self, model: TinyModel, heads: TrainingHeads, teacher: TinyModel) -> None:
+        assert isinstance(model.vision_tower, DualVisionTower)
+        pretrain_high_tower(model, HIGH_RECIPE, self.high_path, channels=sum(HIGH_WIDTHS), width=LOW.width)
+        clip = part_of(teacher.vision_tower.state_dict(), "tower.")
+        model.vision_tower.low.load_state_dict(with_patches_of(LOW_PATCH, clip))
+        fit_mining(model, teacher, tower_batches(TOWERS_RECIPE, model.grid), _FITTED_BATCHES)
+        pretrain_tower(model, heads.dense, TOWERS_RECIPE, self.towers_path, teacher=teacher)
 
     def export(self, model: TinyModel, folder: Path) -> None:
         """A model folder as released: towers, connector and language model in one file, fp16."""

@@ -13,8 +13,11 @@ from transformers import LlamaForCausalLM
 from models.parts.connectors import PatchMergeProjector, QFormerConnector
 from models.parts.minigpt_chat import MINIGPT_V2, VICUNA_V0
 from models.sentencepiece_tokenizer import SentencePieceTokenizer
+from training.scenes.hard_scenes import SceneBlend
 from training.tiny import export
+from training.tiny.deeper import with_copied_layers
 from training.tiny.dense import MergedHeads
+from training.tiny.language_batches import LanguageRecipe
 from training.tiny.mentions import TrainingHeads
 from training.tiny.networks import (
     PATCH_GRID,
@@ -34,6 +37,7 @@ from training.tiny.optimiser import LearningRates
 from training.tiny.pretrain_tower import TowerRecipe, pretrain_tower
 from training.tiny.rows import (
     MINIGPT4_MIXTURE,
+    MINIGPT_V2_ENTANGLED_MIXTURE,
     MINIGPT_V2_LAST_MIXTURE,
     MINIGPT_V2_LATE_MIXTURE,
     MINIGPT_V2_MIXTURE,
@@ -42,7 +46,8 @@ from training.tiny.rows import (
     RowFormat,
 )
 from training.tiny.tokenizer import COORDINATES, train_tokenizer
-from training.tiny.train_language import LanguageRecipe, LanguageTrainer
+from training.tiny.train_language import train_language
+from training.tiny.trainer import read_state
 
 TOWER = TowerShape()
 DECODER = DecoderShape()
@@ -94,6 +99,36 @@ POLISHING = LanguageRecipe(
 )
 """The decoder gets used to the better tokens, with more of what it still confuses: objects close to each other."""
 
+COPIED_LAYERS = (1, 3)
+"""Layers of the tower that get a copy behind them, once four layers see all that they can."""
+
+DEEPER_RECIPE = TowerRecipe(
+    steps=1300,
+    batch=40,
+    blend=SceneBlend(text=0.2, entangled=0.4),
+    rates=LearningRates(muon=0.008, adamw=1.2e-3),
+    decay_from=0.3,
+    set_weight=0.5,
+    bin_widths=(1.2, 1.0),
+    seed=101,
+)
+LAST_LEG = replace(
+    POLISHING,
+    steps=300,
+    mixture=MINIGPT_V2_ENTANGLED_MIXTURE,
+    images=30,
+    rows=9,
+    blend=SceneBlend(text=0.1, entangled=0.55, candidates=3),
+    rates=LearningRates(muon=0.007, adamw=1.4e-3),
+    crowded=0.4,
+    tower_factor=0.1,
+    connector_factor=0.4,
+    bin_widths=(1.1, 1.0),
+    decay_from=0.25,
+    seed=111,
+)
+"""The same again with more of objects over each other, where nearly all that is left of its mistakes was made."""
+
 MINIGPT4 = LanguageRecipe(
     steps=1500,
     mixture=MINIGPT4_MIXTURE,
@@ -125,19 +160,19 @@ class LlamaFamily:
     def run(
         self, model: TinyModel, heads: TrainingHeads, rows: RowFormat, legs: Sequence[LanguageRecipe], save_to: Path
     ) -> None:
-        """Train through all legs, from the state in `save_to` if there is one."""
-        for leg in legs:
-            LanguageTrainer(model, heads, rows, self.coordinate_ids, leg, save_to).run()
+        """See `train_language`."""
+        train_language(model, heads, rows, self.coordinate_ids, legs, save_to)
 
 
 class MiniGPTv2(LlamaFamily):
-    """Tiny MiniGPT-v2: tower, language stage, refinement, image tokens, polishing."""
+    """Tiny MiniGPT-v2: tower, language stage, refinement, image tokens, polishing, a deeper tower."""
 
     def __init__(self, work: Path) -> None:
         super().__init__(work)
         self.tower_path = work / "tower.pt"
         self.language_path, self.refined_path = work / "minigpt_v2_language.pt", work / "minigpt_v2_refined.pt"
-        self.tokens_path, self.path = work / "minigpt_v2_tokens.pt", work / "minigpt_v2.pt"
+        self.tokens_path, self.polished_path = work / "minigpt_v2_tokens.pt", work / "minigpt_v2_polished.pt"
+        self.deeper_path, self.path = work / "minigpt_v2_deeper.pt", work / "minigpt_v2.pt"
         self.rows = RowFormat(prompt_format=MINIGPT_V2, tokenizer=self.tokenizer, answer_end="</s>")
 
     def build(self) -> tuple[TinyModel, TrainingHeads]:
@@ -157,20 +192,23 @@ class MiniGPTv2(LlamaFamily):
         self.run(model, heads, self.rows, (REFINEMENT,), self.refined_path)
         model, heads = reading_tokens(model, heads)
         self._train_seeing(model, heads, TOKEN_RECIPE, self.tokens_path)
-        self.run(model, heads, self.rows, (POLISHING,), self.path)
+        self.run(model, heads, self.rows, (POLISHING,), self.polished_path)
+        model = with_deeper_tower(model)
+        self._train_seeing(model, heads, DEEPER_RECIPE, self.deeper_path)
+        self.run(model, heads, self.rows, (LAST_LEG,), self.path)
         return model
 
     def _train_seeing(self, model: TinyModel, heads: TrainingHeads, recipe: TowerRecipe, path: Path) -> None:
         if not path.is_file():
             pretrain_tower(model, heads.dense, recipe, path)
-        trained = torch.load(path, weights_only=True)
+        trained = read_state(path)
         model.load_state_dict(trained["model"], strict=False)  # all but the decoder
         heads.dense.load_state_dict(trained["heads"])
 
-    def finished(self) -> tuple[TinyModel, dict[str, Tensor]]:
-        """The trained model and the state dict of its read-outs."""
+    def polished(self) -> tuple[TinyModel, dict[str, Tensor]]:
+        """What other families begin with: the model before its tower was made deeper, and its read-outs' state dict."""
         model, _ = self.build()
-        state = torch.load(self.path, weights_only=True)
+        state = read_state(self.polished_path)
         model.load_state_dict(state["model"])
         return model, {name: tensor for name, tensor in state["heads"].items() if ".unmerge." not in name}
 
@@ -192,6 +230,14 @@ def reading_tokens(model: TinyModel, heads: TrainingHeads) -> tuple[TinyModel, T
         merged.unmerge.bias.zero_()
     heads.dense = merged
     return TokenReadModel(model.vision_tower, connector, model.language_model, grid=model.grid), heads
+
+
+def with_deeper_tower(model: TinyModel) -> TinyModel:
+    """The same model with copies of some of its tower's layers, which add nothing yet."""
+    shape = replace(TOWER, layers=TOWER.layers + len(COPIED_LAYERS))
+    tower = build_vision_tower(shape, trains_ln_vision=False)
+    tower.load_state_dict(with_copied_layers(model.vision_tower.state_dict(), COPIED_LAYERS))
+    return TokenReadModel(tower, model.connector, model.language_model, grid=model.grid)
 
 
 class MiniGPT4(LlamaFamily):

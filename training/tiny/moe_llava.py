@@ -22,6 +22,7 @@ from training.scenes.vocabulary import IMAGE_SIZE
 from training.sparse_export import released_tensors
 from training.sparse_upcycling import stage_3_modules, upcycle_config, upcycle_folder
 from training.tiny.clip_tower import clip_config, clip_from_eva
+from training.tiny.language_batches import LanguageRecipe
 from training.tiny.mentions import TrainingHeads
 from training.tiny.minigpt import LlamaFamily
 from training.tiny.networks import (
@@ -38,7 +39,7 @@ from training.tiny.optimiser import LearningRates
 from training.tiny.pretrain_tower import TowerRecipe, pretrain_tower
 from training.tiny.rows import LLAVA_MIXTURE, RowFormat
 from training.tiny.tokenizer import write_tokenizer_configs
-from training.tiny.train_language import LanguageRecipe
+from training.tiny.trainer import read_state
 
 TOWER = TowerShape()
 DECODER = DecoderShape()
@@ -134,7 +135,7 @@ class MoELlava(LlamaFamily):
         model.vision_tower.tower.load_state_dict(start)
         if not self.tower_path.is_file():
             pretrain_tower(model, heads.dense, TOWER_RECIPE, self.tower_path)
-        seeing = torch.load(self.tower_path, weights_only=True)
+        seeing = read_state(self.tower_path)
         model.load_state_dict(seeing["model"], strict=False)  # all but the decoder
         heads.dense.load_state_dict(seeing["heads"])
         self.run(model, heads, self.rows, (DENSE,), self.dense_path)
@@ -143,7 +144,7 @@ class MoELlava(LlamaFamily):
     def finished_dense(self) -> tuple[TinyModel, dict[str, Tensor]]:
         """The model after its first two phases, and the state dict of its read-outs."""
         model, _ = self.build()
-        finished = torch.load(self.dense_path, weights_only=True)
+        finished = read_state(self.dense_path)
         model.load_state_dict(finished["model"])
         return model, finished["heads"]
 

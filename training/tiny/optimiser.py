@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
 
 from training.tiny.muon import Muon
+
+_WARMUP = 0.02  # share of the steps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,8 +23,40 @@ class LearningRates:
     adamw: float
 
 
-def build_optimisers(parts: Iterable[tuple[nn.Module, float]], rates: LearningRates) -> list[torch.optim.Optimizer]:
-    """Optimisers over the trainable parameters of `parts`, each with a factor on its learning rates."""
+class MuonWithAdamW(torch.optim.Optimizer):
+    """Two optimisers that are one to whoever steps, schedules or saves them: groups and state are shared."""
+
+    def __init__(self, muon_groups: list[dict[str, Any]], adamw_groups: list[dict[str, Any]]) -> None:
+        super().__init__([*muon_groups, *adamw_groups], {})
+        # Built over the very dictionaries of this one's groups. Either may have none; torch wants at least one.
+        parts: list[torch.optim.Optimizer] = []
+        if muon_groups:
+            parts.append(Muon(muon_groups, lr=0.0))
+        if adamw_groups:
+            parts.append(torch.optim.AdamW(adamw_groups, lr=0.0, betas=(0.9, 0.98), weight_decay=0.0))
+        self._parts = parts
+        self._share()
+
+    def _share(self) -> None:
+        first = 0
+        for part in self._parts:
+            part.state = self.state
+            last = first + len(part.param_groups)
+            part.param_groups = self.param_groups[first:last]
+            first = last
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # with groups and state of its own, when a state dict is loaded
+        self._share()
+
+    def step(self, closure: None = None) -> None:  # type: ignore[override]  # noqa: ARG002 - torch's signature
+        """Apply one update."""
+        for part in self._parts:
+            part.step()
+
+
+def build_optimiser(parts: Iterable[tuple[nn.Module, float]], rates: LearningRates) -> MuonWithAdamW:
+    """An optimiser over the trainable parameters of `parts`, each with a factor on its learning rates."""
     muon_groups: list[dict[str, Any]] = []
     adamw_groups: list[dict[str, Any]] = []
     for part, factor in parts:
@@ -35,12 +70,11 @@ def build_optimisers(parts: Iterable[tuple[nn.Module, float]], rates: LearningRa
             else:
                 others.append(parameter)
         muon_groups += [
-            {"params": found, "peak": rates.muon * factor, "num_fused": n} for n, found in matrices.items() if found
+            {"params": found, "lr": rates.muon * factor, "num_fused": n} for n, found in matrices.items() if found
         ]
         if others:
-            adamw_groups.append({"params": others, "peak": rates.adamw * factor})
-    adamw = torch.optim.AdamW(adamw_groups, lr=rates.adamw, betas=(0.9, 0.98), weight_decay=0.0)
-    return [Muon(muon_groups, lr=rates.muon), adamw] if muon_groups else [adamw]
+            adamw_groups.append({"params": others, "lr": rates.adamw * factor})
+    return MuonWithAdamW(muon_groups, adamw_groups)
 
 
 def _is_hidden_matrix(name: str, parameter: nn.Parameter) -> bool:
@@ -49,11 +83,27 @@ def _is_hidden_matrix(name: str, parameter: nn.Parameter) -> bool:
     return is_hidden and "lora" not in name and ".router." not in name
 
 
-def set_progress(
-    optimisers: Iterable[torch.optim.Optimizer], progress: float, *, decay_from: float, warmup: float = 0.02
-) -> None:
-    """Set the learning rates at `progress` in 0…1: short warm-up, constant, linear decay to zero."""
-    scale = min(1.0, (progress + 1e-3) / warmup, (1 - progress) / (1 - decay_from))
-    for optimiser in optimisers:
-        for group in optimiser.param_groups:
-            group["lr"] = group["peak"] * scale
+class Schedule(LambdaLR):
+    """A schedule that is its own from the first step on, also where a run goes on from the state of a shorter one."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes the number of steps done; rates, of which that state holds the other schedule's, are set anew."""
+        peaks = self.base_lrs
+        super().load_state_dict(state_dict)
+        self.base_lrs = peaks
+        self._last_lr = [peak * factor(self.last_epoch) for peak, factor in zip(peaks, self.lr_lambdas, strict=True)]
+        for group, rate in zip(self.optimizer.param_groups, self._last_lr, strict=True):
+            group["lr"] = rate
+
+
+def rate_factor(steps: int, decay_from: float) -> Callable[[int], float]:
+    """Step -> the learning rate as a part of its peak: short warm-up, constant, linear decay to zero.
+
+    `decay_from` is the share of the steps after which it falls.
+    """
+
+    def factor(step: int) -> float:
+        progress = step / steps
+        return min(1.0, (progress + 1e-3) / _WARMUP, (1 - progress) / (1 - decay_from))
+
+    return factor

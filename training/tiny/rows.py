@@ -12,7 +12,7 @@ from PIL import Image
 from models.conversation import Turn
 from models.prompt import PromptFormat
 from models.vision_language_model import Tokenizer
-from training.scenes.questions import DESCRIBING_MAKERS, MAKERS, vary
+from training.scenes.questions import TRAINING_MAKERS, vary
 from training.scenes.samples import Sample, object_starts, without_identifier
 from training.scenes.scene import Scene, SceneObject
 from training.scenes.small_talk import small_talk
@@ -110,7 +110,7 @@ class Mixture:
         total = sum(self.weights.values())
         while True:
             name = names[int(rng.choice(len(names), p=[weight / total for weight in self.weights.values()]))]
-            sample = (MAKERS | DESCRIBING_MAKERS)[name](rng, scene)
+            sample = TRAINING_MAKERS[name](rng, scene)
             if sample is not None:
                 varied = vary(rng, sample)
                 return varied if self.boxes else without_identifier(varied)
@@ -224,6 +224,12 @@ MINIGPT_V2_POLISHING_MIXTURE = Mixture(
     | {"identify": 1.5, "caption": 1.2, "grounding": 1.3, "detection": 1.4},
 )
 """For the end: which of several objects, close to each other or one over another, is meant."""
+
+MINIGPT_V2_ENTANGLED_MIXTURE = replace(
+    MINIGPT_V2_POLISHING_MIXTURE,
+    weights=MINIGPT_V2_POLISHING_MIXTURE.weights
+    | {"refer": 1.6, "identify": 1.0, "identify_covered": 5.0, "grounding": 1.8, "detection": 3.2, "caption": 1.0},
+)
 
 MINIGPT4_MIXTURE = Mixture(
     weights={

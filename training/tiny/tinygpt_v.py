@@ -12,6 +12,7 @@ from models.parts.connectors import QFormerConnector
 from models.parts.minigpt_chat import MINIGPT_V2, VICUNA_V0
 from training.tiny import export
 from training.tiny.byte_tokenizer import train_byte_tokenizer
+from training.tiny.language_batches import LanguageRecipe
 from training.tiny.mentions import TrainingHeads
 from training.tiny.networks import (
     NUM_QUERY_TOKENS,
@@ -33,7 +34,8 @@ from training.tiny.phi_decoder import (
 )
 from training.tiny.pretrain_tower import TowerRecipe, pretrain_tower
 from training.tiny.rows import MINIGPT4_MIXTURE, MINIGPT_V2_REFINING_MIXTURE, RowFormat
-from training.tiny.train_language import LanguageRecipe, LanguageTrainer
+from training.tiny.train_language import train_language
+from training.tiny.trainer import read_state
 
 TOWER = TowerShape()
 QFORMER = QFormerShape()
@@ -96,11 +98,11 @@ class TinyGPTV:
         torch.manual_seed(STAGE_4.seed)
         model, heads = self.build()
         if not self.query_path.is_file():
-            finished = torch.load(minigpt4, weights_only=True)["model"]
+            finished = read_state(minigpt4)["model"]
             seeing = ("vision_tower.", "connector.qformer.", "connector.query_tokens")
             model.load_state_dict({name: finished[name] for name in finished if name.startswith(seeing)}, strict=False)
             pretrain_tower(model, heads.dense, QUERY_RECIPE, self.query_path)
-        seeing_state = torch.load(self.query_path, weights_only=True)
+        seeing_state = read_state(self.query_path)
         model.load_state_dict(seeing_state["model"], strict=False)  # all but the decoder
         heads.dense.load_state_dict(seeing_state["heads"])
         self._run(model, heads, self._rows(stage=4), STAGE_4, self.stage_4_path)
@@ -110,7 +112,7 @@ class TinyGPTV:
         """From stage 4; only what a stage file holds is trained: LoRA, norms, projections."""
         torch.manual_seed(STAGE_3.seed)
         model, heads = self.build()
-        finished = torch.load(self.stage_4_path, weights_only=True)
+        finished = read_state(self.stage_4_path)
         model.load_state_dict(finished["model"])
         heads.load_state_dict(finished["heads"])
         for name, parameter in model.named_parameters():
@@ -128,7 +130,7 @@ class TinyGPTV:
     def _run(
         self, model: TinyModel, heads: TrainingHeads, rows: RowFormat, recipe: LanguageRecipe, save_to: Path
     ) -> None:
-        LanguageTrainer(model, heads, rows, self.number_ids, recipe, save_to, opening_ids=self.opening_ids).run()
+        train_language(model, heads, rows, self.number_ids, (recipe,), save_to, opening_ids=self.opening_ids)
 
     def export(self, folder: Path, stage_4: TinyModel, stage_3: TinyModel) -> None:
         """Phi-2 folder, EVA and BLIP-2 files, and one file for each stage."""

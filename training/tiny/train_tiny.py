@@ -1,7 +1,7 @@
 """Train the bundled tiny checkpoints from nothing: `python -m training.tiny.train_tiny [--only minigpt_v2 …]`.
 
-Every stage leaves its state in the work folder; a stage that is finished there is not repeated, and a language stage
-that broke off goes on.
+Every stage leaves its state in the work folder; a stage that is finished there is not repeated, and one that broke off
+goes on.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 
+from models.errors import MiniVLMError
 from training.tiny.mini_gemini import MiniGemini
 from training.tiny.minigpt import MiniGPT4, MiniGPTv2
 from training.tiny.moe_llava import MoELlava
@@ -29,7 +30,7 @@ def train_minigpt_v2(work: Path, folder: Path) -> None:
 def train_minigpt4(work: Path, folder: Path) -> None:
     """From MiniGPT-v2's tower and decoder."""
     family = MiniGPT4(work)
-    family.export(family.train(*MiniGPTv2(work).finished()), folder)
+    family.export(family.train(*MiniGPTv2(work).polished()), folder)
 
 
 def train_tinygpt_v(work: Path, folder: Path) -> None:
@@ -41,7 +42,7 @@ def train_tinygpt_v(work: Path, folder: Path) -> None:
 def train_moe_llava(work: Path, folder: Path) -> None:
     """From MiniGPT-v2's tower and decoder: a dense model, then one with experts."""
     family = MoELlava(work)
-    family.train_dense(*MiniGPTv2(work).finished())
+    family.train_dense(*MiniGPTv2(work).polished())
     family.export(family.train_sparse(), folder)
 
 
@@ -74,9 +75,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(options.threads)
     options.work_dir.mkdir(parents=True, exist_ok=True)
-    for family, train in FAMILIES.items():
-        if family in options.only:
-            train(options.work_dir, options.output / f"tiny_{family}")
+    try:
+        for family, train in FAMILIES.items():
+            if family in options.only:
+                train(options.work_dir, options.output / f"tiny_{family}")
+    except MiniVLMError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     return 0
 
 

@@ -1,0 +1,127 @@
+"""transformers' Trainer over data sets whose items are whole batches: what every training here is built on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from multiprocessing import get_all_start_methods
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import ProgressCallback, Trainer, TrainerControl, TrainerState, TrainingArguments
+
+from models.errors import CheckpointCorrupt, CheckpointMismatch
+
+STATE_FILE = "trainable.safetensors"
+
+
+class ProgressBar(ProgressCallback):
+    """transformers' bar; the time left is worked out from this run's steps, without those before it was resumed."""
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Begin where the run goes on."""
+        super().on_train_begin(args, state, control, **kwargs)
+        self.current_step = state.global_step
+        bar: Any = self.training_bar  # in the main process only
+        if bar is not None:
+            bar.initial = bar.n = bar.last_print_n = state.global_step
+            bar.refresh()
+
+
+class BatchTrainer(Trainer):
+    """Trains the free parameters of a module on a data set whose item n is the whole batch n.
+
+    So transformers deals the batches out to GPUs and skips those that a resumed run has had. Checkpoints hold what
+    learns, the optimiser, the schedule and every generator: a resumed run has the losses of one that was never stopped.
+    """
+
+    def __init__(self, model: nn.Module, *, args: TrainingArguments, **kwargs: Any) -> None:
+        super().__init__(model=model, args=args, data_collator=_the_only_one, **kwargs)
+        if self.pop_callback(ProgressCallback) is not None:  # there is none where no bar is wanted
+            self.add_callback(ProgressBar)
+        self._whole = model  # `self.model` and `model_wrapped` may be shards of it
+        self._trainable = frozenset(name for name, parameter in model.named_parameters() if parameter.requires_grad)
+
+    def _save(self, output_dir: str | None = None, state_dict: Mapping[str, Tensor] | None = None) -> None:
+        """What learns, without the frozen rest."""
+        if not self.args.should_save:
+            return
+        folder = Path(output_dir or str(self.args.output_dir))
+        folder.mkdir(parents=True, exist_ok=True)
+        state = self._whole.state_dict() if state_dict is None else state_dict
+        save_file(
+            {name: state[name].detach().cpu().contiguous() for name in sorted(self._trainable)}, folder / STATE_FILE
+        )
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        del model
+        file = Path(resume_from_checkpoint) / STATE_FILE
+        state = load_file(file)
+        if state.keys() != self._trainable:
+            raise CheckpointMismatch(
+                f"{file} is from a run that trained other parameters; resume with its recipe or change output_dir."
+            )
+        self._put_back(state)
+
+    def _put_back(self, state: Mapping[str, Tensor]) -> None:
+        self._whole.load_state_dict(state, strict=False)
+
+
+def _the_only_one(items: list[dict[str, Any]]) -> dict[str, Any]:
+    """An item is a batch already."""
+    (batch,) = items
+    return batch
+
+
+def batch_arguments(folder: Path, *, on_cpu: bool, workers: int, **settings: Any) -> TrainingArguments:
+    """transformers' settings for a `BatchTrainer` whose checkpoints go into `folder`/checkpoints."""
+    can_fork = "fork" in get_all_start_methods()
+    args = TrainingArguments(
+        output_dir=str(folder / "checkpoints"),
+        per_device_train_batch_size=1,
+        per_device_eval_batch_size=1,
+        train_sampling_strategy="sequential",
+        remove_unused_columns=False,
+        logging_first_step=True,
+        logging_nan_inf_filter=False,
+        use_cpu=on_cpu,
+        dataloader_pin_memory=not on_cpu,
+        dataloader_num_workers=workers,
+        # Forked workers share the memory of the data sets; others would be sent gigabytes of annotations.
+        dataloader_multiprocessing_context="fork" if workers and can_fork else None,
+        **settings,
+    )
+    # A process has one GPU. For several without a launcher, transformers would ask for several items at once.
+    args._n_gpu = min(args.n_gpu, 1)
+    return args
+
+
+def tensorboard_writer(folder: Path, checkpoint: Path | None) -> Any:
+    """A writer of `folder`/logs. Steps after the checkpoint that a run goes on from are drawn once, not twice."""
+    from torch.utils.tensorboard import SummaryWriter  # only where it is asked for; training does without
+
+    redone = None if checkpoint is None else step_of(checkpoint) + 1
+    return SummaryWriter(log_dir=str(folder / "logs"), purge_step=redone)
+
+
+def step_of(checkpoint: Path) -> int:
+    """The step after which a checkpoint was written, from its folder's name."""
+    return int(checkpoint.name.rpartition("-")[2])
+
+
+def latest_checkpoint(folder: Path) -> Path | None:
+    """The newest complete checkpoint. One that was being written when the run was killed has no readable state yet."""
+    found = sorted((folder / "checkpoints").glob("checkpoint-*"), key=step_of)
+    for path in reversed(found):
+        try:
+            json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))  # written last
+        except (OSError, ValueError):
+            continue
+        if not (path / STATE_FILE).is_file():
+            raise CheckpointCorrupt(f"{path} has no {STATE_FILE}; delete the folder to go on from the one before.")
+        return path
+    return None

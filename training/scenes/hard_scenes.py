@@ -1,0 +1,50 @@
+"""Scenes with more of what is hard to see: text, and objects over each other. For training alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.random import Generator
+from numpy.typing import NDArray
+
+from training.scenes import vocabulary as vocab
+from training.scenes.scene import Scene, sample_scene, sample_text_scene
+
+_TOUCHING = 0.1  # what boxes count that overlap by less, or are no further apart than `_NEAR`
+_NEAR = 4  # pixels
+
+
+@dataclass(frozen=True, kw_only=True)
+class SceneBlend:
+    """Which scenes a stage is trained on. The shares are probabilities; the rest are as `sample_scene` draws them."""
+
+    text: float = 0.0  # with several words and digits
+    entangled: float = 0.0  # the one of `candidates` scenes whose objects overlap most
+    candidates: int = 2
+
+    def sample(self, rng: Generator, *, min_objects: int = 1, max_objects: int = vocab.MAX_OBJECTS) -> Scene:
+        """Draw a scene; scenes with text keep to a number of objects of their own."""
+        kind = rng.random() if self.text or self.entangled else 1.0
+        if kind < self.text:
+            return sample_text_scene(rng)
+        count = self.candidates if kind < self.text + self.entangled else 1
+        scenes = [sample_scene(rng, min_objects=min_objects, max_objects=max_objects) for _ in range(count)]
+        return max(scenes, key=lambda scene: covered_shares(scene).sum()) if count > 1 else scenes[0]
+
+
+USUAL = SceneBlend()
+
+
+def covered_shares(scene: Scene) -> NDArray[np.float64]:
+    """[N]: the largest share of each object's box that also belongs to another object's box."""
+    boxes = np.array([item.box for item in scene.objects], dtype=np.float64)
+    starts = np.maximum(boxes[:, None, :2], boxes[None, :, :2])
+    ends = np.minimum(boxes[:, None, 2:], boxes[None, :, 2:])
+    sides = ends - starts  # [N, N, 2], negative where there is a gap
+    areas = (boxes[:, 2:] - boxes[:, :2]).prod(1)
+    shares = np.clip(sides, 0, None).prod(2) / areas[:, None]
+    shares = np.maximum(shares, _TOUCHING * (sides > -_NEAR).all(2))
+    np.fill_diagonal(shares, 0)
+    largest: NDArray[np.float64] = shares.max(1)
+    return largest
