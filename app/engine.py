@@ -7,6 +7,7 @@ prefix sharing -> text. Each question's thread prepares its own prompt and image
     engine_prompt   a prompt that fits the context     engine_batching   the library it runs, adapted
     engine_memory   sizes                              engine_stream     one answer as it comes (decoding, sampling)
     engine_images   the vision tower's passes          engine_graphs     decoding steps on a GPU
+    engine_solo     a lone chat without pages
 """
 
 from __future__ import annotations
@@ -65,9 +66,10 @@ class ChatEngine:
     """Answers conversations, many at a time, from any thread (see app.chat_model.ChatModel).
 
     `max_concurrent` chats are answered at once, `max_queue` more wait. `kv_bytes` bounds the KV cache (default: half of
-    what is free). A step takes at most `max_batch_tokens` tokens (default: 512 on a CPU, 2048 elsewhere); while answers
-    are being written it reads only `busy_prefill_tokens` per new prompt (default: 32 on a CPU, no limit elsewhere), so
-    that these keep flowing. `update_interval` is the least time in seconds between two partial answers of one stream.
+    what is free). A step takes at most `max_batch_tokens` tokens (default: 512 on a CPU, 2048 elsewhere). While answers
+    are being written it reads only `busy_prefill_tokens` of new prompts (default: 32 on a CPU, no limit elsewhere), so
+    that these keep flowing, or as many times that as there are prompts for each answer. `update_interval` is the least
+    time in seconds between two partial answers of one stream.
     """
 
     def __init__(
@@ -101,7 +103,7 @@ class ChatEngine:
             embed_scale=model.embed_scale,
         )
         self._bank = ImageBank(embedding)
-        config = batching_config(
+        config, may_copy = batching_config(
             language_model,
             context_tokens=context_tokens,
             max_concurrent=max_concurrent,
@@ -114,6 +116,7 @@ class ChatEngine:
             config=config,
             busy_prefill_tokens=busy_prefill_tokens or (32 if on_cpu else None),
             context_tokens=context_tokens,
+            decodes_alone=may_copy,
             eos_token_ids=model.eos_token_ids,
             penalised_ids=model.penalised_ids,
         )

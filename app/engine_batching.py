@@ -23,6 +23,8 @@ from transformers.generation.continuous_batching.requests import GenerationOutpu
 from transformers.generation.continuous_batching.utils import attn_mask_is_needed
 
 from app.engine_graphs import GraphedRunner
+from app.engine_solo import SoloDecoder, can_decode_alone, plain_pages
+from app.sampling import RequestSampler
 
 
 class Mailbox:
@@ -107,6 +109,8 @@ class Manager(ContinuousBatchingManager):
     num_reused = 0  # prompt tokens found in the prefix cache
     busy_prefill_tokens: int | None = None  # see `_generation_loop_body`
     graph_context_tokens: int | None = None  # the longest conversation, where decoding steps are to be CUDA graphs
+    sampler: RequestSampler | None = None  # for a lone chat; without it, that is decoded like several
+    solo: SoloDecoder | None = None
 
     def start(self) -> None:
         self.background_thread_status.clear()
@@ -114,23 +118,35 @@ class Manager(ContinuousBatchingManager):
         setattr(self, "_generation_thread", thread)  # noqa: B010 (untyped in the library)
         thread.start()
 
+    def stop(self, *args: Any, **kwargs: Any) -> None:
+        super().stop(*args, **kwargs)
+        self.solo = None  # it holds the KV cache, which the library lets go of here
+
     def _handle_critical_error(self, error: Exception, batch_processor: ContinuousBatchProcessor | None) -> None:
         self.crash = error  # before the requests hear of it
         super()._handle_critical_error(error, batch_processor)
 
+    @torch.inference_mode()  # a tiny model's step takes a few per cent less than without gradients alone
+    def _run_generation_loop(self) -> None:
+        super()._run_generation_loop()
+
     def _generation_loop_body(self, batch_processor: ContinuousBatchProcessor, bootstrapping: bool) -> bool:
+        solo = self.solo
+        if solo is not None and solo.run():
+            return True
         scheduler = batch_processor.scheduler
         running = list(scheduler.active_requests.values())
         # When memory ran out the library admits nobody until a running request finishes. If those were all cancelled
         # instead, it would wait forever.
         if scheduler.block_new_requests and not running:
             scheduler.block_new_requests = False
-        # A step costs as much as the prompts it reads: with somebody's answer under way it takes a few tokens of each.
+        # A step costs as much as the prompts it reads. With answers under way it takes a few tokens of them, and more
+        # where more wait than are answered.
         batch_processor.max_batch_tokens = batch_processor.cache.max_batch_tokens
         answering = sum(state.status == RequestStatus.DECODING for state in running)
         if answering and self.busy_prefill_tokens is not None:
             prompts = len(running) - answering + len(scheduler.waiting_requests) + self.input_queue.qsize()
-            step = answering + self.busy_prefill_tokens * max(1, prompts)
+            step = answering + self.busy_prefill_tokens * max(1, prompts // answering)
             batch_processor.max_batch_tokens = min(step, batch_processor.max_batch_tokens)
         go_on: bool = super()._generation_loop_body(batch_processor, bootstrapping)
         return go_on
@@ -149,6 +165,8 @@ class Manager(ContinuousBatchingManager):
             update_quickly(processor.cache)
             if self.graph_context_tokens is not None:
                 processor.model_runner = GraphedRunner(processor.model_runner)
+            elif self.sampler is not None and can_decode_alone(processor.cache):
+                self.solo = SoloDecoder(self.model, processor, self.sampler, self._is_disturbed)
         return processor
 
     def warmup(self) -> None:
@@ -158,6 +176,12 @@ class Manager(ContinuousBatchingManager):
             runner = cast(GraphedRunner, processor.model_runner)
             with torch.no_grad():
                 runner.warm_up(self.model, context_tokens=self.graph_context_tokens, report=print)
+
+    def _is_disturbed(self) -> bool:
+        """Whether anything waits for the loop: a request, a cancellation, somebody who wants it to stop or to pause."""
+        status = self.background_thread_status
+        has_news = not self.input_queue.empty() or not self.cancel_queue.empty()
+        return has_news or status.local_status != status.DONT_STOP or status.is_pause_requested()
 
     def _count_reuse(self, cache: PagedAttentionCache) -> None:
         search = cache.search_prefix_match
@@ -176,12 +200,10 @@ def update_quickly(cache: PagedAttentionCache) -> None:
     The library's goes through a guard for torch.compile, which nothing here uses, and through arguments of flash
     attention. Models with sliding windows and the flash kernels, which want those, keep the library's.
     """
-    if len(cache.cache_allocators) != 1 or cache.max_blocks_per_request:
+    allocator = plain_pages(cache)
+    if allocator is None or not attn_mask_is_needed(cache.config):
         return
-    (allocator,) = cache.cache_allocators.values()
-    views = getattr(allocator, "_kv_token_views", None)
-    if views is None or not attn_mask_is_needed(cache.config):
-        return
+    views = allocator._kv_token_views
 
     def update(key_states: Tensor, value_states: Tensor, layer_idx: int, kwargs: dict[str, Any]) -> Any:
         keys, values = views[layer_idx]

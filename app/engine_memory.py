@@ -13,6 +13,7 @@ from models.devices import free_bytes
 from models.errors import NotEnoughMemory
 
 _SHARE_OF_FREE = 0.5  # the rest is for activations, vision tower and whatever else runs on the machine
+_COPY = 1.5  # KV of a lone chat beside its pages: keys or values twice while their room grows
 _PARKED = 2.0  # KV for this many times the running chats: the rest keeps the prefixes of chats between two questions
 
 
@@ -24,8 +25,11 @@ def batching_config(
     max_batch_tokens: int,
     page_size: int,
     kv_bytes: int | None,
-) -> ContinuousBatchingConfig:
-    """Sizes for the generation loop. Raises NotEnoughMemory when not even one full conversation fits."""
+) -> tuple[ContinuousBatchingConfig, bool]:
+    """Sizes for the generation loop, and whether a lone chat's keys and values may be copied (see engine_solo).
+
+    Raises NotEnoughMemory when not even one full conversation fits.
+    """
     budget = int(free_bytes(language_model.device) * _SHARE_OF_FREE) if kv_bytes is None else kv_bytes
     per_token = kv_bytes_per_token(language_model) + mask_bytes_per_token(language_model, max_batch_tokens)
     one = math.ceil(context_tokens / page_size) + 1
@@ -38,15 +42,18 @@ def batching_config(
             f"its keys and values, but {budget / 2**20:.1f} MiB are set aside on {language_model.device}. Close other "
             "programs, or use a smaller model, quantization or a shorter context."
         )
-    return ContinuousBatchingConfig(
+    beside_copy = (budget - _COPY * context_tokens * kv_bytes_per_token(language_model)) // (per_token * page_size)
+    may_copy = beside_copy >= least
+    config = ContinuousBatchingConfig(
         page_size=page_size,
-        num_blocks=max(least, min(wanted, affordable)),
+        num_blocks=int(min(wanted, beside_copy if may_copy else affordable)),
         max_batch_tokens=max(max_batch_tokens, max_concurrent),
         max_requests_per_batch=max_concurrent,
         max_memory_percent=1.0,  # checked above, against what is free rather than what is installed
         use_async_batching=False,  # the sampler looks at each token before the next step
         use_cuda_graph=False,  # the sampler runs Python between the forward pass and the choice of tokens
     )
+    return config, may_copy
 
 
 def kv_bytes_per_token(language_model: PreTrainedModel) -> int:

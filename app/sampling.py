@@ -21,13 +21,14 @@ from transformers.generation.continuous_batching.cb_logits_processors import (
     ContinuousBatchingLogitsProcessor,
     ContinuousBatchingLogitsProcessorList,
 )
+from transformers.generation.continuous_batching.requests import FutureRequestState
 from transformers.generation.logits_process import LogitsProcessorList
 
 from models.conversation import Sampling
 from models.errors import RequestError
 
 if TYPE_CHECKING:
-    from transformers.generation.continuous_batching.requests import FutureRequestState, RequestState
+    from transformers.generation.continuous_batching.requests import RequestState
 
 _NUCLEUS = 256  # top-p rarely needs more candidates; a full sort of the vocabulary costs ten times this top-k on a CPU
 _GREEDY = Sampling(temperature=0, repetition_penalty=1)
@@ -88,7 +89,6 @@ class RequestSampler(ContinuousBatchingLogitsProcessor):
     ) -> None:
         self.on_unknown: Callable[[str], None] = lambda _: None  # told of each request in a batch that nobody added
         self._requests: dict[str, _Row] = {}
-        self._free = list(range(max_requests, 0, -1))
         self._max_requests = max_requests
         self._device = torch.device(device)
         self._penalised_ids = list(penalised_ids)
@@ -123,8 +123,6 @@ class RequestSampler(ContinuousBatchingLogitsProcessor):
 
     def prepare_tensor_args(self, requests_with_new_token: list[FutureRequestState]) -> Tensor:
         """[R] int32: for each row of the coming logits, its row of `seen`. Marks what was generated since."""
-        used = {row.slot for row in list(self._requests.values())}
-        self._free = [slot for slot in range(self._max_requests, 0, -1) if slot not in used]
         slots, self._in_batch, self._uniform = [], [], []
         for future in requests_with_new_token:
             row = self._requests.get(future.state.request_id)
@@ -159,10 +157,16 @@ class RequestSampler(ContinuousBatchingLogitsProcessor):
             scores = scores.index_put((rows, tokens), torch.tensor(math.inf, device=scores.device))
         return scores
 
+    def choose(self, state: RequestState, logits: Tensor) -> int:
+        """The next token of a request that is decoded alone, from its logits [1, V] in fp32."""
+        rows = self.prepare_tensor_args([FutureRequestState(state, True, {}, 1)])
+        return int(self(logits, rows).argmax())
+
     def _mark(self, row: _Row, generated: Sequence[int]) -> None:
         """Bring a request's row of `seen` up to date."""
         if row.slot is None:
-            row.slot = self._free.pop()
+            used = {row.slot for row in list(self._requests.values())}
+            row.slot = next(slot for slot in range(1, self._max_requests + 1) if slot not in used)
             self._seen[row.slot] = False
             if self._penalised_ids:
                 self._seen[row.slot, self._penalised_ids] = True

@@ -60,13 +60,18 @@ def build_model(
     dtype = pick_dtype(config.dtype, device)
     files = ReleasedFiles(config)
     parts: Parts = family.parts(config, files)
-    check_parts(parts)
     needed = weight_bytes(parts.values(), dtype, config.quantization)
     report(check_memory(needed, device, name=config.name or config.family, quantization=config.quantization))
+    empty = {
+        key: empty_module(part, dtype)
+        for key, part in parts.items()
+        if _can_assign(part, device, config.quantization)
+    }  # fmt: skip
+    check_parts(parts, empty)
+    options: dict[str, Any] = {"device": device, "dtype": dtype, "quantization": config.quantization}
     try:
         modules = {
-            key: materialise(part, device=device, dtype=dtype, quantization=config.quantization, merge=not keep_lora)
-            for key, part in parts.items()
+            key: materialise(part, **options, merge=not keep_lora, empty=empty.get(key)) for key, part in parts.items()
         }
     except torch.OutOfMemoryError as error:
         raise NotEnoughMemory(
@@ -85,25 +90,37 @@ def build_model(
     return model
 
 
-def check_parts(parts: Parts) -> None:
-    """Names and sizes of every part against its module on the meta device, both ways."""
-    for part in parts.values():
-        with no_init_weights(), torch.device("meta"):
-            module = _construct(part)
+def check_parts(parts: Parts, empty: Mapping[str, nn.Module] | None = None) -> None:
+    """Names and sizes of every part against its module on the meta device (or the one in `empty`), both ways."""
+    for key, part in parts.items():
+        if empty is not None and key in empty:
+            module = empty[key]
+        else:
+            with no_init_weights(), torch.device("meta"):
+                module = _construct(part)
         expected = expected_shapes(module)
         check_complete(part, part.released_shapes(expected) if part.released_shapes else expected)
 
 
 def materialise(
-    part: Part, *, device: torch.device, dtype: torch.dtype, quantization: str = "none", merge: bool = True
+    part: Part,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    quantization: str = "none",
+    merge: bool = True,
+    empty: nn.Module | None = None,
 ) -> nn.Module:
-    """The part's module with its weights, on the device. Never initialised at random first, never copied twice."""
+    """The part's module with its weights, on the device. Never initialised at random first, never copied twice.
+
+    `empty` is its module without weights, if there is one already; it is used up.
+    """
     tensors: dict[str, Tensor] = dict(part.tensors)
     for name, (lora_a, lora_b) in (part.lora.pairs if part.lora and merge else {}).items():
         assert part.lora is not None
         tensors[name] = merge_lora(tensors[name], lora_a, lora_b, alpha=part.lora.alpha).to(dtype)
     if _can_assign(part, device, quantization):
-        return _assign(part, tensors, device=device, dtype=dtype)
+        return _assign(empty or empty_module(part, dtype), tensors, device=device, dtype=dtype)
     options: dict[str, Any] = {}
     if part.is_quantizable and quantization != "none":
         options["quantization_config"] = quantization_config(quantization, dtype)
@@ -124,10 +141,14 @@ def _can_assign(part: Part, device: torch.device, quantization: str) -> bool:
     return device.type == "cpu" and not is_quantized and part.released_shapes is None
 
 
-def _assign(part: Part, tensors: Mapping[str, Tensor], *, device: torch.device, dtype: torch.dtype) -> nn.Module:
-    """Tensors that have the number format already are not copied: the parameters are the mapped file itself."""
+def empty_module(part: Part, dtype: torch.dtype) -> nn.Module:
+    """The part's module without weights; the tables that it computes itself are there."""
     with local_torch_dtype(dtype), no_init_weights(), init_empty_weights(include_buffers=False):
-        module = _construct(part)
+        return _construct(part)
+
+
+def _assign(module: nn.Module, tensors: Mapping[str, Tensor], *, device: torch.device, dtype: torch.dtype) -> nn.Module:
+    """Tensors that have the number format already are not copied: the parameters are the mapped file itself."""
     placed = {
         name: tensor.to(device=device, dtype=dtype if tensor.is_floating_point() else None)
         for name, tensor in tensors.items()
@@ -136,7 +157,7 @@ def _assign(part: Part, tensors: Mapping[str, Tensor], *, device: torch.device, 
     if isinstance(module, PreTrainedModel):
         module.tie_weights()
         module.config.dtype = dtype
-    return module.to(device).eval()  # `to`: tables that modules compute themselves
+    return (module if device.type == "cpu" else module.to(device)).eval()  # `to`: tables that it computes itself
 
 
 def _construct(part: Part) -> nn.Module:

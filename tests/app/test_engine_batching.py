@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
@@ -70,11 +71,18 @@ def test_prompts_are_read_in_small_pieces_while_an_answer_is_written() -> None:
         hook = model.language_model.get_input_embeddings().register_forward_pre_hook(note)
         list(engine.stream(ask("a prompt that nobody has to wait for " * 4), replace(GREEDY, max_new_tokens=1)))
         assert max(sizes) > 100
-        with engine.stream(ask("hi"), replace(GREEDY, max_new_tokens=400)) as first:
+        long = replace(GREEDY, max_new_tokens=450)
+        with engine.stream(ask("hi"), long) as first, engine.stream(ask("you"), long) as second:
             next(first)
             sizes.clear()
             next(engine.stream(ask("another prompt, which comes while an answer is written " * 3), GREEDY))
             assert 16 < max(sizes) <= 17
+            next(second)
+            sizes.clear()
+            others = [ask(f"{number} more come at the same time and share the piece " * 3) for number in range(2)]
+            with ThreadPoolExecutor(2) as pool:
+                list(pool.map(lambda turns: list(engine.stream(turns, GREEDY)), others))
+            assert 16 < max(sizes) <= 16 + 4  # one token of each answer under way
         hook.remove()
 
 
