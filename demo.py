@@ -4,7 +4,7 @@
     python demo.py --list                                     every configuration and whether its files are here
     python demo.py --cfg-path eval_configs/minigpt_v2.yaml    a released checkpoint
 
-torch and gradio are imported only once a model is really loaded, so that --help, --version and --list answer at once.
+torch and gradio are imported only once they are needed, so that --help, --version and wrong arguments answer at once.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def serve(args: Namespace) -> None:
     """Load the model, build the page, and serve it until Ctrl+C; or answer without a page."""
     has_page = not (args.terminal or args.ask)
-    port = launch.free_port(args.host, args.port) if has_page else 0  # before the weights: loading can take minutes
     launch.be_private()
-
+    port = launch.free_port(args.host, args.port) if has_page else 0  # before the weights: loading can take minutes
+    launch.check_files(args)
     from models.loader import load_model
 
     model = load_model(

@@ -15,12 +15,14 @@ from app.chat_model import ChatModel
 from app.examples import Example
 from app.images import Picture
 from app.messages import messages_of
-from app.questions import with_task
+from app.questions import check_number_of_images, with_task
 from app.routing_view import TracesRouting
 from app.scratch import ScratchFolder
-from app.session import ChatSession, Exchange
+from app.session import ChatSession, Exchange, StillAnswering
 from models.conversation import Sampling
 from models.errors import ImageError, MiniVLMError, RequestError
+
+MAX_SEED = 2**63 - 1
 
 
 class View(NamedTuple):
@@ -57,7 +59,7 @@ class Handlers:
             wishes = wishes_of(*settings)
             updates = session.ask(self._model, value["text"], pictures, sampling, box=box_of(tool), wishes=wishes)
         except MiniVLMError as error:
-            yield View(notice=error_notice(str(error)))
+            yield View(notice=notice_of(session, error))
             return
         question = answering(value=draft or {"text": "", "files": []})
         session.draft = None
@@ -65,13 +67,14 @@ class Handlers:
         yield from self._follow(session, updates)
 
     def retry(self, session: ChatSession, *settings: Any) -> Iterator[View]:
-        """Answer the last question again, with the settings of now."""
+        """Answer the last question again, with the settings of now. An edit that has begun is given up."""
         try:
             updates = session.retry(self._model, sampling_of(*settings), wishes=wishes_of(*settings))
         except MiniVLMError as error:
-            yield View(notice=error_notice(str(error)))
+            yield View(notice=notice_of(session, error))
             return
-        yield View(messages_of(session), answering(), "")
+        draft = session.cancel_edit()
+        yield View(messages_of(session), answering(value=draft) if draft else answering(), "")
         yield from self._follow(session, updates)
 
     def _follow(self, session: ChatSession, updates: Iterator[Exchange]) -> Iterator[View]:
@@ -81,23 +84,30 @@ class Handlers:
             # Nothing new is sent all the same: gradio notices only then that the tab was closed.
             yield View(messages_of(session) if state != shown else gr.skip())
             shown = state
-        yield View(messages_of(session), idle())
+        refused, session.refused_meanwhile = session.refused_meanwhile, False
+        yield View(messages_of(session), idle(), notice_of(session) if refused else gr.skip())
 
     def stop(self, session: ChatSession) -> None:
         """End the running answer; its own listener then draws the rest."""
         session.stop()
 
     def reset(self, session: ChatSession) -> View:
-        """New chat; what is in the text box stays."""
+        """New chat; what is in the text box stays, or comes back to it after an edit."""
         session.reset()
-        return View([], idle(), "", tool_value(session.picture, clear=True))
+        draft = session.cancel_edit()
+        return View([], idle(value=draft) if draft else idle(), "", tool_value(session.picture, clear=True))
 
     def undo(self, session: ChatSession, value: dict[str, Any]) -> View:
         """Take the last question back into the text box, unless something else has been typed there."""
+        was_editing = session.editing is not None
         exchange = session.undo()
         if exchange is None:
             return View()
-        question = idle() if is_filled(value) else idle(value=self._question_value(exchange))
+        draft = session.cancel_edit()
+        if draft:
+            question = idle(value=draft)
+        else:
+            question = idle() if is_filled(value) and not was_editing else idle(value=self._question_value(exchange))
         return View(messages_of(session), question, "", tool_value(session.picture, clear=True))
 
     def edit(self, session: ChatSession, value: dict[str, Any], event: gr.EventData) -> View:
@@ -105,18 +115,13 @@ class Handlers:
         try:
             exchange = session.edit(int(event.index))
         except RequestError as error:
-            return View(notice=error_notice(str(error)))
+            return View(notice=notice_of(session, error))
         session.draft = session.draft or (value if is_filled(value) else None)
-        notice = (
-            f'<p class="mv-info" role="status">Editing question {(session.editing or 0) + 1}. '
-            '<button type="button" class="mv-action" data-action="cancel_edit">Cancel</button></p>'
-        )
-        return View(messages_of(session), gr.update(value=self._question_value(exchange)), notice)
+        return View(messages_of(session), gr.update(value=self._question_value(exchange)), notice_of(session))
 
     def cancel_edit(self, session: ChatSession) -> View:
         """Leave the conversation as it is and give the text box its former content."""
-        session.editing = None
-        draft, session.draft = session.draft, None
+        draft = session.cancel_edit()
         return View(messages_of(session), gr.update(value=draft or {"text": "", "files": []}), "")
 
     def routing(self, session: ChatSession, event: gr.EventData) -> View:
@@ -131,20 +136,30 @@ class Handlers:
             try:
                 exchange.routing = tracer.routing(session.turns(index), exchange.text, exchange.sampling)
             except MiniVLMError as error:
-                return View(notice=error_notice(str(error)))
+                return View(notice=notice_of(session, error))
         return View(messages_of(session))
 
     def attach(self, session: ChatSession, value: dict[str, Any]) -> View:
-        """Files were added or removed: refuse bad ones now, and show the box tool the image of the next question."""
+        """Files were added or removed: refuse bad ones now, and show the box tool the image of the next question.
+
+        What the page had to say before is outdated then. Nothing has changed when the page tells of the files that are
+        left after a bad one was refused: that must not take the reason away.
+        """
+        before = set(session.attached)
         good: list[str] = []
-        notice: Any = gr.skip()
+        problem: MiniVLMError | None = None
         for path in value["files"]:
             try:
                 session.attach([*good, path])
                 good.append(path)
             except ImageError as error:
-                notice = error_notice(str(error))
+                problem = error
         pictures = session.attach(good)
+        try:
+            check_number_of_images(len(good), self._model.info)
+        except RequestError as error:
+            problem = problem or error
+        notice = notice_of(session, problem) if problem or set(good) != before else gr.skip()
         question = gr.skip() if len(good) == len(value["files"]) else gr.update(value={**value, "files": good})
         return View(gr.skip(), question, notice, tool_value(pictures[-1] if pictures else session.picture))
 
@@ -180,14 +195,15 @@ def sampling_of(
     temperature: float, top_p: float, max_new_tokens: float, penalty: float, seed: str, *_: Any
 ) -> Sampling:
     """The settings of the page; an empty seed is a new one for every answer. What follows them is `wishes_of`'s."""
-    if seed.strip() and not seed.strip().isdecimal():
-        raise RequestError("The seed must be a whole number from 0 up, or empty for a new one.")
+    seed = seed.strip()
+    if seed and not (seed.isdecimal() and len(seed) <= len(str(MAX_SEED)) and int(seed) <= MAX_SEED):
+        raise RequestError(f"The seed must be a whole number from 0 to {MAX_SEED}, or empty for a new one.")
     return Sampling(
         temperature=float(temperature),
         top_p=float(top_p),
         max_new_tokens=int(max_new_tokens),
         repetition_penalty=float(penalty),
-        seed=int(seed) if seed.strip() else None,
+        seed=int(seed) if seed else None,
     )
 
 
@@ -211,6 +227,15 @@ def is_filled(value: dict[str, Any]) -> bool:
     return bool(value["text"].strip() or value["files"])
 
 
-def error_notice(message: str) -> str:
-    """A line above the text box about what could not be done."""
-    return f'<p class="mv-error" role="alert">{escape(message)}</p>'
+def notice_of(session: ChatSession, error: MiniVLMError | None = None) -> str:
+    """The lines above the text box: what could not be done, and the edit that has begun."""
+    lines = ""
+    if error is not None:
+        session.refused_meanwhile = isinstance(error, StillAnswering)
+        lines += f'<p class="mv-error" role="alert">{escape(str(error))}</p>'
+    if session.editing is not None:
+        lines += (
+            f'<p class="mv-info" role="status">Editing question {session.editing + 1}. '
+            '<button type="button" class="mv-action" data-action="cancel_edit">Cancel</button></p>'
+        )
+    return lines

@@ -58,7 +58,7 @@ def open_picture(source: bytes | str | Path, *, name: str | None = None) -> Pict
     try:
         file = io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb")  # noqa: SIM115
     except OSError as error:
-        raise ImageError(f"{name} cannot be read ({error.strerror}). Upload it again.") from error
+        raise ImageError(f"{name} can't be read ({error.strerror}). Choose it again.") from error
     with file:
         try:
             with Image.open(file, formats=_formats()) as image:

@@ -6,6 +6,7 @@ Nothing here imports torch or gradio at the top, so that `--help`, `--version` a
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import re
 import socket
@@ -53,6 +54,8 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if (args.num_beams > 1 or args.prompt_lookup) and not (args.terminal or args.ask):
         parser.error("--num-beams and --prompt-lookup are for --terminal and --ask; the page has neither")
+    if args.image and not args.terminal:
+        parser.error("--image is for --terminal; the page has a button for it, and the lines of --ask name their own")
     args.cfg_path = args.cfg_path or Path(os.environ.get("MINIVLM_CFG_PATH", DEFAULT_CONFIG))
     args.options = [option for group in args.options or [] for option in group]
     args.options += ["ocr=true"] * args.ocr + ["generate=true"] * args.gen
@@ -147,8 +150,9 @@ def _describe_config(path: Path) -> str:
     except MiniVLMError as error:  # one broken file must not hide the others
         return f"{shown}\n  error: {error}"
     files = [(file.state, file) for file in needed_files(config)]
-    ready = all(state == "here" for state, _ in files)
-    lines = [f"{shown}  [{'ready' if ready else 'files missing'}]", f"  {config.name or path.stem} ({config.family})"]
+    states = {state for state, _ in files}
+    verdict = "files missing" if "missing" in states else "ready" if states <= {"here"} else "will be downloaded"
+    lines = [f"{shown}  [{verdict}]", f"  {config.name or path.stem} ({config.family})"]
     for state, file in files:
         lines.append(f"  {state:<8} {file.key:<15} {file.value}")
         if state != "here":
@@ -194,6 +198,7 @@ def run(demo: gr.Blocks, args: argparse.Namespace, port: int, engine: ChatEngine
         server_name=args.host, server_port=port, share=args.share, auth=args.auth, prevent_thread_lock=True, quiet=True
     )
     print("\n".join(f"Open {url} in a browser; Ctrl+C stops." for url in (local_url, share_url) if url), flush=True)
+    logging.getLogger("uvicorn.error").addFilter(is_worth_a_line)
     add_metrics(app, engine)
     log_to_stderr()
     try:
@@ -201,6 +206,25 @@ def run(demo: gr.Blocks, args: argparse.Namespace, port: int, engine: ChatEngine
             threading.Event().wait()
     finally:
         demo.close(verbose=False)
+
+
+def is_worth_a_line(record: logging.LogRecord) -> bool:
+    """Whether to log it: not the seventy lines about a visitor who left while something was being sent."""
+    error = record.exc_info[1] if record.exc_info else None
+    return type(error).__name__ != "ClientDisconnect"  # starlette's, which is gradio's to import
+
+
+def check_files(args: argparse.Namespace) -> None:
+    """Raise MiniVLMError if `--ask` or `--image` name something that can't be used."""
+    if args.ask:
+        from app.terminal import read_questions
+
+        for _ in read_questions(args.ask):
+            pass
+    if args.image:
+        from app.images import open_picture
+
+        open_picture(args.image)
 
 
 def run_terminal(model: VisionLanguageModel, args: argparse.Namespace) -> None:

@@ -10,18 +10,18 @@ from html import escape
 from app.overlay import Entity, entities_of, entity_key
 from models.grounding import Box, Phrase, parse_grounded_text
 
-# What a half-written phrase or box looks like at the end of a streaming answer.
+# What a half-written phrase or box looks like at the end of an answer.
 _UNFINISHED = re.compile(r"(?:<p>(?P<phrase>[^<{}]*)(?:</?p?>?)?\s*)?(?:<d?e?l?i?m?>?\s*)?(?:\{[<>\-\d\s]*|</?p?)?$")
 
 
-def answer_html(text: str, *, streaming: bool = False) -> tuple[str, list[Entity]]:
+def answer_html(text: str, *, unfinished: bool = False) -> tuple[str, list[Entity]]:
     """The body of an answer, and the entities that its boxes belong to.
 
-    Malformed markup stays visible as text. While `streaming`, a half-written box at the end is held back and a
-    half-written phrase is shown without its tag, so that markup does not flash up letter by letter.
+    Malformed markup stays visible as text. In an `unfinished` answer, one that is being written or was cut short, a
+    half-written box at the end is left out and a half-written phrase is shown without its tag.
     """
     parts = parse_grounded_text(text)
-    if streaming and parts and isinstance(parts[-1], str):
+    if unfinished and parts and isinstance(parts[-1], str):
         parts[-1] = _UNFINISHED.sub(lambda match: match["phrase"] or "", parts[-1], count=1)
     entities = entities_of(parts)
     by_key = {entity.key: entity for entity in entities}

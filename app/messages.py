@@ -93,7 +93,8 @@ def answer_bubble(
     shown = exchange.text
     if exchange.wishes.wants_picture:
         shown = without_marks(shown, streaming=exchange.is_running)
-    body, entities = answer_html(shown, streaming=exchange.is_running)
+    is_whole = exchange.answer is not None and exchange.answer.finish_reason == "stop"
+    body, entities = answer_html(shown, unfinished=not is_whole)
     state = "running" if exchange.is_running else "failed" if exchange.error else "done"
     if exchange.is_running and not exchange.text:
         text = '<div class="mv-thinking" role="status"><i></i><i></i><i></i><span>Reading the question</span></div>'
@@ -144,10 +145,8 @@ def _drawn_picture(exchange: Exchange) -> str:
 def _notices(exchange: Exchange) -> str:
     answer = exchange.answer or Answer(text="")
     lines = list(answer.notices)
-    if answer.dropped_turns:
-        turns = "oldest message was" if answer.dropped_turns == 1 else f"{answer.dropped_turns} oldest messages were"
-        lines.append(f"The conversation is longer than the model can read: the {turns} left out of this answer.")
-    if answer.finish_reason == "length":
+    # An answer that the context cut short has said so in its notices; Settings would not help it.
+    if answer.finish_reason == "length" and answer.num_new_tokens >= exchange.sampling.max_new_tokens:
         lines.append("The answer reached the limit of new tokens (see Settings) and stops here.")
     if answer.finish_reason == "cancelled":
         lines.append("Stopped." if exchange.text else "Stopped before the answer began.")
@@ -217,12 +216,17 @@ def describe_sampling(sampling: Sampling) -> str:
 def _action(action: str, index: int, label: str, title: str) -> str:
     return (
         f'<button type="button" class="mv-action" data-action="{action}" data-index="{index}" '
-        f'title="{escape(title)}" aria-label="{escape(title)}">{escape(label)}</button>'
+        f'title="{escape(title)}" aria-label="{_spoken(label, title)}">{escape(label)}</button>'
     )
 
 
 def _copy_button(text: str, label: str, title: str) -> str:
     return (
         f'<button type="button" class="mv-action" data-copy="{escape(text)}" title="{escape(title)}" '
-        f'aria-label="{escape(title)}">{escape(label)}</button>'
+        f'aria-label="{_spoken(label, title)}">{escape(label)}</button>'
     )
+
+
+def _spoken(label: str, title: str) -> str:
+    """A name that begins with what is written on the button: people who speak to their computer say that."""
+    return escape(title if title.startswith(label) else f"{label}: {title}")

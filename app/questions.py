@@ -47,9 +47,7 @@ def check_question(text: str, info: ModelInfo, *, num_images: int, has_image: bo
         raise RequestError("Type a question first.")
     if len(text) > MAX_QUESTION_CHARACTERS:
         raise RequestError(f"The question is too long: {len(text)} characters, the limit is {MAX_QUESTION_CHARACTERS}.")
-    if num_images > info.max_images_per_turn:
-        limit = "one image" if info.max_images_per_turn == 1 else f"{info.max_images_per_turn} images"
-        raise RequestError(f"This model takes {limit} per question; {num_images} are attached. Remove some.")
+    check_number_of_images(num_images, info)
     if task is not None and not has_image:
         raise RequestError(f"{task.identifier} is about an image: add one first.")
     if not has_image and not info.answers_without_image:
@@ -59,4 +57,13 @@ def check_question(text: str, info: ModelInfo, *, num_images: int, has_image: bo
     if task.takes_box and not parse_boxes(text):
         raise RequestError(f"{task.identifier} needs a box: draw it on the image, or type its four numbers.")
     if not question_part(text, info.tasks):
-        raise RequestError(f"Type something after {task.identifier}. {task.hint}")
+        usual = question_part(task.prompt, info.tasks)
+        more = f", for example: {usual}" if usual else f". {task.hint}"
+        raise RequestError(f"Type something after {task.identifier}{more}")
+
+
+def check_number_of_images(num_images: int, info: ModelInfo) -> None:
+    """Raise RequestError for more images than the model takes in one question."""
+    if num_images > info.max_images_per_turn:
+        limit = "one image" if info.max_images_per_turn == 1 else f"{info.max_images_per_turn} images"
+        raise RequestError(f"This model takes {limit} per question; {num_images} are attached. Remove some.")

@@ -43,6 +43,10 @@ class Exchange:
         return self.answer.text if self.answer else ""
 
 
+class StillAnswering(RequestError):
+    """Refused because an answer is being written; outdated as soon as that has ended."""
+
+
 class ChatSession:
     """The conversation of one visitor: ask, stop, retry, undo, edit, reset."""
 
@@ -51,6 +55,7 @@ class ChatSession:
         self.editing: int | None = None  # the exchange that the next question replaces
         self.draft: dict[str, Any] | None = None  # the text box's content before an edit began
         self.attached: dict[str, Picture] = {}  # by file, what the next question brings along
+        self.refused_meanwhile = False  # whether the page says that an answer is still being written
         self.has_experts = False  # whether the model can tell where its tokens went
         self._live: LiveAnswer | None = None
 
@@ -159,8 +164,11 @@ class ChatSession:
         self.editing = index
         return self.exchanges[index]
 
-    def cancel_edit(self) -> None:
+    def cancel_edit(self) -> dict[str, Any] | None:
+        """Leave the conversation as it is; what was in the text box before the edit, if there was something."""
         self.editing = None
+        draft, self.draft = self.draft, None
+        return draft
 
     def reset(self) -> None:
         """A new conversation."""
@@ -175,7 +183,7 @@ class ChatSession:
 
     def _check_free(self) -> None:
         if self.is_answering:
-            raise RequestError("An answer is still being written. Stop it first, or wait.")
+            raise StillAnswering("An answer is still being written. Stop it first, or wait.")
 
     def _answer(self, model: ChatModel, exchange: Exchange, fallback: Exchange | None = None) -> Iterator[Exchange]:
         """Starts at once, so that a second question is refused even before the first update is read."""

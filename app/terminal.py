@@ -18,6 +18,7 @@ from transformers.generation.streamers import BaseStreamer
 from app.decoding import AnswerText
 from app.engine_prompt import check_turns, drop_oldest, fit_prompt
 from app.images import open_picture
+from app.questions import check_question
 from models.conversation import Turn
 from models.errors import MiniVLMError, RequestError
 from models.generation import generate
@@ -63,7 +64,7 @@ class Terminal:
 
     def _obey(self, line: str) -> None:
         command, _, rest = line.partition(" ")
-        if command == "/image":
+        if command == "/image" and rest.strip():
             self._images = (open_picture(rest.strip()).image,)
         elif command == "/new":
             self._turns = []
@@ -73,6 +74,8 @@ class Terminal:
             self._ask(line)
 
     def _ask(self, text: str) -> None:
+        has_image = bool(self._images) or any(turn.images for turn in self._turns)
+        check_question(text, self._model.info, num_images=len(self._images), has_image=has_image)
         turns = [*self._turns, Turn("user", self._model.prompt_format.neutralise(text), self._images)]
         # With beams there is nothing to show before the end.
         printer = None if self._options["num_beams"] > 1 else AnswerPrinter(self._model, self._out)
@@ -144,6 +147,7 @@ def answer_file(
     for number, record in read_questions(path):
         try:
             images = (open_picture(path.parent / record["image"]).image,) if record.get("image") else ()
+            check_question(record["question"], model.info, num_images=len(images), has_image=bool(images))
             turn = Turn("user", model.prompt_format.neutralise(record["question"]), images)
             answer, _ = answer_turns(model, [turn], num_beams=num_beams, prompt_lookup=prompt_lookup)
         except MiniVLMError as error:
@@ -152,11 +156,12 @@ def answer_file(
 
 
 def read_questions(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Line numbers and what the lines hold. Raises RequestError for a line that is no question."""
+    """Line numbers and what the lines hold. Raises RequestError for a line that is no question or lacks its image."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise RequestError(f"{path} can't be read: {error}") from error
+        reason = getattr(error, "strerror", None) or f"it is no text in UTF-8: {error}"
+        raise RequestError(f"{path} can't be read ({reason}).") from error
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
@@ -169,4 +174,6 @@ def read_questions(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             raise RequestError(
                 f'{path}, line {number}: write {{"question": "…", "image": "FILE"}}; image may be missing.'
             )
+        if record.get("image") and not (path.parent / record["image"]).is_file():
+            raise RequestError(f"{path}, line {number}: there is no file {path.parent / record['image']}.")
         yield number, record

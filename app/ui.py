@@ -146,7 +146,6 @@ class _Parts:
             lines=1,
             max_lines=8,
             max_plain_text_length=MAX_QUESTION_CHARACTERS,
-            autofocus=True,
         )
         self.bridge = gr.HTML("", js_on_load=_BRIDGE, elem_id="mv-bridge", visible="hidden")
 

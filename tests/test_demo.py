@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import signal
@@ -14,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from starlette.requests import ClientDisconnect
 
 import demo
 from app import launch
@@ -81,7 +83,10 @@ def test_list_shows_every_config_and_what_is_missing(capsys: pytest.CaptureFixtu
     assert "[ready]" in bundled
     assert "missing" not in bundled
     released = next(block for name, block in blocks.items() if Path(name).name == "minigpt_v2.yaml")
+    assert "[files missing]" in released
     assert "meta-llama/Llama-2-7b-chat-hf" in released
+    from_the_hub = next(block for name, block in blocks.items() if Path(name).name == "mgm_2b.yaml")
+    assert "[will be downloaded]" in from_the_hub
 
 
 def test_list_may_be_cut_short() -> None:
@@ -127,6 +132,8 @@ def test_a_missing_file_is_named(config: Path, capsys: pytest.CaptureFixture[str
         (["--port", "80a"], "not a whole number"),
         (["--port", "70000"], "from 1 to 65535"),
         (["--host", "no.such.host.invalid"], "no.such.host.invalid"),
+        (["--image", "x.png"], "--image is for --terminal"),
+        (["--image", "x.png", "--ask", "x.jsonl"], "--image is for --terminal"),
         (["--nonsense"], "--nonsense"),
     ],
 )
@@ -140,6 +147,15 @@ def test_a_taken_port_is_told_before_the_model_loads(capsys: pytest.CaptureFixtu
         assert f"127.0.0.1:{port}" in failing(["--port", str(port)], capsys)
         with pytest.raises(RequestError, match="another --port"):
             launch.free_port("127.0.0.1", port)
+
+
+def test_a_visitor_who_left_is_no_traceback() -> None:
+    def record(error: Exception) -> logging.LogRecord:
+        details = (type(error), error, None)
+        return logging.LogRecord("uvicorn.error", logging.ERROR, "", 0, "Exception in ASGI application", None, details)
+
+    assert not launch.is_worth_a_line(record(ClientDisconnect()))
+    assert launch.is_worth_a_line(record(ValueError("a bug")))
 
 
 def test_arguments_reach_the_model_and_the_server(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -48,8 +48,13 @@
 
   function confirm(button, text) {
     button.dataset.label ??= button.textContent;
+    button.dataset.name ??= button.ariaLabel ?? "";
     button.textContent = text;
-    setTimeout(() => (button.textContent = button.dataset.label), 1500);
+    button.ariaLabel = null; // or people who hear the page would not hear the text
+    setTimeout(() => {
+      button.textContent = button.dataset.label;
+      button.ariaLabel = button.dataset.name || null;
+    }, 1500);
   }
 
   function save(blob, name) {
@@ -90,7 +95,20 @@
     document.dispatchEvent(new CustomEvent("minivlm", { detail: { name, ...detail } }));
   }
 
+  // Whoever presses these goes on typing; some of them are gone afterwards, and the focus with them.
+  const BEFORE_TYPING = ".mv-chip, .mv-card, .submit-button, .stop-button, " +
+    '[data-action="edit"], [data-action="cancel_edit"], [data-action="undo"], [data-action="retry"]';
+
+  function returnToQuestion(button) {
+    const task = tasks()[button?.id.match(/^mv-task-(\d+)$/)?.[1]];
+    // A task with a box goes on in the image. On a touch screen the keyboard would cover the page.
+    if (task?.takes_box || matchMedia("(pointer: coarse)").matches) return;
+    document.querySelector("#mv-question textarea").focus();
+  }
+
   function onClick(event) {
+    const before = event.target.closest?.(BEFORE_TYPING);
+    if (before) returnToQuestion(before);
     const target = event.target.closest?.(".mv-phrase, .mv-box, .mv-label, [data-copy], [data-save], [data-save-png], [data-save-picture], [data-action]");
     if (!target) return;
     if (target.matches(".mv-phrase, .mv-box, .mv-label")) pin(target);
@@ -103,14 +121,16 @@
     else tell(target.dataset.action, { index: Number(target.dataset.index) });
   }
 
+  const tasks = () => JSON.parse(document.querySelector("#mv-tasks [data-tasks]").dataset.tasks);
+
   // Called by gradio whenever the text box changes, by hand or from Python.
   function questionChanged(value) {
     const text = (value?.text || "").trimStart().toLowerCase();
-    const tasks = JSON.parse(document.querySelector("#mv-tasks [data-tasks]").dataset.tasks);
-    const task = tasks.find((other) => other.identifier && text.startsWith(other.identifier.toLowerCase())) || tasks[0];
+    const all = tasks();
+    const task = all.find((other) => other.identifier && text.startsWith(other.identifier.toLowerCase())) || all[0];
     document.querySelector(".gradio-container").classList.toggle("mv-draws-box", task.takes_box);
     document.querySelector("#mv-tasks .mv-hint").textContent = task.hint;
-    tasks.forEach((other, index) => {
+    all.forEach((other, index) => {
       document.querySelector(`#mv-task-${index}`)?.setAttribute("aria-pressed", String(other === task));
     });
     const now = (value?.files || []).map((file) => file.path).join("\n");
@@ -140,11 +160,36 @@
       pin();
     }).observe(chat, { childList: true, subtree: true, characterData: true });
     new ResizeObserver(pin).observe(scroller);
+    // What unfolds below the edge comes into view.
+    chat.addEventListener("toggle", ({ target }) => {
+      if (!target.open) return;
+      isPinned = false;
+      target.scrollIntoView({ block: target.offsetHeight > scroller.clientHeight ? "start" : "nearest" });
+    }, true);
   }
+
+  // The header's button opens the settings, the one that gradio puts on their edge closes them.
+  function nameSettings(settings) {
+    const opener = document.querySelector('[data-action="settings"]');
+    const closer = settings.querySelector(".toggle-button");
+    settings.setAttribute("role", "region");
+    settings.ariaLabel = "Settings";
+    closer.ariaLabel = "Close settings";
+    opener.ariaExpanded = "false";
+    new MutationObserver(() => {
+      const isOpen = settings.classList.contains("open");
+      if (opener.ariaExpanded === String(isOpen)) return;
+      opener.ariaExpanded = String(isOpen);
+      (isOpen ? closer : opener).focus();
+    }).observe(settings, { attributeFilter: ["class"] });
+  }
+
   // Called by gradio once the page is there.
   function start() {
     follow(document.querySelector("#mv-chat"));
+    nameSettings(document.querySelector("#mv-settings"));
     questionChanged({});
+    returnToQuestion();
   }
 
   // Images may be dropped or pasted anywhere, not only where gradio listens; without this the browser would open them.

@@ -58,9 +58,9 @@ def visit(page: Page, url: str) -> None:
 
 
 def switch(page: Page, name: str, *, on: bool) -> None:
-    page.get_by_role("button", name="Settings").click()
+    page.get_by_role("button", name="Settings", exact=True).click()
     page.get_by_label(name).set_checked(on)
-    page.get_by_role("button", name="Settings").click()
+    page.get_by_role("button", name="Close settings").click()
     expect(page.get_by_label(name)).to_be_hidden()
 
 
@@ -134,19 +134,19 @@ def test_without_the_extras_the_page_says_what_to_install(
     context = browser.new_context(viewport={"width": 390, "height": 844}, is_mobile=True, has_touch=True)
     page = context.new_page()
     visit(page, serve(mini_gemini(DRAWN, "never asked")) + "?__theme=dark")
-    page.locator("#mv-settings .toggle-button").tap()
+    page.get_by_role("button", name="Settings", exact=True).tap()
     expect(page.locator("#mv-generate")).to_contain_text(
         'not installed, so the description is shown: pip install -e ".'
     )
     page.get_by_label("Draw a picture").check()
-    page.locator("#mv-settings .toggle-button").tap()
+    page.get_by_role("button", name="Close settings").tap()
     answer = ask(page, "Show me a lake.", 1)
     expect(answer).to_contain_text("Picture: a calm lake")
     expect(answer).to_contain_text('To have it drawn, install diffusers: pip install -e ".[generate]"')
     expect(answer.get_by_role("img")).to_have_count(0)
-    page.locator("#mv-settings .toggle-button").tap()
+    page.get_by_role("button", name="Settings", exact=True).tap()
     page.get_by_label("Read text (OCR)").check()
-    page.locator("#mv-settings .toggle-button").tap()
+    page.get_by_role("button", name="Close settings").tap()
     page.locator("#mv-question input[type=file]").set_input_files(str(tmp_path / "teal.png"))
     expect(page.locator("#mv-question .thumbnail-item")).to_have_count(1)
     page.locator("#mv-question textarea").fill("What is it?")

@@ -139,16 +139,16 @@ def test_any_text_is_safe_and_complete(text: str) -> None:
 @given(markup)
 def test_streaming_never_raises_and_the_final_text_is_complete(text: str) -> None:
     for end in range(len(text) + 1):
-        answer_html(text[:end], streaming=True)
-    assert answer_html(text)[0] == answer_html(text, streaming=False)[0]
+        answer_html(text[:end], unfinished=True)
+    assert answer_html(text)[0] == answer_html(text, unfinished=False)[0]
 
 
 def test_half_written_markup_does_not_flash_up() -> None:
     text = "See <p>the red dog</p> {<1><2><3><4>}<delim>{<5><6><7><8>} there"
     for end in range(len(text) + 1):
-        shown = Reader(answer_html(text[:end], streaming=True)[0]).text
+        shown = Reader(answer_html(text[:end], unfinished=True)[0]).text
         assert not set("<>{}") & set(shown), shown
-    assert Reader(answer_html("5 < 6 and more", streaming=True)[0]).text == "5 < 6 and more"
+    assert Reader(answer_html("5 < 6 and more", unfinished=True)[0]).text == "5 < 6 and more"
 
 
 def test_regions_as_json() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -18,7 +19,7 @@ def exchange(text: str = "", finish: FinishReason | None = "stop", **answer: Any
 
 
 def bubble(item: Exchange, **options: bool) -> str:
-    return answer_bubble(item, 0, picture(), is_last=options.get("is_last", True))
+    return answer_bubble(item, 0, picture(), **{"is_last": True, **options})
 
 
 def test_a_grounded_answer_has_an_overlay_and_its_boxes_can_be_taken_along() -> None:
@@ -49,9 +50,7 @@ def test_only_the_last_answer_can_be_retried() -> None:
 @pytest.mark.parametrize(
     ("item", "text"),
     [
-        (exchange("x", dropped_turns=1), "the oldest message was left out"),
-        (exchange("x", dropped_turns=4), "the 4 oldest messages were left out"),
-        (exchange("x", finish="length"), "limit of new tokens"),
+        (exchange("x", finish="length", num_new_tokens=300), "limit of new tokens"),
         (exchange("x", finish="cancelled"), "Stopped."),
         (exchange("", finish="cancelled"), "Stopped before the answer began"),
         (exchange("", finish="stop"), "answered with nothing"),
@@ -60,6 +59,25 @@ def test_only_the_last_answer_can_be_retried() -> None:
 )
 def test_notices(item: Exchange, text: str) -> None:
     assert text in bubble(item)
+
+
+def test_an_answer_that_the_context_cut_short_does_not_blame_the_settings() -> None:
+    html = bubble(exchange("x", finish="length", num_new_tokens=12, dropped_turns=2, notices=("Two were left out.",)))
+    assert html.count('class="mv-note"') == 1
+    assert "Two were left out." in html
+
+
+@pytest.mark.parametrize("finish", ["cancelled", "length", None])
+def test_half_written_markup_of_an_answer_that_was_cut_short_is_not_shown(finish: FinishReason | None) -> None:
+    html = bubble(exchange("<p>dog</p> {<1><2><30><40>}, <p>a ca", finish))
+    assert ", a ca<" in html.replace('<span class="mv-caret" aria-hidden="true"></span>', "")
+    assert "&lt;p&gt;a ca</div>" in bubble(exchange("<p>a ca"))  # as the model ended it, so that is how it is shown
+
+
+def test_buttons_are_called_what_is_written_on_them() -> None:
+    names = re.findall(r'aria-label="([^"]*)">(Retry|Undo|Copy|Experts)<', bubble(exchange("x"), traced=True))
+    assert [label for _, label in names] == ["Retry", "Undo", "Copy", "Experts"]
+    assert all(name.startswith(label) for name, label in names)
 
 
 def test_an_error_is_shown_escaped_and_as_an_alert() -> None:

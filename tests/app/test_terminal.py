@@ -8,15 +8,18 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
 
+import demo
 from app.terminal import AnswerPrinter, Terminal, answer_file, answer_turns
 from models.errors import ImageError, RequestError
 from models.generation import generate
 from models.vision_language_model import VisionLanguageModel
 from tests.app.tiny_model import GREEDY, ask, picture, quick_process, tiny_model
+from tests.fakes import TASKS
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -114,7 +117,9 @@ def test_a_file_of_questions_comes_back_with_answers(model: VisionLanguageModel,
     [
         ("{broken", RequestError, "line 2: not JSON"),
         ('{"image": "a.png"}', RequestError, "line 2: write"),
-        ('{"question": "hi", "image": "gone.png"}', ImageError, "line 2: .*gone.png"),
+        ('{"question": "hi", "image": "gone.png"}', RequestError, "line 2: there is no file .*gone.png"),
+        ('{"question": "hi", "image": "questions.jsonl"}', ImageError, "line 2: .*is not an image"),
+        ('{"question": " "}', RequestError, "line 2: Type a question"),
     ],
 )
 def test_a_bad_line_is_named(
@@ -124,6 +129,24 @@ def test_a_bad_line_is_named(
     path.write_text('{"question": "fine"}\n' + line)
     with pytest.raises(error, match=message):
         answer_file(model, path, out=io.StringIO())
+
+
+def test_a_question_that_can_not_be_asked_is_refused_as_on_the_page(model: VisionLanguageModel, tmp_path: Path) -> None:
+    model.info = replace(model.info, tasks=TASKS)
+    picture(1).save(tmp_path / "one.png")
+    lines = chat(model, "[refer] dog", "/image", f"/image {tmp_path / 'one.png'}", "[refer]").splitlines()
+    assert "is about an image" in lines[1]
+    assert lines[2].startswith("/image FILE")
+    assert "Type something after [refer]" in lines[3]
+
+
+def test_files_are_looked_at_before_the_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = Mock()
+    monkeypatch.setattr("models.loader.load_model", loaded)
+    (tmp_path / "questions.jsonl").write_text('{"question": "hi", "image": "gone.png"}')
+    assert demo.main(["--ask", str(tmp_path / "questions.jsonl")]) == 2
+    assert demo.main(["--terminal", "--image", str(tmp_path / "gone.png")]) == 2
+    assert not loaded.called
 
 
 def test_a_missing_file_is_named(model: VisionLanguageModel) -> None:
