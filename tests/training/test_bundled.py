@@ -13,6 +13,7 @@ import yaml
 from app.engine import ChatEngine
 from models.loader import load_model
 from training.evaluate import ask_scenes, engine_answerer, measure_experts, score
+from training.tiny.mini_gemini import leave_out_mining
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted((ROOT / "eval_configs").glob("tiny_*.yaml"))
@@ -50,3 +51,16 @@ def test_no_expert_is_idle_or_does_it_all() -> None:
         shares = measure_experts(engine, engine_answerer(engine), boxes=False, scenes=SCENES, seed=11)
     assert shares["expert_share_least"] >= 0.05
     assert shares["expert_share_most"] <= 0.6
+
+
+def test_mini_gemini_reads_with_its_high_resolution_tower() -> None:
+    model = load_model(ROOT / "eval_configs" / "tiny_mini_gemini.yaml", device="cpu", report=lambda _: None)
+    asked = ask_scenes("reading", 60, seed=11, boxes=False)
+
+    def accuracy() -> float:
+        with ChatEngine(model) as engine:
+            return score("reading", [sample for _, sample in asked], engine_answerer(engine)(asked))["reading"]
+
+    with_it = accuracy()
+    leave_out_mining(model.connector)
+    assert with_it >= accuracy() + 0.05

@@ -79,7 +79,7 @@ def small_recipes(monkeypatch: pytest.MonkeyPatch) -> None:
     legs = zip(minigpt.MINIGPT_V2_LEGS, (1, 2), strict=True)
     monkeypatch.setattr(minigpt, "MINIGPT_V2_LEGS", tuple(shortened(leg, steps) for leg, steps in legs))
     for module, names in (
-        (minigpt, ("REFINEMENT", "POLISHING", "LAST_LEG", "MINIGPT4")),
+        (minigpt, ("REFINEMENT", "POLISHING", "ENTANGLED", "MINIGPT4")),
         (tinygpt_v, ("STAGE_4", "STAGE_3")),
         (moe_llava, ("DENSE", "SPARSE")),
         (mini_gemini, ("RECIPE",)),

@@ -78,19 +78,26 @@ TOWERS_RECIPE = TowerRecipe(
 )
 _FITTED_BATCHES = 16  # of `TOWERS_RECIPE`, from which mining begins
 RECIPE = LanguageRecipe(
-    steps=400,
-    mixture=replace(LLAVA_MIXTURE, weights=LLAVA_MIXTURE.weights | {"reading": 4.0}),
-    images=22,
+    steps=450,
+    mixture=replace(
+        LLAVA_MIXTURE,
+        weights=LLAVA_MIXTURE.weights
+        | {"caption": 1.0, "chat_caption": 1.9, "relation": 1.4, "reading": 3.5, "background": 0.3},
+    ),
+    images=20,
     rows=9,
-    rates=LearningRates(muon=0.008, adamw=1.7e-3),
-    crowded=0.15,
+    blend=SceneBlend(text=0.15),
+    rates=LearningRates(muon=0.007, adamw=1.5e-3),
+    crowded=0.2,
     set_weight=1.0,
-    tower_factor=0.08,
-    dense_weight=0.6,
+    tower_factor=0.06,
+    high_tower_factor=0.5,
+    connector_factor=0.5,
+    dense_weight=0.8,
     curriculum=(),
-    bin_widths=(2.0, 1.5),
-    decay_from=0.2,
-    seed=22,
+    bin_widths=(1.5, 1.3),
+    decay_from=0.15,
+    seed=53,
 )
 
 _RELEASED_NAMES = (

@@ -112,22 +112,23 @@ DEEPER_RECIPE = TowerRecipe(
     bin_widths=(1.2, 1.0),
     seed=101,
 )
-LAST_LEG = replace(
+ENTANGLED = replace(
     POLISHING,
-    steps=300,
+    steps=540,
     mixture=MINIGPT_V2_ENTANGLED_MIXTURE,
     images=30,
     rows=9,
     blend=SceneBlend(text=0.1, entangled=0.55, candidates=3),
-    rates=LearningRates(muon=0.007, adamw=1.4e-3),
+    rates=LearningRates(muon=0.006, adamw=1.2e-3),
     crowded=0.4,
-    tower_factor=0.1,
+    tower_factor=0.2,
     connector_factor=0.4,
+    dense_weight=0.5,
     bin_widths=(1.1, 1.0),
-    decay_from=0.25,
-    seed=111,
+    decay_from=0.2,
+    seed=121,
 )
-"""The same again with more of objects over each other, where nearly all that is left of its mistakes was made."""
+"""Polishing again with more of objects over each other, which nearly all that is left of its mistakes was about."""
 
 MINIGPT4 = LanguageRecipe(
     steps=1500,
@@ -195,7 +196,7 @@ class MiniGPTv2(LlamaFamily):
         self.run(model, heads, self.rows, (POLISHING,), self.polished_path)
         model = with_deeper_tower(model)
         self._train_seeing(model, heads, DEEPER_RECIPE, self.deeper_path)
-        self.run(model, heads, self.rows, (LAST_LEG,), self.path)
+        self.run(model, heads, self.rows, (ENTANGLED,), self.path)
         return model
 
     def _train_seeing(self, model: TinyModel, heads: TrainingHeads, recipe: TowerRecipe, path: Path) -> None:
