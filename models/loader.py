@@ -62,11 +62,8 @@ def build_model(
     parts: Parts = family.parts(config, files)
     needed = weight_bytes(parts.values(), dtype, config.quantization)
     report(check_memory(needed, device, name=config.name or config.family, quantization=config.quantization))
-    empty = {
-        key: empty_module(part, dtype)
-        for key, part in parts.items()
-        if _can_assign(part, device, config.quantization)
-    }  # fmt: skip
+    assigned = {key: part for key, part in parts.items() if _can_assign(part, device, config.quantization)}
+    empty = {key: empty_module(part, dtype) for key, part in assigned.items()}
     check_parts(parts, empty)
     options: dict[str, Any] = {"device": device, "dtype": dtype, "quantization": config.quantization}
     try:
@@ -120,7 +117,8 @@ def materialise(
         assert part.lora is not None
         tensors[name] = merge_lora(tensors[name], lora_a, lora_b, alpha=part.lora.alpha).to(dtype)
     if _can_assign(part, device, quantization):
-        return _assign(empty or empty_module(part, dtype), tensors, device=device, dtype=dtype)
+        empty = empty_module(part, dtype) if empty is None else empty
+        return _assign(empty, tensors, device=device, dtype=dtype)
     options: dict[str, Any] = {}
     if part.is_quantizable and quantization != "none":
         options["quantization_config"] = quantization_config(quantization, dtype)

@@ -28,10 +28,7 @@ class PatchMiningConnector(nn.Module):
 
     def mine(self, low: Tensor, high: Tensor) -> Tensor:
         """Patches [B, n, C] with a map [B, A, H, W] -> patches with what they found added, [B, n, C]."""
-        side = round(low.shape[1] ** 0.5)
-        window = high.shape[2] // side
-        tiles = high.unflatten(3, (side, window)).unflatten(2, (side, window))  # [B, A, side, s, side, s]
-        windows = tiles.permute(0, 2, 4, 3, 5, 1).flatten(3, 4).flatten(1, 2)  # [B, n, s * s, A]
+        windows = windows_of(high, round(low.shape[1] ** 0.5))
         query, key, value = self.query(low), self.key(windows), self.value(windows)
         # The original divides the keys, not the logits; in fp16 that is what keeps them finite.
         logits = torch.einsum("bnc,bnwc->bnw", query, key / query.shape[-1] ** 0.5)
@@ -59,3 +56,10 @@ class PatchMiningConnector(nn.Module):
         """The map cut into grid x grid tiles in raster order."""
         rows = high.chunk(grid, dim=2)
         return [tile for row in rows for tile in row.chunk(grid, dim=3)]
+
+
+def windows_of(high: Tensor, side: int) -> Tensor:
+    """A map [B, A, H, W] -> the positions in the window of each of `side` x `side` patches, [B, n, s * s, A]."""
+    window = high.shape[2] // side
+    tiles = high.unflatten(3, (side, window)).unflatten(2, (side, window))  # [B, A, side, s, side, s]
+    return tiles.permute(0, 2, 4, 3, 5, 1).flatten(3, 4).flatten(1, 2)

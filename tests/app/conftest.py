@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from models.vision_language_model import VisionLanguageModel
 from tests.app.helpers import eventually, scene
+from tests.app.tiny_model import quick_process, tiny_model
 from tests.fakes import INFO, ScriptedModel
 
 if TYPE_CHECKING:
@@ -22,6 +24,19 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("filterwarnings", "ignore::pandas.errors.Pandas4Warning")
     # gradio and its client leave event loops and sockets of ended requests to the garbage collector.
     config.addinivalue_line("filterwarnings", "ignore:unclosed:ResourceWarning")
+
+
+@pytest.fixture(scope="module")
+def quick() -> Iterator[None]:
+    """For whole modules of engine tests; see `quick_process`."""
+    with quick_process():
+        yield
+
+
+@pytest.fixture
+def model() -> VisionLanguageModel:
+    """Fresh, with the same random weights for every test."""
+    return tiny_model()
 
 
 @dataclass

@@ -15,18 +15,9 @@ from models.conversation import Answer, Sampling, Turn
 from models.generation import generate
 from models.prompt import PromptFormat
 from models.vision_language_model import VisionLanguageModel
-from tests.app.tiny_model import EOS, FIRST_BYTE, GREEDY, ask, picture, prompt_tokens, quick_process, say, tiny_model
+from tests.app.tiny_model import EOS, FIRST_BYTE, GREEDY, ask, picture, prompt_tokens, say, tiny_model
 
-
-@pytest.fixture(autouse=True, scope="module")
-def _quick() -> Iterator[None]:
-    with quick_process():
-        yield
-
-
-@pytest.fixture
-def model() -> VisionLanguageModel:
-    return tiny_model()
+pytestmark = pytest.mark.usefixtures("quick")
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -17,13 +16,9 @@ from app.engine_batching import Mailbox, OldestFirstLedger
 from app.engine_queue import Admission
 from models.conversation import Turn
 from models.errors import Busy
-from tests.app.tiny_model import GREEDY, ask, quick_process, say, tiny_model
+from tests.app.tiny_model import GREEDY, ask, say, tiny_model
 
-
-@pytest.fixture(autouse=True, scope="module")
-def _quick() -> Iterator[None]:
-    with quick_process():
-        yield
+pytestmark = pytest.mark.usefixtures("quick")
 
 
 def output(ids: list[int], status: RequestStatus = RequestStatus.DECODING) -> GenerationOutput:

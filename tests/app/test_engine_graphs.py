@@ -3,7 +3,7 @@ which is what a CUDA graph does: the same shapes, the same addresses, whatever t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, cast
 
 import pytest
@@ -15,18 +15,9 @@ from app.engine import ChatEngine
 from app.engine_graphs import GraphedRunner, can_use_graphs
 from models.generation import generate
 from models.vision_language_model import VisionLanguageModel
-from tests.app.tiny_model import GREEDY, ask, picture, quick_process, tiny_model
+from tests.app.tiny_model import GREEDY, ask, picture
 
-
-@pytest.fixture(autouse=True, scope="module")
-def _quick() -> Iterator[None]:
-    with quick_process():
-        yield
-
-
-@pytest.fixture
-def model() -> VisionLanguageModel:
-    return tiny_model()
+pytestmark = pytest.mark.usefixtures("quick")
 
 
 @pytest.fixture

@@ -20,16 +20,12 @@ from models.conversation import Answer
 from models.errors import Busy, NotEnoughMemory
 from models.generation import generate
 from models.vision_language_model import VisionLanguageModel
-from tests.app.tiny_model import GREEDY, ScriptedLlama, ask, picture, quick_process, say, tiny_model
+from tests.app.tiny_model import GREEDY, ScriptedLlama, ask, picture, say, tiny_model
 
 LONG = replace(GREEDY, max_new_tokens=240)
 IN_USE = ("active", "waiting", "in_loop", "known_to_loop", "pages_in_use", "images_pinned")
 
-
-@pytest.fixture(autouse=True, scope="module")
-def _quick() -> Iterator[None]:
-    with quick_process():
-        yield
+pytestmark = pytest.mark.usefixtures("quick")
 
 
 @pytest.fixture

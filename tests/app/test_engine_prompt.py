@@ -13,18 +13,9 @@ from models.conversation import Answer, Turn
 from models.errors import ContextOverflow, RequestError
 from models.generation import generate
 from models.vision_language_model import VisionLanguageModel
-from tests.app.tiny_model import GREEDY, ScriptedLlama, ask, picture, prompt_tokens, quick_process, tiny_model
+from tests.app.tiny_model import GREEDY, ScriptedLlama, ask, picture, prompt_tokens, tiny_model
 
-
-@pytest.fixture(autouse=True, scope="module")
-def _quick() -> Iterator[None]:
-    with quick_process():
-        yield
-
-
-@pytest.fixture
-def model() -> VisionLanguageModel:
-    return tiny_model()
+pytestmark = pytest.mark.usefixtures("quick")
 
 
 @pytest.fixture

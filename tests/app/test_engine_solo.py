@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -20,20 +19,11 @@ from models.conversation import Sampling, Turn
 from models.generation import generate
 from models.vision_language_model import VisionLanguageModel
 from tests.app.test_engine_limits import assert_idle, eventually, talk_forever
-from tests.app.tiny_model import GREEDY, ask, picture, quick_process, tiny_model
+from tests.app.tiny_model import GREEDY, ask, picture, tiny_model
 
 PAGE = 8
 
-
-@pytest.fixture(autouse=True, scope="module")
-def _quick() -> Iterator[None]:
-    with quick_process():
-        yield
-
-
-@pytest.fixture
-def model() -> VisionLanguageModel:
-    return tiny_model()
+pytestmark = pytest.mark.usefixtures("quick")
 
 
 def start(model: VisionLanguageModel, **options: Any) -> ChatEngine:

@@ -37,7 +37,7 @@ USUAL = SceneBlend()
 
 
 def covered_shares(scene: Scene) -> NDArray[np.float64]:
-    """[N]: the largest share of each object's box that also belongs to another object's box."""
+    """[N]: the largest share of each object's box that also belongs to another's; near boxes count as touching."""
     boxes = np.array([item.box for item in scene.objects], dtype=np.float64)
     starts = np.maximum(boxes[:, None, :2], boxes[None, :, :2])
     ends = np.minimum(boxes[:, None, 2:], boxes[None, :, 2:])

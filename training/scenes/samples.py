@@ -51,6 +51,7 @@ CHAT_CAPTION_POOL = (
     "Could you describe the contents of this image for me?",
 )
 VQA_LONG_FORM = "Based on the image, respond to this question with a short answer: {}"
+_UNCOVERED = 0.2  # beside the shares of covered objects, how often one is asked for that nothing covers
 
 
 @dataclass(frozen=True)
@@ -67,8 +68,6 @@ class Sample:
     items: tuple[SceneObject, ...] = ()
     mentions: tuple[tuple[str, tuple[SceneObject, ...]], ...] = ()
 
-
-_UNCOVERED = 0.2  # beside the shares of covered objects, how often one is asked for that nothing covers
 
 Maker = Callable[[Generator, Scene], Sample | None]
 

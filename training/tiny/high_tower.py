@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from models.parts.dual_vision import ConvNextStages, DualVisionTower
-from models.parts.patch_mining import PatchMiningConnector
-from training.tiny.dense import DenseHeads, Grid
+from models.parts.patch_mining import PatchMiningConnector, windows_of
+from training.tiny.dense import DenseHeads
 from training.tiny.networks import TinyModel
 from training.tiny.pretrain_tower import TowerBatch, TowerRecipe, patch_weights, pretrain_tower
 from training.tiny.trainer import SceneBatches, read_state
@@ -76,7 +76,7 @@ def fit_mining(model: TinyModel, teacher: TinyModel, batches: SceneBatches, coun
             features = tower.features(batch.pixel_values)
             wanted = teacher.look(batch.pixel_values)[1]
         lacking = (wanted.float() - features.low[:, 0].float()).flatten(0, 1)
-        windows = _windows(features.high.float(), model.grid)
+        windows = windows_of(features.high.float(), model.grid[0])
         inputs = functional.pad(norm(windows).mean(2).flatten(0, 1), (0, 1), value=1.0)  # the last one for the bias
         weighted = (inputs * patch_weights(batch.targets).flatten()[:, None]).double().T
         squares, products = squares + weighted @ inputs.double(), products + weighted @ lacking.double()
@@ -88,10 +88,3 @@ def fit_mining(model: TinyModel, teacher: TinyModel, batches: SceneBatches, coun
         assert isinstance(projection, nn.Linear)
         nn.init.normal_(projection.weight, std=_QUERY_STD)
         nn.init.zeros_(projection.bias)
-
-
-def _windows(channels: Tensor, grid: Grid) -> Tensor:
-    """[B, A, H, W] -> the positions of each patch's window, [B, P, s * s, A]."""
-    rows, columns = grid
-    tiles = channels.unflatten(3, (columns, -1)).unflatten(2, (rows, -1))  # [B, A, rows, s, columns, s]
-    return tiles.permute(0, 2, 4, 3, 5, 1).flatten(3, 4).flatten(1, 2)

@@ -1,6 +1,6 @@
 """Tiny Mini-Gemini: CLIP at low and ConvNeXt at full resolution, patch info mining, and MoE-LLaVA's dense decoder.
 
-CLIP begins as MoE-LLaVA's tower, but sees 48 of 144 px (the released models see 336 of 768), too few to read by. The
+CLIP begins as MoE-LLaVA's tower, but sees 48 of 144 px (the released models see 336 of 768), too few to read all. The
 ConvNeXt first learns to see alone; then both together learn to give the features that MoE-LLaVA's tower has at full
 resolution.
 """
