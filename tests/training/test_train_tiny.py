@@ -19,7 +19,7 @@ from training.scenes import draw_scene
 from training.scenes.scene import sample_scene
 from training.scenes.vocabulary import IMAGE_SIZE
 from training.sparse_upcycling import upcycle_folder
-from training.tiny import mini_gemini, minigpt, moe_llava, tinygpt_v
+from training.tiny import mini_gemini, minigpt, minigpt4, moe_llava, tinygpt_v
 from training.tiny.byte_tokenizer import train_byte_tokenizer
 from training.tiny.clip_tower import clip_config, clip_from_eva
 from training.tiny.images import pixel_values_of
@@ -56,30 +56,32 @@ def shortened(recipe: LanguageRecipe, steps: int = 1) -> LanguageRecipe:
 
 @pytest.fixture
 def small_recipes(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (minigpt, tinygpt_v):
+    for module in (minigpt, minigpt4, tinygpt_v, moe_llava):
         monkeypatch.setattr(module, "TOWER", TOWER)
+    for module in (minigpt4, tinygpt_v):
         monkeypatch.setattr(module, "QFORMER", QFORMER)
-    for module in (minigpt, tinygpt_v, moe_llava, mini_gemini):
+    for module in (minigpt, minigpt4, tinygpt_v, moe_llava, mini_gemini):
         monkeypatch.setattr(module, "DECODER", DECODER)
-    monkeypatch.setattr(moe_llava, "TOWER", TOWER)
     monkeypatch.setattr(mini_gemini, "LOW", TOWER)
     monkeypatch.setattr(mini_gemini, "HIGH_WIDTHS", (4, 8, 8, 8))
     for module, name in (
         (minigpt, "TOWER_RECIPE"),
         (minigpt, "TOKEN_RECIPE"),
         (minigpt, "DEEPER_RECIPE"),
-        (tinygpt_v, "QUERY_RECIPE"),
         (moe_llava, "TOWER_RECIPE"),
         (mini_gemini, "HIGH_RECIPE"),
         (mini_gemini, "TOWERS_RECIPE"),
     ):
         monkeypatch.setattr(module, name, replace(getattr(module, name), steps=2, batch=2))
+    queries = tuple(replace(recipe, steps=2, batch=2) for recipe in minigpt4.QUERY_RECIPES)
+    monkeypatch.setattr(minigpt4, "QUERY_RECIPES", queries)
     monkeypatch.setattr(mini_gemini, "_FITTED_BATCHES", 2)
     monkeypatch.setattr(minigpt, "COPIED_LAYERS", (0,))
     legs = zip(minigpt.MINIGPT_V2_LEGS, (1, 2), strict=True)
     monkeypatch.setattr(minigpt, "MINIGPT_V2_LEGS", tuple(shortened(leg, steps) for leg, steps in legs))
     for module, names in (
-        (minigpt, ("REFINEMENT", "POLISHING", "ENTANGLED", "MINIGPT4")),
+        (minigpt, ("REFINEMENT", "POLISHING", "ENTANGLED")),
+        (minigpt4, ("ALIGNMENT", "MINIGPT4")),
         (tinygpt_v, ("STAGE_4", "STAGE_3")),
         (moe_llava, ("DENSE", "SPARSE")),
         (mini_gemini, ("RECIPE",)),
@@ -159,7 +161,11 @@ def test_experts_start_as_the_feed_forward_that_they_replace(small_recipes: None
 
 @pytest.mark.parametrize(
     ("family", "state"),
-    [("minigpt4", "minigpt_v2_polished.pt"), ("tinygpt_v", "minigpt4.pt"), ("mini_gemini", "moe_llava_dense.pt")],
+    [
+        ("minigpt4", "minigpt_v2_polished.pt"),
+        ("tinygpt_v", "minigpt4_queries_hard.pt"),
+        ("mini_gemini", "moe_llava_dense.pt"),
+    ],
 )
 def test_a_family_needs_those_before_it(
     family: str, state: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -96,7 +96,7 @@ def _language_batch(
     most = next((count for until, count in recipe.curriculum if progress < until), MAX_OBJECTS)
     num_crowded = round(recipe.images * recipe.crowded)
     scenes = [
-        recipe.blend.sample(rng, min_objects=_CROWD if i < num_crowded else 1, max_objects=most)
+        recipe.blend.sample(rng, min_objects=min(_CROWD, most) if i < num_crowded else 1, max_objects=most)
         for i in range(recipe.images)
     ]
     mixture = recipe.late_mixture if recipe.late_mixture and progress >= recipe.late_from else recipe.mixture

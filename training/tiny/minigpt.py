@@ -1,4 +1,4 @@
-"""Tiny MiniGPT-v2, from nothing, and tiny MiniGPT-4, from MiniGPT-v2's tower and decoder."""
+"""Tiny MiniGPT-v2, from nothing."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from transformers import LlamaForCausalLM
 
-from models.parts.connectors import PatchMergeProjector, QFormerConnector
-from models.parts.minigpt_chat import MINIGPT_V2, VICUNA_V0
+from models.parts.connectors import PatchMergeProjector
+from models.parts.minigpt_chat import MINIGPT_V2
 from models.sentencepiece_tokenizer import SentencePieceTokenizer
 from training.scenes.hard_scenes import SceneBlend
 from training.tiny import export
@@ -22,21 +22,17 @@ from training.tiny.mentions import TrainingHeads
 from training.tiny.networks import (
     PATCH_GRID,
     DecoderShape,
-    QFormerShape,
     TinyModel,
     TokenReadModel,
     TowerShape,
     add_lora,
     build_decoder,
     build_merge_connector,
-    build_qformer_connector,
     build_vision_tower,
-    merged_decoder_state,
 )
 from training.tiny.optimiser import LearningRates
 from training.tiny.pretrain_tower import TowerRecipe, pretrain_tower
 from training.tiny.rows import (
-    MINIGPT4_MIXTURE,
     MINIGPT_V2_ENTANGLED_MIXTURE,
     MINIGPT_V2_LAST_MIXTURE,
     MINIGPT_V2_LATE_MIXTURE,
@@ -51,7 +47,6 @@ from training.tiny.trainer import read_state
 
 TOWER = TowerShape()
 DECODER = DecoderShape()
-QFORMER = QFormerShape()
 
 TOWER_RECIPE = TowerRecipe(steps=1300)
 
@@ -129,18 +124,6 @@ ENTANGLED = replace(
     seed=121,
 )
 """Polishing again with more of objects over each other, which nearly all that is left of its mistakes was about."""
-
-MINIGPT4 = LanguageRecipe(
-    steps=1500,
-    mixture=MINIGPT4_MIXTURE,
-    tower_factor=0.2,
-    connector_factor=2.0,
-    decoder_factor=0.6,
-    dense_weight=0.2,
-    set_weight=1.0,
-    curriculum=((0.02, 4),),
-    seed=3,
-)
 
 
 class LlamaFamily:
@@ -239,36 +222,3 @@ def with_deeper_tower(model: TinyModel) -> TinyModel:
     tower = build_vision_tower(shape, trains_ln_vision=False)
     tower.load_state_dict(with_copied_layers(model.vision_tower.state_dict(), COPIED_LAYERS))
     return TokenReadModel(tower, model.connector, model.language_model, grid=model.grid)
-
-
-class MiniGPT4(LlamaFamily):
-    """Tiny MiniGPT-4 with Vicuna's format: from MiniGPT-v2's tower and decoder; the Q-Former starts from nothing."""
-
-    def __init__(self, work: Path) -> None:
-        super().__init__(work)
-        self.path = work / "minigpt4.pt"
-        self.rows = RowFormat(prompt_format=VICUNA_V0, tokenizer=self.tokenizer, answer_end="###")
-
-    def build(self) -> tuple[TinyModel, TrainingHeads]:
-        """The networks, untrained."""
-        tower, decoder = build_vision_tower(TOWER, trains_ln_vision=True), self.build_decoder()
-        model = TinyModel(tower, build_qformer_connector(TOWER, DECODER, QFORMER), decoder, grid=PATCH_GRID)
-        return model, TrainingHeads(TOWER.width, DECODER.width, model.num_patches)
-
-    def train(self, minigpt_v2: TinyModel, heads_state: dict[str, Tensor]) -> TinyModel:
-        """From a finished MiniGPT-v2 and its read-outs."""
-        torch.manual_seed(MINIGPT4.seed)
-        model, heads = self.build()
-        heads.load_state_dict(heads_state)
-        model.vision_tower.load_state_dict(minigpt_v2.vision_tower.state_dict())
-        model.language_model.load_state_dict(merged_decoder_state(minigpt_v2.language_model.state_dict()))
-        self.run(model, heads, self.rows, (MINIGPT4,), self.path)
-        return model
-
-    def export(self, model: TinyModel, folder: Path) -> None:
-        """The four released files."""
-        export.export_language_model(model.language_model, self.tokenizer_path, folder / "vicuna")
-        export.export_vision_tower(model.vision_tower, folder / "eva_vit_g.pth")
-        assert isinstance(model.connector, QFormerConnector)
-        export.export_qformer(model.connector, model.vision_tower, folder / "blip2_pretrained_flant5xxl.pth")
-        export.export_stage_checkpoint(model.connector, model.language_model, folder / "pretrained_minigpt4.pth")

@@ -100,7 +100,7 @@ class MoELlava(LlamaFamily):
         self.tower_path = work / "moe_llava_tower.pt"
         self.dense_path, self.path = work / "moe_llava_dense.pt", work / "moe_llava.pt"
         self.rows = RowFormat(
-            prompt_format=prompt_format("mistral", ("<unk>", "<s>", "</s>")),
+            prompt_format=prompt_format("mistral"),
             tokenizer=self.tokenizer,
             answer_end="</s>",
         )

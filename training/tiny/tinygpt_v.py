@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -10,15 +11,15 @@ from torch import Tensor, nn
 from models.codegen_tokenizer import CodeGenTokenizer
 from models.parts.connectors import QFormerConnector
 from models.parts.minigpt_chat import MINIGPT_V2, VICUNA_V0
+from training.scenes.hard_scenes import SceneBlend
 from training.tiny import export
 from training.tiny.byte_tokenizer import train_byte_tokenizer
 from training.tiny.language_batches import LanguageRecipe
 from training.tiny.mentions import TrainingHeads
+from training.tiny.minigpt4 import QFORMER, QUERY_GRID, load_queries
 from training.tiny.networks import (
-    NUM_QUERY_TOKENS,
     ConnectorReadModel,
     DecoderShape,
-    QFormerShape,
     TinyModel,
     TowerShape,
     build_qformer_connector,
@@ -32,35 +33,49 @@ from training.tiny.phi_decoder import (
     is_stage_tensor,
     stage_tensors,
 )
-from training.tiny.pretrain_tower import TowerRecipe, pretrain_tower
 from training.tiny.rows import MINIGPT4_MIXTURE, MINIGPT_V2_REFINING_MIXTURE, RowFormat
 from training.tiny.train_language import train_language
 from training.tiny.trainer import read_state
 
 TOWER = TowerShape()
-QFORMER = QFormerShape()
 DECODER = DecoderShape(mlp_width=512)
 INNER_WIDTH = 128  # between the two projections
-QUERY_GRID = (8, 4)  # every query answers for one cell of the image while the Q-Former learns to see
-assert QUERY_GRID[0] * QUERY_GRID[1] == NUM_QUERY_TOKENS
 END = "###"
 
-QUERY_RECIPE = TowerRecipe(steps=800, tower_factor=0.15, set_weight=0.5, bin_widths=(4.0, 1.3), decay_from=0.3, seed=41)
 STAGE_4 = LanguageRecipe(
-    steps=1800,
-    mixture=MINIGPT_V2_REFINING_MIXTURE,
-    set_weight=1.0,
+    steps=2100,
+    mixture=replace(
+        MINIGPT_V2_REFINING_MIXTURE,
+        weights=MINIGPT_V2_REFINING_MIXTURE.weights
+        | {"identify": 1.6, "detection": 1.6, "chat_caption": 0.8, "relation": 4.0, "reading": 1.6, "background": 0.4},
+        emphasis=MINIGPT_V2_REFINING_MIXTURE.emphasis | {"relation": 1.6},
+    ),
+    rows=8,
+    blend=SceneBlend(text=0.08, entangled=0.25),
+    rates=LearningRates(muon=0.009, adamw=1.8e-3),
+    crowded=0.3,
     # Tower and Q-Former see already. What comes back through an untrained decoder would only make them worse.
     tower_factor=0.08,
     connector_factor=0.4,
     dense_weight=0.3,
+    set_weight=1.0,
     curriculum=((0.02, 3), (0.05, 5)),
-    bin_widths=(4.0, 1.3),
-    rates=LearningRates(muon=0.009, adamw=1.8e-3),
-    rows=8,
+    bin_widths=(4.0, 1.1),
     seed=43,
 )
-STAGE_3 = LanguageRecipe(steps=300, mixture=MINIGPT4_MIXTURE, curriculum=(), bin_widths=(2.0, 1.5), seed=12)
+STAGE_3 = LanguageRecipe(
+    steps=450,
+    mixture=replace(MINIGPT4_MIXTURE, weights=MINIGPT4_MIXTURE.weights | {"relation": 3.0, "reading": 1.8}),
+    images=20,
+    rows=9,
+    blend=SceneBlend(text=0.06, entangled=0.12),
+    rates=LearningRates(muon=0.011, adamw=2.7e-3),
+    crowded=0.3,
+    curriculum=(),
+    decay_from=0.2,
+    bin_widths=(2.0, 1.5),
+    seed=62,
+)
 
 
 class TinyGPTV:
@@ -68,7 +83,6 @@ class TinyGPTV:
 
     def __init__(self, work: Path) -> None:
         self.tokenizer_folder = work / "phi_tokenizer"
-        self.query_path = work / "tinygpt_v_queries.pt"
         self.stage_4_path, self.stage_3_path = work / "tinygpt_v_4.pt", work / "tinygpt_v_3.pt"
         if not (self.tokenizer_folder / "tokenizer.json").is_file():
             train_byte_tokenizer(self.tokenizer_folder)
@@ -90,21 +104,11 @@ class TinyGPTV:
         model = ConnectorReadModel(tower, connector, decoder, grid=QUERY_GRID)
         return model, TrainingHeads(QFORMER.width, DECODER.width, model.num_patches)
 
-    def train_stage_4(self, minigpt4: Path) -> TinyModel:
-        """From the tower and the Q-Former of a finished MiniGPT-4; projections and decoder start from nothing.
-
-        First every query learns to see its own cell of the image, without a decoder; boxes come easily then.
-        """
+    def train_stage_4(self, queries: Path) -> TinyModel:
+        """From MiniGPT-4's tower and Q-Former once they see; projections and decoder start from nothing."""
         torch.manual_seed(STAGE_4.seed)
         model, heads = self.build()
-        if not self.query_path.is_file():
-            finished = read_state(minigpt4)["model"]
-            seeing = ("vision_tower.", "connector.qformer.", "connector.query_tokens")
-            model.load_state_dict({name: finished[name] for name in finished if name.startswith(seeing)}, strict=False)
-            pretrain_tower(model, heads.dense, QUERY_RECIPE, self.query_path)
-        seeing_state = read_state(self.query_path)
-        model.load_state_dict(seeing_state["model"], strict=False)  # all but the decoder
-        heads.dense.load_state_dict(seeing_state["heads"])
+        load_queries(model, heads, queries)
         self._run(model, heads, self._rows(stage=4), STAGE_4, self.stage_4_path)
         return model
 

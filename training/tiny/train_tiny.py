@@ -16,7 +16,8 @@ import torch
 
 from models.errors import MiniVLMError
 from training.tiny.mini_gemini import MiniGemini
-from training.tiny.minigpt import MiniGPT4, MiniGPTv2
+from training.tiny.minigpt import MiniGPTv2
+from training.tiny.minigpt4 import MiniGPT4
 from training.tiny.moe_llava import MoELlava
 from training.tiny.tinygpt_v import TinyGPTV
 
@@ -36,7 +37,7 @@ def train_minigpt4(work: Path, folder: Path) -> None:
 def train_tinygpt_v(work: Path, folder: Path) -> None:
     """From MiniGPT-4's tower and Q-Former: stage 4, then stage 3."""
     family = TinyGPTV(work)
-    family.export(folder, family.train_stage_4(MiniGPT4(work).path), family.train_stage_3())
+    family.export(folder, family.train_stage_4(MiniGPT4(work).query_paths[-1]), family.train_stage_3())
 
 
 def train_moe_llava(work: Path, folder: Path) -> None:
