@@ -1,1 +1,1 @@
-"""Training of the tiny bundled checkpoints: scenes, samples, recipe, export and evaluation."""
+"""Training of every stage of all families, evaluation, and what made the bundled checkpoints."""

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
+import os
 from collections.abc import Mapping
+from importlib import import_module
 from multiprocessing import get_all_start_methods
 from pathlib import Path
 from typing import Any
@@ -11,10 +14,12 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import ProgressCallback, Trainer, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_utils import TrainOutput
 
 from models.errors import CheckpointCorrupt, CheckpointMismatch
 
 STATE_FILE = "trainable.safetensors"
+_log = logging.getLogger(__name__)
 
 
 class ProgressBar(ProgressCallback):
@@ -31,6 +36,13 @@ class ProgressBar(ProgressCallback):
             bar.initial = bar.n = bar.last_print_n = state.global_step
             bar.refresh()
 
+    def close(self) -> None:
+        """End the bars' lines, so that an error message begins one."""
+        bars: list[Any] = [self.training_bar, self.prediction_bar]
+        for bar in bars:
+            if bar is not None:
+                bar.close()
+
 
 class BatchTrainer(Trainer):
     """Trains the free parameters of a module on a data set whose item n is the whole batch n.
@@ -41,10 +53,18 @@ class BatchTrainer(Trainer):
 
     def __init__(self, model: nn.Module, *, args: TrainingArguments, **kwargs: Any) -> None:
         super().__init__(model=model, args=args, data_collator=_the_only_one, **kwargs)
+        self._bar = ProgressBar()
         if self.pop_callback(ProgressCallback) is not None:  # there is none where no bar is wanted
-            self.add_callback(ProgressBar)
+            self.add_callback(self._bar)
         self._whole = model  # `self.model` and `model_wrapped` may be shards of it
         self._trainable = frozenset(name for name, parameter in model.named_parameters() if parameter.requires_grad)
+
+    def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
+        """See `Trainer.train`."""
+        try:
+            return super().train(*args, **kwargs)
+        finally:
+            self._bar.close()
 
     def _save(self, output_dir: str | None = None, state_dict: Mapping[str, Tensor] | None = None) -> None:
         """What learns, without the frozen rest."""
@@ -56,6 +76,23 @@ class BatchTrainer(Trainer):
         save_file(
             {name: state[name].detach().cpu().contiguous() for name in sorted(self._trainable)}, folder / STATE_FILE
         )
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        super()._save_rng_state(output_dir)
+        # Next the main process writes the state that makes a checkpoint complete, and deletes old ones.
+        self.accelerator.wait_for_everyone()
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        saved = 0 if checkpoint is None else len(list(Path(checkpoint).glob("rng_state*.pth")))
+        if saved and saved != self.args.world_size and self.is_world_process_zero():
+            _log.warning(
+                "%s was saved by %d processes and this run has %d: dropout draws other numbers, and steps have the "
+                "same batches only if processes x gradient_accumulation is the same.",
+                checkpoint,
+                saved,
+                self.args.world_size,
+            )
+        super()._load_rng_state(checkpoint)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         del model
@@ -106,6 +143,20 @@ def tensorboard_writer(folder: Path, checkpoint: Path | None) -> Any:
 
     redone = None if checkpoint is None else step_of(checkpoint) + 1
     return SummaryWriter(log_dir=str(folder / "logs"), purge_step=redone)
+
+
+def begin_wandb_run(folder: Path, name: str, checkpoint: Path | None) -> None:
+    """Begin a run at Weights & Biases, whose id stays in `folder`, or go on with that of a run that is resumed.
+
+    transformers' callback takes the run that is there. Steps after the checkpoint are logged twice, with equal values.
+    """
+    wandb = import_module("wandb")  # only where it is asked for; training does without
+    record = folder / "wandb_run_id"
+    known = record.read_text(encoding="utf-8").strip() if checkpoint is not None and record.is_file() else None
+    folder.mkdir(parents=True, exist_ok=True)
+    project, place = os.environ.get("WANDB_PROJECT", "minivlm-chat"), os.environ.get("WANDB_DIR", str(folder))
+    run = wandb.init(project=project, dir=place, name=name, id=known, resume="allow")
+    record.write_text(f"{run.id}\n", encoding="utf-8")
 
 
 def step_of(checkpoint: Path) -> int:

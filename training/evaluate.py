@@ -28,6 +28,7 @@ from models.errors import ConfigError, MiniVLMError
 from models.loader import load_model
 from training.benchmarks.run import Predictions, run_benchmark
 from training.benchmarks.scores import yes_no_figures
+from training.benchmarks.table import write_tables
 from training.benchmarks.tasks import BENCHMARKS, Files, Question
 from training.expert_shares import expert_shares, share_figures
 from training.scenes import metrics
@@ -200,6 +201,7 @@ def print_benchmark(options: argparse.Namespace) -> None:
     print(f"{model.info.name}, {options.task}; predictions in {output}")
     for name, value in figures.items():
         print(f"  {name:24} {value:.4f}")
+    print(f"All results in {output.parent} as a table: {write_tables(output.parent)}")
 
 
 def print_scenes(options: argparse.Namespace) -> None:
@@ -250,8 +252,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         (print_scenes if options.task == "scenes" else print_benchmark)(options)
     except MiniVLMError as error:
-        print(error, file=sys.stderr)
-        return 1
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     return 0
 
 

@@ -11,11 +11,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from PIL import Image
-from torch import nn
 
 from models.conversation import Role, Turn
 from models.errors import RequestError
@@ -118,8 +117,3 @@ def _ids(model: VisionLanguageModel, segments: Sequence[Segment]) -> list[int]:
         for piece in model.tokenize(segments)
         for token in (piece if isinstance(piece, list) else [IMAGE_PLACEHOLDER])
     ]
-
-
-def trainable_modules(model: VisionLanguageModel, stage: Literal[1, 2]) -> tuple[nn.Module, ...]:
-    """What learns: the connector in stage 1, the language model with it in stage 2; the towers never do."""
-    return (model.connector,) if stage == 1 else (model.language_model, model.connector)

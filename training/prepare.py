@@ -8,6 +8,7 @@ begin, 1 if not.
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -17,15 +18,16 @@ from random import Random
 from models.errors import MiniVLMError
 from training.data.annotations import DataError
 from training.data.mixture import open_readers
-from training.data.readers import MissingImage, Reader
+from training.data.readers import Example, MissingImage, Reader, is_there
 from training.recipe import DatasetRecipe, Recipe, load_recipe
 
-MAX_SHOWN = 5  # errors and missing pictures named for each data set
+MAX_SHOWN = 5  # errors, missing pictures and strange boxes named for each data set
+_BOX = re.compile(r"\{(?:<-?\d+>){4}\}")
 
 
 @dataclass
 class Report:
-    """What was found in one data set; `errors` and `missing` hold the first few as text."""
+    """What was found in one data set; `errors`, `missing` and `outside` (boxes) hold the first few as text."""
 
     format: str
     num_examples: int = 0
@@ -33,6 +35,7 @@ class Report:
     num_left_out: int = 0
     errors: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
+    outside: list[str] = field(default_factory=list)
 
     def add_missing(self, what: str) -> None:
         """Count a picture and name the first few."""
@@ -68,7 +71,7 @@ def _check_all(reader: Reader, report: Report) -> None:
                 return
             continue
         for path in paths:
-            if not path.is_file():
+            if not is_there(path):
                 report.add_missing(str(path))
 
 
@@ -76,13 +79,21 @@ def _open_some(reader: Reader, report: Report, count: int) -> None:
     rng = Random(0)
     for index in rng.sample(range(len(reader)), min(count, len(reader))):
         try:
-            reader.example(index, rng)
+            report.outside += boxes_outside(reader.example(index, rng), reader.image_path(index))
         except DataError as error:
             if str(error) not in report.errors:
                 report.errors.append(str(error))
         except MissingImage as error:
-            if all(path.is_file() for path in reader.image_paths(index)):  # else it is counted already
+            if all(is_there(path) for path in reader.image_paths(index)):  # else it is counted already
                 report.add_missing(str(error))
+
+
+def boxes_outside(example: Example, path: Path | None) -> list[str]:
+    """Boxes that go beyond their picture. A few are normal and trained on, as in the originals; many mean that the
+    pictures were made smaller after they were annotated."""
+    boxes = _BOX.findall(" ".join((*example.questions, *example.answers)))
+    beyond = [box for box in boxes if not all(0 <= int(number) <= 100 for number in re.findall(r"-?\d+", box))]
+    return [f"box {box} goes beyond its picture {path}" for box in beyond]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -108,7 +119,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             f"{len(report.errors):8}"
         )
     for report in reports:
-        for text in (*report.errors, *(f"missing: {path}" for path in report.missing)):
+        for text in (*report.errors, *(f"missing: {path}" for path in report.missing), *report.outside[:MAX_SHOWN]):
             print(f"{report.format}: {text}", file=sys.stderr)
     num_missing = sum(report.num_missing for report in reports)
     is_fine = not any(report.errors for report in reports) and num_missing <= recipe.data.max_missing_images

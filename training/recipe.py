@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,33 @@ MIXINGS = ("ratio", "shuffle", "by_length")
 PRECISIONS = ("no", "fp16", "bf16")
 TRACKERS = ("tensorboard", "wandb", "none")
 SCHEDULES = ("minigpt", "warmup_cosine")
+ASPECT_RATIOS = ("pad", "square")
+
+# What numbers must be at least, and what they must lie below; a negative warmup_lr has a meaning.
+_RANGES = {
+    "gradient_accumulation": (1, math.inf),
+    "seed": (0, math.inf),
+    "save_every_steps": (1, math.inf),
+    "keep_checkpoints": (1, math.inf),
+    "log_every_steps": (1, math.inf),
+    "data.workers": (0, math.inf),
+    "data.max_missing_images": (0, math.inf),
+    "text.max_tokens": (1, math.inf),
+    "schedule.init_lr": (1e-12, math.inf),
+    "schedule.min_lr": (0, math.inf),
+    "schedule.warmup_steps": (0, math.inf),
+    "schedule.warmup_ratio": (0, 1),
+    "schedule.epochs": (1, math.inf),
+    "optimiser.weight_decay": (0, math.inf),
+    "optimiser.beta2": (0, 1),
+    "lora.rank": (1, math.inf),
+    "lora.alpha": (0, math.inf),
+    "lora.dropout": (0, 1),
+    "evaluation.every_steps": (0, math.inf),
+    "evaluation.num_batches": (1, math.inf),
+    "evaluation.num_answers": (0, math.inf),
+    "evaluation.max_new_tokens": (1, math.inf),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,9 +170,11 @@ class Recipe:
             ("precision", self.precision, PRECISIONS),
             ("tracker", self.tracker, TRACKERS),
             ("schedule.kind", self.schedule.kind, SCHEDULES),
+            ("text.image_aspect_ratio", self.text.image_aspect_ratio, ASPECT_RATIOS),
         ):
             if value not in allowed:
                 raise ConfigError(f"{self.source}: {name} is {value!r}; choose one of {', '.join(allowed)}.")
+        self._check_numbers()
         for dataset in (*self.data.datasets, *self.evaluation.datasets):
             if dataset.format not in FORMATS:
                 raise ConfigError(
@@ -159,6 +190,13 @@ class Recipe:
             raise ConfigError(f"{self.source}: schedule.steps_per_epoch must be above 0 for the schedule minigpt.")
         if (self.schedule.kind == "minigpt") != (self.data.mixing == "ratio"):
             raise ConfigError(f"{self.source}: the schedule minigpt and data.mixing ratio belong together.")
+
+    def _check_numbers(self) -> None:
+        for name, (least, limit) in _RANGES.items():
+            value = attrgetter(name)(self)
+            if not least <= value < limit:
+                below = "" if limit == math.inf else f" and below {limit}"
+                raise ConfigError(f"{self.source}: {name} is {value}; it must be {least} or more{below}.")
 
     @property
     def family(self) -> str:

@@ -5,11 +5,13 @@ Checkpoints stay those of every other run: one file with what learns, whole, wri
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 from accelerate.utils import parse_flag_from_env  # type: ignore[import-untyped]
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict, set_model_state_dict
+from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 from transformers import Trainer
 
@@ -30,6 +32,23 @@ def is_sharded(recipe: Recipe) -> bool:
 def has_parts_only(model: nn.Module) -> bool:
     """Whether this process lacks parameters: FSDP's are DTensors, those of ZeRO 3 have an id of DeepSpeed's."""
     return any(isinstance(parameter, DTensor) or hasattr(parameter, "ds_id") for parameter in model.parameters())
+
+
+@contextmanager
+def parts_callable(model: nn.Module) -> Iterator[None]:
+    """Within the block all processes together can call modules inside of a model that is spread over them.
+
+    Layers are gathered when they are called, one after the other; FSDP gathers what belongs to no layer (embeddings,
+    the connector) only for a call of the whole model. ZeRO 3 gathers everything module by module.
+    """
+    if not isinstance(model, FSDPModule):
+        yield
+        return
+    model.unshard()
+    try:
+        yield
+    finally:
+        model.reshard()
 
 
 def check_processes(recipe: Recipe, num_processes: int) -> None:

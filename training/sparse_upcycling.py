@@ -110,7 +110,7 @@ def upcycle_folder(
 
 def stage_3_modules(model: VisionLanguageModel) -> tuple[nn.Module, ...]:
     """What learns in stage 3: every layer's feed-forward, with experts (and their router) or without, and the
-    connector. Attention, norms, embeddings, head and tower stay as they are. Stages 1 and 2: `trainable_modules`."""
+    connector. Attention, norms, embeddings, head and tower stay as they are."""
     decoder = model.language_model
     assert isinstance(decoder, SparseDecoder)
     return (*(layer.mlp for layer in decoder.model.layers), model.connector)

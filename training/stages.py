@@ -40,6 +40,10 @@ class Stage:
     looks_always: bool = False
     pictures: Callable[[ImageProcessor, str], ImageProcessor] | None = None
 
+    def trains(self, name: str) -> bool:
+        """Whether a parameter of `VisionLanguageModel` learns, by its name."""
+        return any(re.search(pattern, name) for pattern in self.learns) or (self.lora and ".lora_" in name)
+
 
 class FamilyTraining(Protocol):
     """A module in training/families."""
@@ -104,8 +108,7 @@ class StageModel(nn.Module):
         if stage.lora:
             attach_lora(model, dropout=lora.dropout)
         for name, parameter in model.named_parameters():
-            learns = any(re.search(pattern, name) for pattern in stage.learns) or (stage.lora and ".lora_" in name)
-            parameter.requires_grad_(learns)
+            parameter.requires_grad_(stage.trains(name))
         for module in model.modules():
             own = list(module.parameters(recurse=False))
             if any(parameter.requires_grad for parameter in own):

@@ -28,7 +28,7 @@ from models.config import FamilyConfig
 from models.errors import ConfigError, MiniVLMError
 from models.loader import build_model
 from models.released import ReleasedFiles
-from training.batch_trainer import latest_checkpoint, tensorboard_writer
+from training.batch_trainer import begin_wandb_run, latest_checkpoint, tensorboard_writer
 from training.data.mixture import MixtureDataset, evaluation_batches, training_batches
 from training.data.readers import Example
 from training.prompts import BatchSide
@@ -161,9 +161,7 @@ def _checkpoint_to_resume(recipe: Recipe, folder: Path, *, resume: bool) -> Path
 def _reporting(
     recipe: Recipe, folder: Path, batches: MixtureDataset, checkpoint: Path | None, *, is_main: bool
 ) -> list[TrainerCallback]:
-    """TensorBoard and sample answers, in the main process."""
-    if not is_main:
-        return []
+    """The tracker, in the main process, and sample answers."""
     callbacks: list[TrainerCallback] = []
     writer: Any = None
     if recipe.tracker != "none" and find_spec(recipe.tracker) is None:
@@ -172,9 +170,11 @@ def _reporting(
             f"{recipe.source}: tracker {recipe.tracker} needs the package: pip install {recipe.tracker}, or "
             f"--options tracker={other}."
         )
-    if recipe.tracker == "tensorboard":
+    if recipe.tracker == "tensorboard" and is_main:
         writer = tensorboard_writer(folder, checkpoint)
         callbacks.append(TensorBoardCallback(writer))
+    elif recipe.tracker == "wandb" and is_main:
+        begin_wandb_run(folder, recipe.name, checkpoint)
     settings = recipe.evaluation
     if settings.every_steps and settings.num_answers:
         examples: list[Example] = []

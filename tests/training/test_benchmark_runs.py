@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,8 +18,11 @@ from models.loader import load_model
 from tests.training.tiny_stages import GOLDENS, draw_pictures, write_json
 from training import evaluate
 from training.benchmarks.run import Predictions, answer_all, check_same_run, run_benchmark
+from training.benchmarks.table import markdown, write_tables
 from training.benchmarks.tasks import Files, Question
 from training.data.annotations import DataError
+
+ROOT = Path(__file__).parents[2]
 
 
 def test_a_benchmark_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
@@ -60,6 +68,80 @@ def test_a_run_that_ends_half_way_asks_only_what_is_left(tmp_path: Path, monkeyp
     in_order = sorted(lines.splitlines())
     assert in_order == sorted((tmp_path / "whole" / "predictions.jsonl").read_text().splitlines())
     assert json.loads((tmp_path / "o" / "results.json").read_text())["questions"] == 6
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_goes_on(tmp_path: Path) -> None:
+    """SIGKILL after the first answers, wherever it is then; the second run asks the rest."""
+    draw_pictures(tmp_path, ["0.png"])
+    items = [{"image": "0.png", "question": f"is it {number}?", "answer": "no"} for number in range(60)]
+    write_json(tmp_path / "gqa.json", items)
+    config = str(GOLDENS / "minigpt_v2" / "config.yaml")
+    arguments = ["--cfg-path", config, "--task", "gqa", "--annotations", str(tmp_path / "gqa.json")]
+    arguments += ["--images", str(tmp_path), "--output"]
+    predictions = tmp_path / "killed" / "predictions.jsonl"
+    command = [sys.executable, "-m", "training.evaluate", *arguments, str(tmp_path / "killed")]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+        while process.poll() is None and not (predictions.is_file() and predictions.read_bytes().count(b"\n") > 2):
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+    kept = [line for line in predictions.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
+    assert 2 < len(kept) < 60
+    for folder in ("killed", "whole"):
+        assert evaluate.main([*arguments, str(tmp_path / folder)]) == 0
+    assert predictions.read_bytes().startswith(b"".join(kept))
+    killed, whole = (tmp_path / folder for folder in ("killed", "whole"))
+    answers = [sorted((folder / "predictions.jsonl").read_text().splitlines()) for folder in (killed, whole)]
+    assert answers[0] == answers[1]
+    assert len(answers[0]) == 60
+    assert (killed / "results.json").read_text() == (whole / "results.json").read_text()
+
+
+def test_successive_runs_fill_one_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    draw_pictures(tmp_path, ["0.png"])
+    questions = [{"image": "0.png", "question": f"is it {number}?", "answer": "no"} for number in range(3)]
+    write_json(tmp_path / "gqa_val.json", questions)
+    line = {"question_id": 1, "image": "0.png", "text": "Is there a dog?", "label": "yes"}
+    (tmp_path / "adversarial.jsonl").write_text(json.dumps(line))
+    config = str(GOLDENS / "minigpt_v2" / "config.yaml")
+    for task, file, options in (("gqa", "gqa_val.json", ["--limit", "2"]), ("pope", "adversarial.jsonl", [])):
+        files = ["--annotations", str(tmp_path / file), "--images", str(tmp_path), *options]
+        output = ["--output", str(tmp_path / "results" / task)]
+        assert evaluate.main(["--cfg-path", config, "--task", task, *files, *output]) == 0
+    assert str(tmp_path / "results" / "benchmarks.md") in capsys.readouterr().out
+    header, _, row = (tmp_path / "results" / "benchmarks.md").read_text().splitlines()
+    assert header == (
+        "| Model | gqa: gqa_val, accuracy | pope: adversarial, accuracy | pope: adversarial, f1 "
+        "| pope: adversarial, yes_ratio |"
+    )
+    assert re.fullmatch(r"\| golden MiniGPT-v2 (\| \d+\.00 \(first 2\) )(\| \d+\.00 ){3}\|", row), row
+    pope = next(r for r in json.loads((tmp_path / "results" / "benchmarks.json").read_text()) if r["task"] == "pope")
+    assert pope["figures"].keys() == {"accuracy", "precision", "recall", "f1", "yes_ratio"}
+    (tmp_path / "results" / "gqa" / "results.json").write_text("{}")
+    with pytest.raises(DataError, match=r"gqa/results\.json is no result of training\.evaluate; delete it"):
+        write_tables(tmp_path / "results")
+
+
+def test_the_table_tells_checkpoints_of_one_name_apart() -> None:
+    same = {"model": "Tiny", "task": "gqa", "annotations": "val", "questions": 3, "limit": None}
+    results = [same | {"config": name, "figures": {"accuracy": 0.5}} for name in ("a.yaml", "b.yaml")]
+    captions = {"task": "caption", "figures": {"CIDEr": 1.2345}}
+    assert markdown([*results, results[0] | captions]).splitlines() == [
+        "| Model | gqa: val, accuracy | caption: val, CIDEr |",
+        "|---|--:|--:|",
+        "| Tiny (a.yaml) | 50.00 | 123.45 |",
+        "| Tiny (b.yaml) | 50.00 |  |",
+    ]
+
+
+def test_a_damaged_prediction_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "predictions.jsonl"
+    path.write_text('{"task": "gqa", "key": "1", "answer": "a"}\n\x00\x00\n')
+    with pytest.raises(DataError, match=r"predictions\.jsonl, line 2: not valid JSON; delete the line"):
+        Predictions(path, task="gqa")
+    path.write_text('{"task": "gqa", "answer": "a"}\n')
+    with pytest.raises(DataError, match=r"predictions\.jsonl, line 1: field 'key' is missing"):
+        Predictions(path, task="gqa")
 
 
 def test_predictions_of_another_model_or_file_are_not_taken_over(tmp_path: Path) -> None:

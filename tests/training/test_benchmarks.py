@@ -203,6 +203,15 @@ def test_a_wrong_field_is_named_with_file_and_line(name: str, field: str, tmp_pa
         assert f": field '{field}' is " in message, message
 
 
+@pytest.mark.parametrize(("name", "allowed"), [("vsr", "0 or 1"), ("hateful_memes", "0 or 1"), ("pope", "yes or no")])
+def test_a_label_of_another_kind_is_named(name: str, allowed: str, tmp_path: Path) -> None:
+    files = annotation_files(tmp_path)[name]
+    line = json.loads(files.annotations.read_text())
+    files.annotations.write_text(json.dumps(line | {"label": "Perhaps"}))
+    with pytest.raises(DataError, match=rf"jsonl, line 1: field 'label' is 'perhaps'; it must be {allowed}\.$"):
+        BENCHMARKS[name].read(files, True)
+
+
 def test_models_without_tasks_are_asked_in_their_own_words(tmp_path: Path) -> None:
     (question,) = BENCHMARKS["gqa"].read(annotation_files(tmp_path)["gqa"], False)
     assert question.text == "how many?\nAnswer the question using a single word or phrase."
@@ -211,15 +220,15 @@ def test_models_without_tasks_are_asked_in_their_own_words(tmp_path: Path) -> No
 def test_a_tiny_model_through_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     files = annotation_files(tmp_path)["pope"]
     arguments = ["--cfg-path", str(GOLDENS / "minigpt_v2" / "config.yaml"), "--task", "pope"]
-    assert evaluate.main(arguments) == 1
+    assert evaluate.main(arguments) == 2
     assert "--task pope needs --annotations" in capsys.readouterr().err
     arguments += ["--annotations", str(files.annotations), "--images", str(tmp_path), "--output", str(tmp_path / "o")]
     assert evaluate.main(arguments) == 0
     assert "yes_ratio" in capsys.readouterr().out
-    assert evaluate.main([*arguments, "--limit", "0"]) == 1
+    assert evaluate.main([*arguments, "--limit", "0"]) == 2
     assert "--limit is 0; it must be 1 or more" in capsys.readouterr().err
     files.annotations.write_text("\n")
-    assert evaluate.main([*arguments, "--output", str(tmp_path / "empty")]) == 1
+    assert evaluate.main([*arguments, "--output", str(tmp_path / "empty")]) == 2
     assert "there is no question in it" in capsys.readouterr().err
     report = json.loads((tmp_path / "o" / "results.json").read_text())
     assert (report["task"], report["questions"]) == ("pope", 1)

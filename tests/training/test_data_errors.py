@@ -18,6 +18,7 @@ from training import prepare
 from training.data.annotations import DataError
 from training.data.formats import FORMATS
 from training.data.readers import DatasetPaths, Reader
+from training.recipe import DatasetRecipe
 from training.train import main
 
 Place = tuple[str | int, ...]
@@ -178,6 +179,25 @@ def test_a_wrong_field_is_found_without_opening_a_picture(name: str, tmp_path: P
         assert (", reference 0: " if file.endswith(".p") else ", line ") in message
         assert f"{place[-1]}'" in message, (place, kind, message)
         assert "\n" not in message
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_prepare_finds_nothing_wrong_where_nothing_is(name: str, tmp_path: Path) -> None:
+    recipe = tiny_recipe(tmp_path, "minigpt_v2")
+    data = tmp_path / "data"
+    draw_pictures(data, [COCO, "9.jpg", "9.png", "image/9.jpg", "VG_100K/9.jpg"])
+    make_shard(data / "0.tar", 2)
+    if name in CASES:
+        write(data, CASES[name].files)
+    annotations = CASES[name].annotations if name in CASES else "0.tar" if name in IN_SHARDS else "0/3"
+    report = prepare.check_dataset(recipe, DatasetRecipe(format=name, annotations=annotations), num_opened=3)
+    assert (report.errors, report.missing, report.outside, report.num_left_out) == ([], [], [], 0)
+    assert report.num_examples > 0
+    if name in CASES and name != "unnatural_instruction":
+        for picture in (*data.glob("*.[jp]*g"), *data.glob("*/9.jpg")):
+            picture.unlink()
+        report = prepare.check_dataset(recipe, DatasetRecipe(format=name, annotations=annotations), num_opened=3)
+        assert report.num_missing == 1 or "no example can be used" in report.errors[0]
 
 
 @pytest.mark.parametrize("item", [3, "text", None, []])

@@ -14,7 +14,7 @@ from models.errors import RequestError
 from models.parts.llava_chat import FORMATS
 from models.vision_language_model import IGNORED_LABEL, IMAGE_PLACEHOLDER, VisionLanguageModel
 from tests.app.tiny_model import FIRST_BYTE, picture, tiny_model
-from training.llava_sequences import PLAIN, make_llava_batch, read_turns, trainable_modules
+from training.llava_sequences import PLAIN, make_llava_batch, read_turns
 from training.sequences import Batch
 
 PICTURE = picture(0)
@@ -126,8 +126,3 @@ def test_annotations_with_another_number_of_images_are_refused(images: list[str]
     item = {"id": "7", "image": images, "conversations": [{"from": "human", "value": text}]}
     with pytest.raises(RequestError, match=r"^Item 7: .*<image>"):
         read_turns(item, tmp_path)
-
-
-def test_what_each_stage_trains(model: VisionLanguageModel) -> None:
-    assert trainable_modules(model, 1) == (model.connector,)
-    assert set(trainable_modules(model, 2)) == {model.language_model, model.connector}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import re
 from collections import Counter
 from pathlib import Path
@@ -17,6 +18,7 @@ from training import prepare
 from training.data.mixture import EpochPlan, MixtureDataset, RatioPlan, TooManyMissing
 from training.data.readers import DatasetPaths, Example, MissingImage, Reader, make_example
 from training.sequences import Batch
+from training.train import main
 
 
 class Numbers(Reader):
@@ -98,6 +100,18 @@ def test_missing_pictures_are_counted_and_replaced_up_to_a_limit(caplog: pytest.
         [batches.examples(number) for number in range(3)]
 
 
+@pytest.mark.filterwarnings("ignore:.*pin_memory.*:UserWarning", "ignore::DeprecationWarning")
+def test_missing_pictures_are_counted_over_all_data_workers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = tiny_recipe(tmp_path, "minigpt_v2", stage="3")
+    for number in range(1, 6):
+        (tmp_path / "data" / "align" / "image" / f"{number}.jpg").unlink()
+    command = ["--cfg-path", str(recipe.source), "--options", "data.workers=2"]
+    assert main([*command, "data.max_missing_images=6"]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert re.match(r"error: 7 pictures could not be read \(the last: .*\.jpg.*\); `python -m training\.pre", error)
+    assert main([*command, "data.max_missing_images=1000", f"output_dir={tmp_path / 'other'}"]) == 0
+
+
 def test_a_batch_is_the_same_whenever_it_is_asked_for() -> None:
     reader = Numbers(9)
     plan = RatioPlan([reader], [1], [3], length=5, seed=0)
@@ -121,6 +135,24 @@ def test_prepare_finds_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixtu
     write_json(tmp_path / "data" / "conversation_58k.json", [{"id": "000000000000"}])
     assert prepare.main(["--cfg-path", str(recipe.source)]) == 1
     assert "line 2 (item 0): field 'conversations' is missing" in capsys.readouterr().err
+
+
+def test_prepare_shows_boxes_that_go_beyond_their_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """They are trained on, as in the originals; but whoever made the pictures smaller wants to know."""
+    draw_pictures(tmp_path / "data", ["coco/COCO_train2014_000000000007.jpg"])
+    boxes = {5: [2, 3, 10, 10], 6: [2, 3, 40, 10], 8: [-2, 3, 4, 10]}
+    refs = [{"image_id": 7, "ann_id": n, "split": "train", "sentences": [{"raw": "a ball"}]} for n in boxes]
+    (tmp_path / "data" / "refs(unc).p").write_bytes(pickle.dumps(refs))
+    annotations = [{"id": number, "bbox": box} for number, box in boxes.items()]
+    write_json(tmp_path / "data" / "instances.json", {"annotations": annotations})
+    dataset = {"format": "refcoco", "annotations": ".", "images": "coco", "batch_size": 1}
+    aligned_captions(tmp_path / "data" / "align")
+    recipe = tiny_recipe(tmp_path, "minigpt_v2", data={"datasets": [dataset]})
+    assert prepare.main(["--cfg-path", str(recipe.source)]) == 0
+    shown = capsys.readouterr().err
+    assert "refcoco: box {<10><10><210><43>} goes beyond its picture" in shown
+    assert "box {<-10><10><10><43>}" in shown
+    assert shown.count("goes beyond") == 2
 
 
 def test_prepare_looks_for_every_picture_and_counts_missing_shards(

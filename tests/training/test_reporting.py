@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,16 +17,12 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
 from torch.utils.tensorboard import SummaryWriter
 
-import training.sample_answers
-from models.conversation import Answer
 from models.errors import ConfigError
-from models.loader import load_model
 from tests.training.test_train_stage import StopAt, Stopped
-from tests.training.tiny_stages import GOLDENS, tiny_recipe
+from tests.training.tiny_stages import tiny_recipe
 from training.data.readers import make_example
-from training.recipe import EvaluationRecipe, LoraRecipe
+from training.recipe import EvaluationRecipe
 from training.sample_answers import SampleAnswers
-from training.stages import Stage, StageModel
 from training.train import run_stage
 
 # Warned of by the libraries themselves, whatever is trained.
@@ -45,16 +42,18 @@ class FakeWandb(ModuleType):
         super().__init__("wandb")
         self.__spec__ = ModuleSpec("wandb", loader=None)
         self.logged: list[dict[str, Any]] = []
-        self.settings: dict[str, Any] = {}
+        self.begun: list[dict[str, Any]] = []
         self.run: Any = None
         self.config: dict[str, Any] = {}
         self.Image = lambda picture: ("picture", picture.size)
         self.Html = lambda text: ("html", text)
 
-    def init(self, **settings: Any) -> None:
-        self.settings = settings
-        self.run = SimpleNamespace(summary={}, _label=lambda **_: None, name="x", id="x")
+    def init(self, **settings: Any) -> Any:
+        self.begun.append(settings)
+        own = settings["id"] or f"new-{len(self.begun)}"
+        self.run = SimpleNamespace(summary={}, _label=lambda **_: None, name="x", id=own)
         self.config = type("Config", (dict,), {"update": lambda self, values, **_: dict.update(self, values)})()
+        return self.run
 
     def define_metric(self, *args: Any, **kwargs: Any) -> None: ...
 
@@ -80,7 +79,8 @@ def test_weights_and_biases(wandb: FakeWandb, tmp_path: Path) -> None:
     settings = {"every_steps": 2, "num_answers": 2, "max_new_tokens": 4}
     recipe = tiny_recipe(tmp_path, "minigpt_v2", stage="3", evaluation=settings, tracker="wandb")
     run_stage(recipe)
-    assert wandb.settings["name"] == recipe.name
+    (begun,) = wandb.begun
+    assert (begun["name"], begun["dir"]) == (recipe.name, recipe.output_dir)
     losses = {entry["train/global_step"] for entry in wandb.logged if "train/loss" in entry}
     assert losses == {1, 2, 3, 4, 5, 6}
     shown = {entry["train/global_step"]: entry for entry in wandb.logged if "sample 0" in entry}
@@ -88,6 +88,22 @@ def test_weights_and_biases(wandb: FakeWandb, tmp_path: Path) -> None:
     assert set(shown[2]) == {"sample 0", "sample 1", "answers", "train/global_step"}
     assert "expected: " in shown[6]["answers"][1]
     assert not (tmp_path / "output" / "logs").exists()
+
+
+def test_a_resumed_run_goes_on_in_weights_and_biases(wandb: FakeWandb, tmp_path: Path) -> None:
+    recipe = tiny_recipe(tmp_path, "minigpt_v2", stage="3", tracker="wandb", save_every_steps=2)
+    with pytest.raises(Stopped):
+        run_stage(recipe, callbacks=[StopAt(4)])
+    run_stage(recipe, resume=True)
+    assert [(begun["id"], begun["resume"]) for begun in wandb.begun] == [(None, "allow"), ("new-1", "allow")]
+    logged = {step: [e for e in wandb.logged if e.get("train/global_step") == step] for step in range(1, 7)}
+    once_more = [entry["train/loss"] for entry in logged[3]]  # after the checkpoint of step 2
+    assert len(once_more) == 2
+    assert once_more[0] == once_more[1]
+    assert all(len(entries) >= 1 for entries in logged.values())
+    shutil.rmtree(tmp_path / "output" / "checkpoints")
+    run_stage(recipe)
+    assert wandb.begun[2]["id"] is None, "a run from the beginning is another one"
 
 
 @pytest.mark.parametrize(("tracker", "other"), [("wandb", "tensorboard"), ("tensorboard", "none")])
@@ -123,15 +139,11 @@ def test_a_resumed_runs_bar_begins_where_it_goes_on(tmp_path: Path, capsys: pyte
     assert [event.step for event in scalars] == [1, 2, 3, 4, 5, 6]
 
 
-def test_boxes_of_answers_are_drawn_in_tensorboard(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    model = load_model(GOLDENS / "minigpt4-vicuna0" / "config.yaml", device="cpu", report=lambda _: None)
-    stage_model = StageModel(model, Stage(learns=(r"^connector\.projection",)), LoraRecipe())
+def test_boxes_of_answers_are_drawn_in_tensorboard(tmp_path: Path) -> None:
     said = "<p>a ball</p> {<50><50><100><100>}"
-    answer = [Answer(text=said)]
-    monkeypatch.setattr(training.sample_answers, "generate", lambda *_: answer)
     example = make_example(["where?"], ["there"], [Image.new("RGB", (100, 100))])
     writer = SummaryWriter(log_dir=str(tmp_path / "logs"))
-    SampleAnswers([example], EvaluationRecipe(), tmp_path / "samples", writer=writer).write(stage_model, 7)
+    SampleAnswers([example], EvaluationRecipe(), tmp_path / "samples", writer=writer).write([said], 7)
     writer.close()
     events = EventAccumulator(str(tmp_path / "logs"), size_guidance={"images": 0}).Reload()
     (event,) = events.Images("sample 0")

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from accelerate import Accelerator  # type: ignore[import-untyped]
 from transformers import TrainerCallback
 
 from tests.training.test_llava_stages import llava_recipe
 from tests.training.test_train_stage import StopAt, Stopped, losses
 from tests.training.tiny_stages import tiny_recipe
+from training.batch_trainer import latest_checkpoint
 from training.recipe import Recipe
 from training.train import run_stage
 
@@ -49,6 +52,84 @@ def test_every_family(case: str, stage: str, tmp_path: Path) -> None:
     run_stage(recipe, resume=True)
     assert losses(tmp_path / "killed") == losses(tmp_path / "whole")
     assert len(set(losses(tmp_path / "whole"))) == 6
+
+
+class StopWithin(TrainerCallback):
+    """Ends a run between the batches that one step accumulates, while data workers make later ones."""
+
+    def __init__(self, substep: int) -> None:
+        self.left = substep
+
+    def on_substep_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.left -= 1
+        if not self.left:
+            raise Stopped
+
+
+@pytest.mark.parametrize("case", ["minigpt_v2", "mgm-7b"])
+def test_in_the_middle_of_accumulation_with_data_workers(case: str, tmp_path: Path) -> None:
+    """Data sets drawn by ratio, and grouped by length; the newest checkpoint is one step old."""
+    changed: dict[str, Any] = {"gradient_accumulation": 3, "save_every_steps": 2}
+
+    def recipe(name: str) -> Recipe:
+        made = (
+            tiny_recipe(tmp_path / name, case, stage="3", data={"workers": 2}, **changed)
+            if case == "minigpt_v2"
+            else llava_recipe(tmp_path / name, case, "2", **changed)
+        )
+        made.data.__dict__["workers"] = 2
+        made.schedule.__dict__["epochs"] = 2 if case == "minigpt_v2" else 6
+        return made
+
+    run_stage(recipe("whole"))
+    expected = losses(tmp_path / "whole")
+    assert len(set(expected)) == 6
+    with pytest.raises(Stopped):
+        run_stage(recipe("killed"), callbacks=[StopWithin(8)])  # two in each step are no last ones: in the fourth step
+    assert latest_checkpoint(tmp_path / "killed" / "output") == tmp_path / "killed/output/checkpoints/checkpoint-2"
+    run_stage(recipe("killed"), resume=True)
+    assert losses(tmp_path / "killed") == expected
+
+
+def test_a_checkpoint_is_complete_once_all_processes_have_saved_theirs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Processes wait for each other when their own files are there, and before the one that says so."""
+    found: list[tuple[bool, bool]] = []
+    newest = tmp_path / "output" / "checkpoints"
+    wait = Accelerator.wait_for_everyone
+
+    def look(self: Accelerator) -> None:
+        for folder in newest.glob("checkpoint-1"):
+            found.append(((folder / "rng_state.pth").is_file(), (folder / "trainer_state.json").is_file()))
+        wait(self)
+
+    monkeypatch.setattr(Accelerator, "wait_for_everyone", look)
+    run_stage(tiny_recipe(tmp_path, "minigpt_v2", stage="3", schedule={"epochs": 1, "steps_per_epoch": 1}))
+    assert (True, False) in found
+
+
+def test_another_number_of_processes_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    recipe = tiny_recipe(tmp_path, "minigpt_v2", stage="3")
+    with pytest.raises(Stopped):
+        run_stage(recipe, callbacks=[StopAt(3)])
+    checkpoint = tmp_path / "output" / "checkpoints" / "checkpoint-2"
+    (checkpoint / "rng_state.pth").rename(checkpoint / "rng_state_0.pth")
+    shutil.copy(checkpoint / "rng_state_0.pth", checkpoint / "rng_state_1.pth")
+    run_stage(recipe, resume=True)
+    assert "checkpoint-2 was saved by 2 processes and this run has 1: dropout" in caplog.text
+
+
+def test_a_finished_run_that_is_resumed_exports_again(tmp_path: Path) -> None:
+    """As after a kill while the released files were written."""
+    recipe = tiny_recipe(tmp_path, "minigpt_v2", stage="3")
+    result = run_stage(recipe)
+    checkpoint = result.parent / "checkpoint.pth"
+    whole = torch.load(checkpoint)["model"]
+    checkpoint.write_bytes(checkpoint.read_bytes()[:100])
+    assert run_stage(recipe, resume=True) == result
+    again = torch.load(checkpoint)["model"]
+    assert all(torch.equal(again[name], tensor) for name, tensor in whole.items())
 
 
 class SumsInOneOrder(TrainerCallback):

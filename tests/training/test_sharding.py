@@ -51,6 +51,13 @@ with_deepspeed = pytest.mark.skipif(
 EXPERTS = ("moe-llava-stablelm", "3")
 
 
+def answers(folder: Path) -> list[str]:
+    """What was answered after the second step and the fourth."""
+    written = sorted((folder / "output" / "samples").glob("*/answers.md"))
+    assert len(written) == 2
+    return [file.read_text() for file in written]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("program", "option", "case", "stage"),
@@ -65,12 +72,13 @@ EXPERTS = ("moe-llava-stablelm", "3")
     ],
 )
 def test_parameters_spread_over_two_processes(program: str, option: str, case: str, stage: str, tmp_path: Path) -> None:
-    """Frozen and trained ones, a batch of text alone beside one with pictures, resumed half-way; as one process that
-    accumulates two batches."""
-    alone = llava_recipe(tmp_path / "alone", case, stage, gradient_accumulation=2)
+    """Frozen and trained ones, a batch of text alone beside one with pictures, sample answers between steps, resumed
+    half-way; as one process that accumulates two batches."""
+    samples = {"every_steps": 2, "num_answers": 2, "max_new_tokens": 4}
+    alone = llava_recipe(tmp_path / "alone", case, stage, gradient_accumulation=2, evaluation=samples)
     alone.schedule.__dict__["epochs"] = 4
     run_stage(alone)
-    together = llava_recipe(tmp_path / "together", case, stage)
+    together = llava_recipe(tmp_path / "together", case, stage, evaluation=samples)
     if "=zero" in option:
         shutil.copytree(CONFIGS / "deepspeed", together.source.parent, dirs_exist_ok=True)
     command = [*TWO, f"tests.training.{program}", "--cfg-path", str(together.source)]
@@ -79,6 +87,7 @@ def test_parameters_spread_over_two_processes(program: str, option: str, case: s
     run([*command, *options])
     expected = losses(tmp_path / "alone", step=4)
     assert losses(tmp_path / "together", step=4) == pytest.approx(expected, rel=1e-4)
+    assert answers(tmp_path / "together") == answers(tmp_path / "alone")
     checkpoints = tmp_path / "together" / "output" / "checkpoints"
     for step in (3, 4):
         (checkpoints / f"checkpoint-{step}" / "trainer_state.json").unlink()

@@ -17,8 +17,9 @@ from app.engine import ChatEngine
 from models.conversation import Sampling, Turn
 from models.errors import ConfigError
 from models.vision_language_model import IGNORED_LABEL, VisionLanguageModel
+from training.benchmarks.table import write_result
 from training.benchmarks.tasks import BENCHMARKS, Figures, Files, Question
-from training.data.annotations import DataError
+from training.data.annotations import DataError, Item
 from training.data.readers import MissingImage, open_image
 from training.llava_sequences import make_llava_batch
 
@@ -39,12 +40,14 @@ class Predictions:
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []
         complete = [line for line in lines if line.endswith("\n")]
         for number, line in enumerate(complete, start=1):
-            entry = json.loads(line)
-            if entry["task"] != task:
-                raise DataError(
-                    f"{path}, line {number}: predictions of the task {entry['task']}; choose another --output."
-                )
-            self.answers[entry["key"]] = entry["answer"]
+            where = f"{path}, line {number}"
+            try:
+                entry = Item(json.loads(line), lambda where=where: where)  # type: ignore[misc]  # bound early
+            except ValueError as error:
+                raise DataError(f"{where}: not valid JSON; delete the line to ask its question again.") from error
+            if entry.text("task") != task:
+                raise DataError(f"{where}: predictions of the task {entry.text('task')}; choose another --output.")
+            self.answers[entry.text("key")] = entry.text("answer")
         path.parent.mkdir(parents=True, exist_ok=True)
         if len(complete) < len(lines):
             path.write_text("".join(complete), encoding="utf-8")
@@ -144,7 +147,7 @@ def run_benchmark(
     limit: int | None = None,
     source: Path | None = None,
 ) -> Figures:
-    """The figures of a task; predictions go to `output`/predictions.jsonl, the table to `output`/results.json.
+    """The figures of a task, which go to `output`/results.json, and the predictions to `output`/predictions.jsonl.
 
     `source` is the file that the model was loaded from. Raises DataError for wrong files, or a folder with predictions
     of another model or file.
@@ -167,6 +170,7 @@ def run_benchmark(
         with ChatEngine(model, max_concurrent=CONCURRENT, max_queue=CONCURRENT, busy_prefill_tokens=512) as engine:
             answers = answer_all(questions, predictions, engine_answerer(engine, benchmark.max_new_tokens))
     figures = benchmark.score(answers, questions)
-    report = {"model": model.info.name, "task": task, "questions": len(questions), "figures": figures}
-    (output / "results.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    what = {"model": model.info.name, "config": str(source), "task": task, "annotations": files.annotations.stem}
+    asked = {"questions": len(questions), "limit": limit}
+    write_result(output / "results.json", what | asked | {"figures": figures})
     return figures

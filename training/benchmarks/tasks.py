@@ -180,7 +180,7 @@ def read_vsr(files: Files, knows_tasks: bool) -> list[Question]:
             str(number),
             files.images / item.text("image"),
             f"{tag}Based on the image, is this statement true or false? {item.text('caption')}",
-            "true" if item.get("label", int) else "false",
+            item.one_of("label", {"0": "false", "1": "true"}),
         )
         for number, item in enumerate(read_lines(files.annotations))
     ]
@@ -194,7 +194,7 @@ def read_hateful_memes(files: Files, knows_tasks: bool) -> list[Question]:
             item.identifier("id"),
             files.images / item.text("img"),
             f"This is an image writting '{item.text('text')}'. Is this image hateful? Answer yes or no. Answer:",
-            "yes" if item.get("label", int) else "no",
+            item.one_of("label", {"0": "no", "1": "yes"}),
         )
         for item in read_lines(files.annotations)
     ]
@@ -207,7 +207,7 @@ def read_pope(files: Files, knows_tasks: bool) -> list[Question]:
             f"{number}-{item.identifier('question_id')}",
             files.images / item.text("image"),
             short_answer(item.text("text"), knows_tasks),
-            item.text("label").lower() == "yes",
+            item.one_of("label", {"yes": True, "no": False}),
         )
         for number, item in enumerate(read_lines(files.annotations))
     ]

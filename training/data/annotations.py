@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import pickle
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from models.errors import MiniVLMError
 
 Value = TypeVar("Value")
+_LARGEST = 1e15  # whole numbers up to there are exact as floats
 _SPACE = re.compile(r"\s*")
 _KINDS = {str: "text", int: "a whole number", float: "a number", list: "a list", dict: "a mapping"}
 
@@ -38,7 +39,7 @@ class Item:
     def get(self, field: str, kind: type[Value]) -> Value:
         """The field's value. Raises DataError if it is missing or of another kind; whole numbers pass for numbers."""
         value = self.values.get(field) if isinstance(self.values, dict) else None
-        fits = isinstance(value, (int, float) if kind is float else kind) and not isinstance(value, bool)
+        fits = is_number(value) if kind is float else isinstance(value, kind) and not isinstance(value, bool)
         if not fits:
             found = "is missing" if value is None else f"is {_shorten(value)}"
             raise DataError(f"{self.where()}: field '{self.prefix}{field}' {found}; it must be {_KINDS[kind]}.")
@@ -61,6 +62,14 @@ class Item:
         value = self.values.get(field) if isinstance(self.values, dict) else None
         return str(value) if isinstance(value, int) and not isinstance(value, bool) else self.text(field)
 
+    def one_of(self, field: str, values: Mapping[str, Value]) -> Value:
+        """What `values` has for the field, whose case does not count, written as text or as a whole number."""
+        found = self.identifier(field).lower()
+        if found not in values:
+            allowed = " or ".join(values)
+            raise DataError(f"{self.where()}: field '{self.prefix}{field}' is {_shorten(found)}; it must be {allowed}.")
+        return values[found]
+
     def texts(self, field: str) -> list[str]:
         """A list of texts, not empty."""
         values = self.get(field, list)
@@ -71,8 +80,9 @@ class Item:
     def numbers(self, field: str, count: int) -> list[float]:
         """A list of `count` numbers."""
         values = self.get(field, list)
-        if len(values) != count or any(isinstance(v, bool) or not isinstance(v, int | float) for v in values):
-            raise DataError(f"{self.where()}: field '{self.prefix}{field}' must be {count} numbers, not {values}.")
+        if len(values) != count or not all(map(is_number, values)):
+            found = _shorten(values)
+            raise DataError(f"{self.where()}: field '{self.prefix}{field}' must be {count} numbers, not {found}.")
         return values
 
     def items(self, field: str) -> list[Item]:
@@ -125,7 +135,7 @@ def read_json(path: Path) -> Any:
         raise DataError(f"{path} not found; set `annotations` in the training config.") from error
     except json.JSONDecodeError as error:
         raise DataError(f"{path}, line {error.lineno}: not valid JSON ({error.msg}); download it again.") from error
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, UnicodeDecodeError, RecursionError) as error:
         raise DataError(f"{path} can't be read ({error}).") from error
 
 
@@ -163,9 +173,20 @@ def _skip_space(text: str, position: int) -> int:
     return match.end()
 
 
+def is_number(value: Any) -> bool:
+    """Whether it is a number to reckon with: not NaN (which Python reads in JSON), nor beyond all measure."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= _LARGEST
+
+
 def _shorten(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "…"
+
+
+# What reading a cut or altered pickle raises.
+_NO_PICKLE = (
+    pickle.UnpicklingError, ArithmeticError, AttributeError, EOFError, LookupError, MemoryError, TypeError, ValueError
+)  # fmt: skip
 
 
 class _PlainUnpickler(pickle.Unpickler):
@@ -182,5 +203,5 @@ def read_plain_pickle(path: Path) -> Any:
             return _PlainUnpickler(file, encoding="latin1").load()
     except FileNotFoundError as error:
         raise DataError(f"{path} not found; set `annotations` in the training config.") from error
-    except (pickle.UnpicklingError, OSError, EOFError, ValueError, LookupError, AttributeError, TypeError) as error:
+    except (OSError, *_NO_PICKLE) as error:
         raise DataError(f"{path} is not a pickle of plain values ({error}); download it again.") from error

@@ -12,7 +12,7 @@ from PIL import Image
 from models.conversation import Turn
 from models.errors import RequestError
 from training.data.annotations import Annotations, DataError, Item
-from training.data.readers import DatasetPaths, Example, Reader, make_example, open_image
+from training.data.readers import DatasetPaths, Example, Reader, is_there, make_example, open_image
 from training.data.text import process_caption
 from training.llava_sequences import read_turns
 
@@ -133,7 +133,7 @@ class LlavaReader(Reader):
         Genome's may lie in `images/` where it says `VG_100K/`."""
         path = self.paths.images / name
         others = (path.with_suffix(".png"), self.paths.images / re.sub(r"\bVG_100K(_2)?\b", "images", name))
-        return path if path.is_file() else next((other for other in others if other.is_file()), path)
+        return path if is_there(path) else next((other for other in others if is_there(other)), path)
 
     def example(self, index: int, rng: Random) -> Example:  # noqa: ARG002
         return self._example(self.items[index], open_image)

@@ -7,11 +7,13 @@ the same step of a training run always sees the same example.
 
 from __future__ import annotations
 
+import struct
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
+from typing import IO
 
 from PIL import Image
 
@@ -114,7 +116,7 @@ class JsonReader(Reader):
         self.indices = [index for index in range(len(self.items)) if self.is_kept(self.items[index])]
         if self.wants_existing_images:
             self.num_left_out = len(self.indices)
-            self.indices = [i for i in self.indices if self.file_of(self.items[i]).is_file()]
+            self.indices = [i for i in self.indices if is_there(self.file_of(self.items[i]))]
             self.num_left_out -= len(self.indices)
 
     def is_kept(self, item: Item) -> bool:  # noqa: ARG002  # for subclasses that leave some out
@@ -147,12 +149,33 @@ class JsonReader(Reader):
         return make_example((question,), (answer,), (image,))
 
 
+# What Pillow raises for files that are cut off, altered or too large.
+_NO_PICTURE = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, Image.DecompressionBombError)
+
+
 def open_image(path: Path) -> Image.Image:
     """A picture as RGB. Raises MissingImage if it is not there or not a picture."""
     try:
-        return Image.open(path).convert("RGB")
-    except (OSError, Image.DecompressionBombError, SyntaxError) as error:
+        with path.open("rb") as file:
+            return decode_image(file, str(path))
+    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
         raise MissingImage(f"{path}: {error}") from error
+
+
+def decode_image(file: IO[bytes], name: str) -> Image.Image:
+    """An open file's picture as RGB; `name` is what messages call it. Raises MissingImage if it is not a picture."""
+    try:
+        return Image.open(file).convert("RGB")
+    except _NO_PICTURE as error:
+        raise MissingImage(f"{name}: {error}") from error
+
+
+def is_there(path: Path) -> bool:
+    """Whether a file exists; a name that the file system can't have does not."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
 
 
 def by_base_name(folder: Path, name: str) -> Path:

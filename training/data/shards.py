@@ -18,7 +18,7 @@ from random import Random
 from PIL import Image
 
 from training.data.annotations import DataError, Item
-from training.data.readers import MissingImage
+from training.data.readers import decode_image
 
 BLOCK = 1000  # samples taken from a shard before the next is drawn; the original's shuffle buffer
 _BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}")
@@ -67,11 +67,7 @@ class Shards:
             values = json.loads(text)
         except ValueError as error:
             raise DataError(f"{where}: not valid JSON; make the shard again.") from error
-        try:
-            image = Image.open(io.BytesIO(picture)).convert("RGB")
-        except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-            raise MissingImage(f"{path}: {name}.{suffix}: {error}") from error
-        return image, Item(values, lambda: where)
+        return decode_image(io.BytesIO(picture), f"{path}: {name}.{suffix}"), Item(values, lambda: where)
 
 
 def _read(file: io.BufferedReader, span: Span) -> bytes:
