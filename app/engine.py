@@ -6,15 +6,16 @@ prefix sharing -> text. Each question's thread prepares its own prompt and image
     engine_queue    who may use the model now          engine_loop       the generation thread
     engine_prompt   a prompt that fits the context     engine_batching   the library it runs, adapted
     engine_memory   sizes                              engine_stream     one answer as it comes (decoding, sampling)
-    engine_images   the vision tower's passes          engine_graphs     decoding steps on a GPU
-    engine_solo     a lone chat without pages
+    engine_images   the vision tower's passes          engine_pages      its pages, read and written quickly
+    engine_solo     a lone chat without pages          engine_attention  attention in bfloat16 on a CPU
+                                                       engine_graphs     decoding steps on a GPU
 """
 
 from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from PIL import Image
@@ -23,7 +24,7 @@ from torch import Tensor
 from app.engine_images import ImageEncoder
 from app.engine_loop import GenerationLoop
 from app.engine_memory import batching_config, image_slots, is_out_of_memory, kv_bytes_per_token
-from app.engine_prompt import check_turns, fit_prompt
+from app.engine_prompt import Prompt, check_turns, fit_prompt
 from app.engine_queue import Admission
 from app.engine_stream import AnswerStream, Submission
 from app.sampling import check as check_sampling
@@ -60,6 +61,7 @@ class EngineStats:
     prompt_tokens: int
     prompt_tokens_reused: int
     restarts: int
+    steps_captured: int  # decoding steps held as CUDA graphs
 
 
 class ChatEngine:
@@ -191,9 +193,7 @@ class ChatEngine:
             ids: list[int] = []
             images: list[int | None] = []
             count = 0
-            for part in prompt.parts:
-                is_image = isinstance(part, Image.Image)
-                new = self._image_ids(pinned, part) if isinstance(part, Image.Image) else part
+            for is_image, new in self._ids(prompt, pinned):
                 ids, images, count = ids + new, images + [count if is_image else None] * len(new), count + is_image
             written = self._model.tokenizer.encode(self._model.prompt_format.answer_prefix + answer)
             with self._encoder.lock:  # one such pass at a time bounds its memory
@@ -220,6 +220,7 @@ class ChatEngine:
             prompt_tokens=self._prompt_tokens,
             prompt_tokens_reused=self._loop.num_reused,
             restarts=self._loop.num_restarts,
+            steps_captured=self._loop.num_captured,
         )
 
     # The rest runs in the thread of whoever reads the answer ----------------------------------------------------------
@@ -228,9 +229,7 @@ class ChatEngine:
         prompt = fit_prompt(self._model, turns, sampling.max_new_tokens)
         pinned = self._pin(prompt.images)
         try:
-            ids: list[int] = []
-            for part in prompt.parts:
-                ids += self._image_ids(pinned, part) if isinstance(part, Image.Image) else part
+            ids = [token for _, new in self._ids(prompt, pinned) for token in new]
             ticket = self._loop.submit(ids, replace(sampling, max_new_tokens=prompt.max_new_tokens))
         except BaseException as error:
             pinned.release()
@@ -258,6 +257,11 @@ class ChatEngine:
         self._bank.reset()
         self._loop.restart()
         self._must_renew_ids = False
+
+    def _ids(self, prompt: Prompt, pinned: PinnedImages) -> Iterator[tuple[bool, list[int]]]:
+        """Whether a part of the prompt is an image, which is encoded if it must be, and its token ids."""
+        for part in prompt.parts:
+            yield (True, self._image_ids(pinned, part)) if isinstance(part, Image.Image) else (False, part)
 
     def _image_ids(self, pinned: PinnedImages, image: Image.Image) -> list[int]:
         was_encoded = False

@@ -11,7 +11,6 @@ import threading
 from typing import Any, cast
 
 import torch
-from torch import Tensor
 from transformers.generation.continuous_batching.cache import PagedAttentionCache
 from transformers.generation.continuous_batching.cache_allocators.cache_allocator import BlockLedger
 from transformers.generation.continuous_batching.continuous_api import (
@@ -20,10 +19,10 @@ from transformers.generation.continuous_batching.continuous_api import (
     OutputRouter,
 )
 from transformers.generation.continuous_batching.requests import GenerationOutput, RequestStatus
-from transformers.generation.continuous_batching.utils import attn_mask_is_needed
 
 from app.engine_graphs import GraphedRunner
-from app.engine_solo import SoloDecoder, can_decode_alone, plain_pages
+from app.engine_pages import update_quickly
+from app.engine_solo import SoloDecoder, can_decode_alone
 from app.sampling import RequestSampler
 
 
@@ -192,31 +191,6 @@ class Manager(ContinuousBatchingManager):
             return found
 
         setattr(cache, "search_prefix_match", counted)  # noqa: B010 (the library has no hook for it)
-
-
-def update_quickly(cache: PagedAttentionCache) -> None:
-    """Let `cache.update` do its work in fewer steps: it runs once per layer and token.
-
-    The library's goes through a guard for torch.compile, which nothing here uses, and through arguments of flash
-    attention. Models with sliding windows and the flash kernels, which want those, keep the library's.
-    """
-    allocator = plain_pages(cache)
-    if allocator is None or not attn_mask_is_needed(cache.config):
-        return
-    views = allocator._kv_token_views
-
-    def update(key_states: Tensor, value_states: Tensor, layer_idx: int, kwargs: dict[str, Any]) -> Any:
-        keys, values = views[layer_idx]
-        write, read = kwargs["write_index"][0], kwargs["read_index"][0]
-        new_keys, new_values = key_states[0].transpose(0, 1), value_states[0].transpose(0, 1)
-        keys.index_copy_(0, write, new_keys)
-        values.index_copy_(0, write, new_values)
-        if not read.numel():
-            return key_states, value_states
-        keys, values = keys.index_select(0, read), values.index_select(0, read)
-        return keys.transpose(0, 1).unsqueeze(0), values.transpose(0, 1).unsqueeze(0)
-
-    setattr(cache, "update", update)  # noqa: B010 (the library has no hook for it)
 
 
 def leave_config_alone(processor: ContinuousBatchProcessor) -> None:

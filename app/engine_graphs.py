@@ -29,25 +29,34 @@ def can_use_graphs(language_model: nn.Module) -> bool:
     return is_cuda and not getattr(language_model, "is_quantized", False) and attn_mask_is_needed(config)
 
 
-def capture_cuda_graph(step: Callable[[], Tensor], stream: Any) -> Callable[[], Tensor]:
-    """A function that runs the step again with what its input tensors hold then, and returns the same output tensor."""
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
-        output = step()
+def cuda_graphs() -> Capture:
+    """Captures steps: a step becomes a function that runs it again over its input tensors, into the same output tensor.
 
-    def replay() -> Tensor:
-        graph.replay()
-        return output
+    All graphs share memory, as only one of them runs at a time; their outputs, which are kept, do not.
+    """
+    pool = torch.cuda.graph_pool_handle()
 
-    return replay
+    def capture(step: Callable[[], Tensor], stream: Any) -> Callable[[], Tensor]:
+        graph = torch.cuda.CUDAGraph()
+        # Other threads (the vision tower, the sampling of readers) may use the device meanwhile.
+        with torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
+            output = step()
+
+        def replay() -> Tensor:
+            graph.replay()
+            return output
+
+        return replay
+
+    return capture
 
 
 class GraphedRunner(ModelRunner):
     """The library's runner of steps, which replays short ones. `num_captured` counts graphs, `failure` says why not."""
 
-    def __init__(self, runner: ModelRunner, *, capture: Capture = capture_cuda_graph) -> None:
+    def __init__(self, runner: ModelRunner, *, capture: Capture | None = None) -> None:
         self.__dict__.update(runner.__dict__)
-        self._capture = capture
+        self._capture = capture or cuda_graphs()
         self._graphs: dict[tuple[int, int], Callable[[], Tensor]] = {}
         self._is_short = False
         self.failure: BaseException | None = None
@@ -91,15 +100,21 @@ class GraphedRunner(ModelRunner):
             return logits if "logits_to_keep" in batch_data else logits[:, batch_data["logits_indices"]]
 
         key = (batch_data["input_ids"].shape[1], batch_data["read_index"][0].numel())
-        if key in self._graphs:
-            return self._graphs[key]()
-        logits = step()  # the right result; it also makes the libraries allocate what may not be allocated in a graph
+        if key not in self._graphs:
+            try:
+                self._graphs[key] = self._checked(step)
+            except Exception as error:
+                self.failure = error
+                raise
+        return self._graphs[key]()
+
+    def _checked(self, step: Callable[[], Tensor]) -> Callable[[], Tensor]:
+        """The step, captured. Raises RuntimeError if its replay gives other values."""
+        logits = step()  # it also makes the libraries allocate what may not be allocated in a graph
         replay = self._capture(step, self.inputs_and_outputs.compute_stream)
-        replayed = replay()
-        if not torch.allclose(replayed.float(), logits.float(), rtol=0.05, atol=0.05 * float(logits.abs().max())):
+        if not torch.allclose(replay().float(), logits.float(), rtol=0.05, atol=0.05 * float(logits.abs().max())):
             raise RuntimeError("a replayed step gave other values")
-        self._graphs[key] = replay
-        return replayed
+        return replay
 
     def _pad_cached(self, tokens: int) -> int:
         return pad_to_pow2(tokens, self.cache.max_tokens_read, _LEAST_CACHED)
@@ -119,10 +134,7 @@ class GraphedRunner(ModelRunner):
         shapes = sorted(self.shapes(context_tokens), key=lambda shape: -shape[0] * shape[1])
         for count, (requests, cached) in enumerate(shapes, start=1):
             before = self.num_captured
-            try:
-                self.run_one_warmup(model, requests, cached)  # it only logs what goes wrong
-            except Exception as error:
-                self.failure = error
+            self.run_one_warmup(model, requests, cached)  # it only logs what goes wrong
             if self.failure is None and self.num_captured == before:
                 self.failure = RuntimeError(f"{requests} requests with {cached} cached tokens could not be captured")
             if self.failure is not None:

@@ -16,7 +16,7 @@ from transformers import GenerationConfig, PreTrainedModel
 from transformers.generation.configuration_utils import ContinuousBatchingConfig
 
 from app.engine_batching import Mailbox, MailboxRouter, Manager
-from app.engine_graphs import can_use_graphs
+from app.engine_graphs import GraphedRunner, can_use_graphs
 from app.engine_memory import is_out_of_memory
 from app.sampling import RequestSampler
 from models.conversation import Sampling
@@ -156,6 +156,14 @@ class GenerationLoop:
     def num_reused(self) -> int:
         """Prompt tokens that were found in the prefix cache, over all restarts."""
         return self._reused_before + (self._manager.num_reused if self._manager else 0)
+
+    @property
+    def num_captured(self) -> int:
+        """Decoding steps held as CUDA graphs."""
+        manager = self._manager
+        processor = manager.batch_processor if manager else None
+        runner = processor.model_runner if processor else None
+        return runner.num_captured if isinstance(runner, GraphedRunner) else 0
 
     def _running_manager(self) -> Manager:
         if self._is_closed:

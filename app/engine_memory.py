@@ -51,6 +51,7 @@ def batching_config(
         max_requests_per_batch=max_concurrent,
         max_memory_percent=1.0,  # checked above, against what is free rather than what is installed
         use_async_batching=False,  # the sampler looks at each token before the next step
+        auto_switch_to_flash=False,  # with flash kernels, steps could not be captured (engine_graphs)
         use_cuda_graph=False,  # the sampler runs Python between the forward pass and the choice of tokens
     )
     return config, may_copy

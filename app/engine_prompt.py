@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING
 from PIL import Image
 
 from models.conversation import Turn
-from models.errors import ContextOverflow, RequestError
+from models.errors import ConfigError, ContextOverflow, RequestError
 
 if TYPE_CHECKING:
     from models.vision_language_model import VisionLanguageModel
@@ -44,6 +45,17 @@ def check_turns(model: VisionLanguageModel, turns: Sequence[Turn]) -> None:
         raise RequestError(f"{model.info.name} answers questions about an image; add one first.")
 
 
+def check_context(model: VisionLanguageModel) -> None:
+    """Raise ConfigError where the context is too short for any question about an image."""
+    shortest = [Turn("user", "?", (Image.new("RGB", (1, 1)),))]
+    size = count_tokens(model.tokenize(model.prompt_format.render(shortest)), model.num_image_tokens)
+    if size >= model.info.context_tokens:
+        raise ConfigError(
+            f"context_tokens is {model.info.context_tokens}, but the shortest question about an image takes {size} "
+            f"tokens and its answer more; set it higher."
+        )
+
+
 def fit_prompt(model: VisionLanguageModel, turns: Sequence[Turn], max_new_tokens: int) -> Prompt:
     """The longest end of the conversation that leaves room for the answer.
 
@@ -52,19 +64,25 @@ def fit_prompt(model: VisionLanguageModel, turns: Sequence[Turn], max_new_tokens
     """
     context = model.info.context_tokens
     reserved = min(max_new_tokens, context // 2)
-    for dropped in range(0, len(turns), 2):
-        kept, notice = drop_oldest(turns, dropped)
-        parts = model.tokenize(model.prompt_format.render(kept))
-        size = count_tokens(parts, model.num_image_tokens)
-        is_last = dropped + 2 > len(turns)
-        if size + reserved <= context or (is_last and size < context):
-            break
-    else:
+    choices = range(0, len(turns), 2)  # how many turns to leave out
+
+    def tokenize(dropped: int) -> tuple[list[list[int] | Image.Image], int]:
+        parts = model.tokenize(model.prompt_format.render(drop_oldest(turns, dropped)[0]))
+        return parts, count_tokens(parts, model.num_image_tokens)
+
+    dropped = 0
+    parts, size = tokenize(dropped)
+    if size + reserved > context:  # a search by halves, as every pair of turns that is left out makes it shorter
+        index = bisect.bisect_left(choices, True, key=lambda count: tokenize(count)[1] + reserved <= context)
+        dropped = choices[min(index, len(choices) - 1)]
+        parts, size = tokenize(dropped)
+    if size >= context:
         images = sum(isinstance(part, Image.Image) for part in parts)
         raise ContextOverflow(
             f"The question takes {size} tokens ({images * model.num_image_tokens} of them for images), but the model "
             f"reads at most {context} with its answer. Ask something shorter{' or fewer images' if images > 1 else ''}."
         )
+    _, notice = drop_oldest(turns, dropped)
     room = context - size
     length_notice = None
     if room < max_new_tokens:

@@ -18,28 +18,30 @@ class Admission:
         self._queue: deque[threading.Event] = deque()
         self._lock = threading.Lock()
 
-    def enter(self, abandoned: threading.Event) -> bool:
-        """Wait for a place; True when it is taken, False when `abandoned` was set (see `wake`). Raises Busy."""
+    def join(self) -> threading.Event:
+        """Take a place, or stand in the queue for it; set once the place is taken. Raises Busy if the queue is full."""
         turn = threading.Event()
         with self._lock:
             if self._active < self._places and not self._queue:
                 self._active += 1
-                return True
-            if len(self._queue) >= self._max_waiting:
+                turn.set()
+            elif len(self._queue) < self._max_waiting:
+                self._queue.append(turn)
+            else:
                 raise Busy(f"{len(self._queue)} questions are waiting already; try again in a moment.")
-            self._queue.append(turn)
-        while not turn.wait(timeout=0.05):
-            if abandoned.is_set():
-                with self._lock:
-                    if turn in self._queue:
-                        self._queue.remove(turn)
-                        return False
-        return True  # `leave` handed its place over
+        return turn
 
-    def leave(self) -> None:
-        """Give a place back, to whoever waits longest."""
+    def number(self, turn: threading.Event) -> int:
+        """Its number in the queue, from 1; 0 once it has a place or has left."""
         with self._lock:
-            if self._queue:
+            return self._queue.index(turn) + 1 if turn in self._queue else 0
+
+    def leave(self, turn: threading.Event) -> None:
+        """Out of the queue, or give the place to whoever waits longest. Once for each `join`."""
+        with self._lock:
+            if not turn.is_set():
+                self._queue.remove(turn)
+            elif self._queue:
                 self._queue.popleft().set()
             else:
                 self._active -= 1

@@ -20,6 +20,8 @@ from transformers.generation.continuous_batching.cache_allocators.full_attention
 from transformers.generation.continuous_batching.continuous_api import ContinuousBatchProcessor
 from transformers.generation.continuous_batching.requests import RequestState, RequestStatus
 
+from app.engine_attention import quick
+from app.engine_pages import plain_pages, token_rows
 from app.sampling import RequestSampler
 
 _ROOM = 256  # tokens by which it grows
@@ -33,16 +35,16 @@ class ContiguousCache:
 
     def __init__(self, allocator: FullAttentionCacheAllocator, rows: list[int]) -> None:
         """Copy the tokens that are in these rows of the pages."""
-        self._pages = [allocator._kv_token_views[layer] for layer in allocator.layer_indices]
-        self._shape = (len(self._pages), 1, allocator.num_key_value_heads)
-        self._head_dim = allocator.head_dim
-        self._page_type = allocator.cache_dtype
+        views = token_rows(allocator)
+        self._pages = [views[layer] for layer in allocator.layer_indices]
+        self._heads, self._head_dim = allocator.num_key_value_heads, allocator.head_dim
         self.length = len(rows)
         self._keys, self._values = self._make(_room_for(self.length)), self._make(_room_for(self.length))
         index = self._index(rows)
         for mine, side in ((self._keys, 0), (self._values, 1)):
             for layer, pages in enumerate(self._pages):
-                mine[layer, 0, :, : self.length] = pages[side].index_select(0, index).transpose(0, 1)
+                found = pages[side].index_select(0, index).view(-1, self._heads, self._head_dim)
+                mine[layer, 0, :, : self.length] = found.transpose(0, 1)
 
     def begin_token(self) -> None:
         """Make a place for one more token in all layers."""
@@ -59,7 +61,7 @@ class ContiguousCache:
         index, start = self._index(rows), self.length - len(rows)
         for mine, side in ((self._keys, 0), (self._values, 1)):
             for layer, pages in enumerate(self._pages):
-                pages[side].index_copy_(0, index, mine[layer, 0, :, start : self.length].transpose(0, 1))
+                pages[side].index_copy_(0, index, mine[layer, 0, :, start : self.length].transpose(0, 1).flatten(1))
 
     # What transformers' attention and masks call ----------------------------------------------------------------------
 
@@ -67,7 +69,7 @@ class ContiguousCache:
         """One token's keys and values [1, K, 1, D] -> those of all tokens [1, K, L, D]."""
         self._new_keys[layer].copy_(keys)
         self._new_values[layer].copy_(values)
-        return self._all_keys[layer], self._all_values[layer]
+        return quick(self._all_keys[layer]), self._all_values[layer]
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Tokens before the one that is computed."""
@@ -82,7 +84,7 @@ class ContiguousCache:
         return self.length, 0
 
     def _make(self, room: int) -> Tensor:
-        return torch.empty(*self._shape, room, self._head_dim, dtype=self._page_type, device=self._pages[0][0].device)
+        return self._pages[0][0].new_empty(len(self._pages), 1, self._heads, room, self._head_dim)
 
     def _grown(self, old: Tensor) -> Tensor:
         new = self._make(_room_for(old.shape[3]))
@@ -177,17 +179,8 @@ class SoloDecoder:
 
 
 def can_decode_alone(cache: PagedAttentionCache) -> bool:
-    """Whether attention is SDPA over plain pages."""
+    """Whether attention is SDPA (the library knows an eager one besides) over plain pages."""
     return plain_pages(cache) is not None and cache.config._attn_implementation == "sdpa"
-
-
-def plain_pages(cache: PagedAttentionCache) -> FullAttentionCacheAllocator | None:
-    """The pages of a model whose layers all keep every token's keys and values, and are read without a flash kernel."""
-    allocators = list(cache.cache_allocators.values())
-    # The library's class for sliding windows, which overwrites old tokens, is derived from the plain one.
-    if len(allocators) != 1 or type(allocators[0]) is not FullAttentionCacheAllocator or cache.max_blocks_per_request:
-        return None
-    return allocators[0]
 
 
 def _room_for(tokens: int) -> int:

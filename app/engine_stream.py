@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from models.vision_language_model import VisionLanguageModel
 
 _HEARTBEAT = 0.5  # seconds between two looks at whether the loop is alive
+_QUEUE_POLL = 0.05  # seconds between two looks at the queue
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,8 +35,9 @@ class Submission:
 class AnswerStream:
     """Iterator of answers so far. `close` works from any thread, also while another one waits in `next`.
 
-    Nothing happens before the first `next`. The reader sets the pace: while it is busy, tokens gather, and come
-    together. Between two answers lie at least `interval` seconds, except before the last.
+    Nothing happens before the first `next`. While others are answered first, answers say only the number in the queue.
+    The reader sets the pace: while it is busy, tokens gather, and come together. Between two answers lie at least
+    `interval` seconds, except before the last.
     """
 
     def __init__(
@@ -58,7 +60,8 @@ class AnswerStream:
         self._interval = interval
         self._text = AnswerText(model.tokenizer.decode, model.prompt_format)
         self._submission: Submission | None = None
-        self._has_place = False
+        self._turn: threading.Event | None = None  # of the queue; set while there is a place
+        self._number = -1  # in the queue, as it was told last
         self._closed = threading.Event()
         self._lock = threading.Lock()
         self._started = 0.0
@@ -86,13 +89,13 @@ class AnswerStream:
         self._closed.set()
         with self._lock:
             submission, self._submission = self._submission, None
-            has_place, self._has_place = self._has_place, False
+            turn, self._turn = self._turn, None
         if submission is not None:
             self._loop.finish(submission.ticket)
             submission.ticket.mailbox.close()
             submission.images.release()
-        if has_place:
-            self._admission.leave()
+        if turn is not None:
+            self._admission.leave(turn)
 
     def __enter__(self) -> AnswerStream:
         return self
@@ -102,13 +105,17 @@ class AnswerStream:
 
     def __del__(self) -> None:
         # Not right here: the collector may run while this very thread holds one of the locks that `close` takes.
-        if getattr(self, "_has_place", False):
+        if getattr(self, "_turn", None) is not None:
             with contextlib.suppress(RuntimeError):  # the program ends: no new threads, and nothing to free
                 threading.Thread(target=self.close, daemon=True).start()
 
     def _advance(self) -> Answer | None:
         if not self._started:
             self._started = time.monotonic()
+            self._join()
+        if self._number != 0:
+            if number := self._wait_for_place():
+                return Answer(text="", queue_number=number)
             self._begin()
         while not self._closed.is_set():
             with self._lock:
@@ -135,12 +142,25 @@ class AnswerStream:
                 return self._answer(submission.prompt, finish)
         return None
 
-    def _begin(self) -> None:
-        """Wait for a place, prepare the prompt and hand it to the loop."""
-        if not self._admission.enter(self._closed):
-            return
+    def _join(self) -> None:
+        turn = self._admission.join()
         with self._lock:
-            self._has_place = True
+            self._turn = turn
+        if self._closed.is_set():  # `close` found nothing to give back yet
+            self.close()
+
+    def _wait_for_place(self) -> int:
+        """The number in the queue as soon as it is another than before; 0 for a place, or if this was closed."""
+        while (turn := self._turn) is not None:
+            number = self._admission.number(turn)
+            if number != self._number:
+                self._number = number
+                return number
+            turn.wait(_QUEUE_POLL)
+        return 0
+
+    def _begin(self) -> None:
+        """Prepare the prompt and hand it to the loop."""
         submission = None if self._closed.is_set() else self._submit(self._turns, self._sampling)
         with self._lock:
             self._submission = submission
@@ -163,7 +183,7 @@ class AnswerStream:
         return "stop" if ids and ids[-1] in self._model.eos_token_ids else "length"
 
     def _answer(self, prompt: Prompt, finish: FinishReason | None) -> Answer:
-        is_cut = finish == "length" and prompt.length_notice is not None
+        cut = (prompt.length_notice,) if finish == "length" and prompt.length_notice else ()
         return Answer(
             text=self._text.text,
             finish_reason=finish,
@@ -171,5 +191,5 @@ class AnswerStream:
             num_prompt_tokens=prompt.num_tokens,
             num_new_tokens=self._text.num_tokens,
             seconds=time.monotonic() - self._started,
-            notices=(*prompt.notices, prompt.length_notice) if is_cut and prompt.length_notice else prompt.notices,
+            notices=(*prompt.notices, *cut),
         )

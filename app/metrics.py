@@ -33,6 +33,7 @@ _HELP = {
     "prompt_tokens": "Prompt tokens since the start.",
     "prompt_tokens_reused": "Prompt tokens found in memory since the start.",
     "restarts": "Restarts of the generation loop after an error.",
+    "steps_captured": "Decoding steps held as CUDA graphs; constant after the start.",
 }
 _TOTALS = ("images_encoded", "images_reused", "prompt_tokens", "prompt_tokens_reused", "restarts")
 

@@ -11,11 +11,11 @@ take those back at any time.
 from __future__ import annotations
 
 import json
+import multiprocessing
 import shutil
-import subprocess
-import sys
 import tempfile
 from collections.abc import Mapping
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -45,7 +45,7 @@ class Work:
     inner: int = 6144
     heads: int = 16
     blocks: int = 18
-    repeats: int = 3
+    repeats: int = 2
     in_process: bool = False
 
 
@@ -123,10 +123,12 @@ def write_checkpoint(folder: Path, work: Work) -> tuple[Path, int]:
 def _load(way: str, config: Path, dtype: str, *, in_process: bool) -> dict[str, float]:
     if in_process:
         return measure(way, config, dtype)
-    command = [sys.executable, "-m", "benchmarks.loading", way, str(config), dtype]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    result: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    return result
+    # Where the system can, new processes are copies of one that has imported everything.
+    has_copies = "forkserver" in multiprocessing.get_all_start_methods()
+    context = multiprocessing.get_context("forkserver" if has_copies else "spawn")
+    context.set_forkserver_preload([__name__])
+    with ProcessPoolExecutor(1, mp_context=context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        return pool.submit(measure, way, config, dtype).result()
 
 
 def measure(way: str, path: Path, dtype: str) -> dict[str, float]:
@@ -172,8 +174,3 @@ def _draw(module: nn.Module) -> None:
 def touch(weights: list[Tensor]) -> float:
     """Read one value of every page, so that no part of a mapped file is still to come."""
     return float(sum(weight.detach().reshape(-1)[::2048].float().sum() for weight in weights))
-
-
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    print(json.dumps(measure(sys.argv[1], Path(sys.argv[2]), sys.argv[3])))

@@ -92,6 +92,7 @@ class LetterTokenizer:
     """Id i is the character U+3400 + i; ASCII is read as ids of its own and written back as such characters."""
 
     bos_token_id, eos_token_id, pad_token_id = BOS, EOS, 0
+    special_tokens: tuple[str, ...] = ()
 
     def __init__(self, size: int) -> None:
         self._size = size

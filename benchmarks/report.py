@@ -102,16 +102,21 @@ def save(values: Mapping[str, Any], folder: Path, kind: str) -> Path:
 
 
 def summary(values: Mapping[str, Any]) -> str:
-    """README's table: a row per comparison and goal, with the range of the ratios over all settings."""
-    rows: dict[tuple[str, str], list[float]] = {}
+    """README's table: a row per comparison and goal, with the range of the ratios over all settings.
+
+    Where one comparison has several goals, its rows also say what their settings have in common.
+    """
+    rows: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for figure in values["figures"]:
         if figure["goal"] is not None or figure["original"] is not None:
-            rows.setdefault((figure["name"], _goal(figure)), []).append(figure["ratio"])
+            rows.setdefault((figure["name"], _goal(figure)), []).append(figure)
+    names = [name for name, _ in rows]
     lines = ["| Comparison | Ratio | Goal |", "|---|--:|--:|"]
-    for (name, goal), ratios in rows.items():
-        low, high = min(ratios), max(ratios)
-        shown = f"{low:.3g}" if len(ratios) == 1 else f"{low:.3g} to {high:.3g}"
-        lines.append(f"| {name} | {shown} | {goal} |")
+    for (name, goal), figures in rows.items():
+        low, high = min(figure["ratio"] for figure in figures), max(figure["ratio"] for figure in figures)
+        shown = f"{low:.3g}" if len(figures) == 1 else f"{low:.3g} to {high:.3g}"
+        common = f" ({_common([figure['setting'] for figure in figures])})" if names.count(name) > 1 else ""
+        lines.append(f"| {name}{common} | {shown} | {goal} |")
     lines += ["", f"{values['date']}, {values['device']}, one thread, load {values['load_at_start']} at the start."]
     return "\n".join(lines)
 
@@ -127,6 +132,12 @@ def write_summary(readme: str, folder: Path) -> str:
 def missed(figures: Sequence[Figure]) -> list[Figure]:
     """The figures below their goals."""
     return [figure for figure in figures if figure.is_met is False]
+
+
+def _common(settings: Sequence[str]) -> str:
+    """The parts, between commas, that all settings have."""
+    first, *others = (setting.split(", ") for setting in settings)
+    return ", ".join(part for part in first if all(part in other for other in others))
 
 
 def _goal(figure: Mapping[str, Any]) -> str:

@@ -122,25 +122,16 @@ def test_a_reader_that_waits_for_the_end_is_woken_by_it(how: str) -> None:
 
 
 def test_places_go_to_who_waited_longest() -> None:
-    admission, order = Admission(places=1, max_waiting=3), []
-    never = threading.Event()
-    assert admission.enter(never)
-
-    def visit(name: int) -> None:
-        assert admission.enter(never)
-        order.append(name)
-        admission.leave()
-
-    threads = []
-    for name in range(3):
-        threads.append(threading.Thread(target=visit, args=(name,)))
-        threads[-1].start()
-        while admission.num_waiting <= name:
-            time.sleep(0.001)
+    admission = Admission(places=1, max_waiting=3)
+    first, *waiting = turns = [admission.join() for _ in range(4)]
+    assert [admission.number(turn) for turn in turns] == [0, 1, 2, 3]
     with pytest.raises(Busy, match="3 questions are waiting"):
-        admission.enter(never)
-    admission.leave()
-    for thread in threads:
-        thread.join(timeout=10)
-    assert order == [0, 1, 2]
+        admission.join()
+    admission.leave(waiting.pop(1))  # who gives up in the queue frees nobody's place
+    assert [turn.is_set() for turn in turns] == [True, False, False, False]
+    assert [admission.number(turn) for turn in waiting] == [1, 2]
+    for turn, following in zip((first, *waiting), waiting, strict=False):
+        admission.leave(turn)
+        assert (following.is_set(), admission.number(following)) == (True, 0)
+    admission.leave(waiting[-1])
     assert (admission.num_active, admission.num_waiting) == (0, 0)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import random
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import pytest
 
 from app.engine import ChatEngine
+from app.engine_prompt import check_context, count_tokens, drop_oldest, fit_prompt
 from app.engine_stream import AnswerStream
-from models.conversation import Answer, Turn
-from models.errors import ContextOverflow, RequestError
+from models.conversation import Answer, Role, Turn
+from models.errors import ConfigError, ContextOverflow, RequestError
 from models.generation import generate
 from models.vision_language_model import VisionLanguageModel
 from tests.app.tiny_model import GREEDY, ScriptedLlama, ask, picture, prompt_tokens, tiny_model
@@ -80,6 +82,59 @@ def test_an_answer_gets_the_room_that_is_left_and_says_so(engine: ChatEngine, mo
     assert answer.finish_reason == "length"
     assert answer.num_prompt_tokens + answer.num_new_tokens == 512
     assert f"{answer.num_new_tokens} tokens instead of 10000" in answer.notices[0]
+
+
+def first_that_fits(model: VisionLanguageModel, turns: Sequence[Turn], max_new_tokens: int) -> int | None:
+    """How many turns to leave out, tried one pair after the other; None if even the last question is too long."""
+    context = model.info.context_tokens
+    reserved = min(max_new_tokens, context // 2)
+    sizes = []
+    for dropped in range(0, len(turns), 2):
+        parts = model.tokenize(model.prompt_format.render(drop_oldest(turns, dropped)[0]))
+        sizes.append(count_tokens(parts, model.num_image_tokens))
+        if sizes[-1] + reserved <= context:
+            return dropped
+    return len(turns) - 1 if sizes[-1] < context else None
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_the_search_by_halves_finds_what_one_pair_after_the_other_finds(model: VisionLanguageModel, seed: int) -> None:
+    draw = random.Random(seed)
+
+    def turn(role: Role) -> Turn:
+        images = (picture(1),) if role == "user" and draw.random() < 0.2 else ()
+        return Turn(role, "x" * draw.choice((1, 5, 40, 200)), images)
+
+    turns = [turn("assistant" if index % 2 else "user") for index in range(2 * draw.randrange(20) + 1)]
+    turns[-1] = replace(turns[-1], text="x" * draw.choice((1, 40, 300, 450, 500)))
+    max_new_tokens = draw.choice((1, 24, 1000))
+    expected = first_that_fits(model, turns, max_new_tokens)
+    if expected is None:
+        with pytest.raises(ContextOverflow):
+            fit_prompt(model, turns, max_new_tokens)
+        return
+    prompt = fit_prompt(model, turns, max_new_tokens)
+    kept, notice = drop_oldest(turns, expected)
+    assert (prompt.dropped_turns, prompt.notices) == (expected, (notice,) if notice else ())
+    assert prompt.parts == model.tokenize(model.prompt_format.render(kept))
+
+
+def test_a_long_history_is_read_a_few_times_and_not_once_per_pair(model: VisionLanguageModel) -> None:
+    turns = conversation(pairs=500)
+    read: list[str] = []
+    encode = model.tokenizer.encode
+    model.tokenizer.encode = lambda text, **bos: read.append(text) or encode(text, **bos)  # type: ignore[method-assign, func-returns-value]
+    fit_prompt(model, turns, 24)
+    assert sum(map(len, read)) < 4 * sum(len(turn.text) + 20 for turn in turns)
+
+
+def test_a_context_too_short_for_any_question_is_refused(model: VisionLanguageModel) -> None:
+    check_context(model)
+    shortest = prompt_tokens(model, ask("?", picture(1)))
+    check_context(tiny_model(context_tokens=shortest + 1))
+    for context in (shortest, 10, 0, -5):
+        with pytest.raises(ConfigError, match=rf"context_tokens is {context}, but .* takes {shortest} tokens"):
+            check_context(tiny_model(context_tokens=context))
 
 
 def test_a_generous_limit_does_not_cost_the_history(engine: ChatEngine) -> None:

@@ -170,6 +170,14 @@ def test_the_table_of_the_readme_shows_ranges_and_goals(tmp_path: Path) -> None:
     assert written.endswith("\nafter")
 
 
+def test_rows_of_one_comparison_with_several_goals_can_be_told_apart() -> None:
+    report = Report()
+    for setting, ratio, goal in (("a, fp32", 2.5, 2), ("b, fp32", 3.5, 2), ("a, bf16", 4.5, 3)):
+        report.add(Figure(name="chats", setting=setting, unit="s", ours=1, original=ratio, ratio=ratio, goal=goal))
+    table = summary(as_values(report, circumstances(torch.device("cpu"))))
+    assert "| chats (fp32) | 2.5 to 3.5 | ≥ 2 |\n| chats (a, bf16) | 4.5 | ≥ 3 |" in table
+
+
 def test_goals_are_met_on_their_side() -> None:
     figure = Figure(name="x", setting="y", unit="s", ours=1, ratio=2.0, goal=2.5)
     assert figure.is_met is False
@@ -177,14 +185,32 @@ def test_goals_are_met_on_their_side() -> None:
     assert Figure(name="x", setting="y", unit="s", ours=1, ratio=2.0).is_met is None
 
 
-def test_the_gpu_benchmark_runs_through_on_small_models(tmp_path: Path) -> None:
-    assert gpu.main(["7b", "--device", "cpu", "--small", "--output", str(tmp_path)]) == 0
-    (path,) = tmp_path.glob("*-7b-gpu.json")
+@pytest.mark.parametrize("part", gpu.PARTS)
+def test_the_gpu_benchmark_runs_through_on_small_models(part: str, tmp_path: Path) -> None:
+    assert gpu.main([part, "--device", "cpu", "--small", "--output", str(tmp_path)]) == 0
+    (path,) = tmp_path.glob(f"*-{part}-gpu.json")
     values = json.loads(path.read_text())
     assert set(values["equal"].values()) == {True}
     goals = {(figure["setting"], figure["name"]): figure["goal"] for figure in values["figures"]}
-    assert goals["MiniGPT-v2 7B", "1 chat, share of the bandwidth"] == 0.65
-    assert goals["MiniGPT-v2 7B", "1 chat, times the original's 8 bits"] == 12
+    for name, full in gpu.PARTS[part].items():
+        assert goals[name, "1 chat, times eager generate"] == full.eager
+        assert goals[name, "first token, times the floor"] == 3
+        assert goals[name, "steps captured after the start"] == 0
+
+
+def test_the_goals_on_a_gpu_are_all_asked_for() -> None:
+    v2 = gpu.PARTS["7b"]["MiniGPT-v2 7B"]
+    assert (v2.bandwidth, v2.eager, v2.low_resource, v2.together) == (0.65, 4, 12, 8)
+    assert {full.eager for full in gpu.PARTS["small"].values()} == {6}
+    assert {full.backbone for part in gpu.PARTS.values() for full in part.values()} == set(BACKBONES)
+
+
+def test_the_floor_of_the_first_token_counts_every_patch_of_the_tower() -> None:
+    model = random_model("llama", SMALL)
+    slow_sums = gpu.Ceilings(bandwidth=1e30, flops=1.0)
+    tower = sum(p.numel() for p in model.vision_tower.parameters()) * 2 * 17  # 4 x 4 patches and CLS
+    text = gpu.bytes_per_token(model.language_model) / 4 * 2 * 10
+    assert gpu.first_token_floor(model, SMALL, 10, slow_sums) == pytest.approx(tower + text)
 
 
 def test_a_gpu_is_asked_for_in_one_line(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

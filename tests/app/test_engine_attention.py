@@ -1,0 +1,88 @@
+"""Attention by hand says what torch's says, is no less exact, and is what the engine uses in bfloat16 on a CPU."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from app import engine_attention
+from app.engine import ChatEngine
+from app.engine_attention import QuickKeys, quick
+from benchmarks import random_models
+from tests.app.tiny_model import GREEDY, ask
+
+BF16 = torch.bfloat16
+
+
+def inputs(heads: int, key_heads: int, queries: int, keys: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Query, key, value in bfloat16, keys and values laid out as the engine reads them, and a causal mask."""
+    generator = torch.Generator().manual_seed(keys)
+    query = torch.randn(1, heads, queries, 16, generator=generator).to(BF16)
+    key, value = (torch.randn(1, keys, key_heads, 16, generator=generator).to(BF16).transpose(1, 2) for _ in range(2))
+    hidden = torch.ones(queries, keys, dtype=torch.bool).triu(keys - queries + 1)
+    return query, key, value, torch.zeros(1, 1, queries, keys).masked_fill(hidden, -torch.inf).to(BF16)
+
+
+@pytest.mark.parametrize("most", [engine_attention._MOST_SCORES, 0], ids=["by hand", "by torch"])
+@pytest.mark.parametrize(("queries", "keys"), [(1, 1), (1, 90), (7, 90), (40, 300)])
+@pytest.mark.parametrize("scale", [None, 0.5])
+def test_it_is_as_exact_as_torch(
+    queries: int, keys: int, scale: float | None, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_attention, "_MOST_SCORES", most)
+    query, key, value, mask = inputs(4, 4, queries, keys)
+    exact = functional.scaled_dot_product_attention(
+        query.double(), key.double(), value.double(), mask.double(), scale=scale
+    )
+    theirs = functional.scaled_dot_product_attention(query, key, value, mask, scale=scale)
+    ours = functional.scaled_dot_product_attention(query, quick(key), value, attn_mask=mask, scale=scale)
+    assert type(ours) is Tensor
+    assert ours.dtype == BF16
+    assert (ours - exact).norm() <= 1.5 * (theirs - exact).norm() + 1e-6
+
+
+@pytest.mark.parametrize("queries", [1, 6])
+def test_heads_that_share_keys(queries: int) -> None:
+    query, key, value, _ = inputs(8, 2, queries, 50)
+    ours = functional.scaled_dot_product_attention(query, quick(key), value, enable_gqa=True)
+    exact = functional.scaled_dot_product_attention(query.float(), key.float(), value.float(), enable_gqa=True)
+    torch.testing.assert_close(ours.float(), exact, rtol=0.02, atol=0.02)
+
+
+@pytest.mark.parametrize("kind", ["causal", "true and false", "a mask for shared keys"])
+def test_what_it_does_not_do_by_hand_is_left_to_torch(kind: str) -> None:
+    query, key, value, mask = inputs(8, 2 if "shared" in kind else 8, 30, 30)
+    options: dict[str, Any] = {"is_causal": True} if kind == "causal" else {"attn_mask": mask == 0}
+    if "shared" in kind:
+        options = {"attn_mask": mask, "enable_gqa": True}
+    ours = functional.scaled_dot_product_attention(query, quick(key), value, **options)
+    torch.testing.assert_close(ours, functional.scaled_dot_product_attention(query, key, value, **options))
+
+
+def test_other_number_formats_and_devices_keep_theirs() -> None:
+    assert type(quick(torch.zeros(1, 2, 3, 4, dtype=BF16))) is QuickKeys
+    assert type(quick(torch.zeros(1, 2, 3, 4))) is Tensor
+    assert type(quick(torch.zeros(1, 2, 3, 4, dtype=BF16, device="meta"))) is Tensor
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("backbone", random_models.BACKBONES)
+def test_the_engine_uses_it_for_every_backbone(backbone: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = random_models.random_model(backbone, random_models.SMALL, dtype=BF16, context_tokens=256)
+    queries: list[int] = []
+    attend = engine_attention.attend
+
+    def counted(query: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        queries.append(query.shape[2])
+        return attend(query, *args, **kwargs)
+
+    monkeypatch.setattr(engine_attention, "attend", counted)
+    with ChatEngine(model, max_concurrent=2, page_size=8, update_interval=0) as engine:
+        answer = list(engine.stream(ask("what is it", random_models.picture(1)), GREEDY))[-1]
+    layers = model.language_model.config.num_hidden_layers
+    assert len(queries) == layers * answer.num_new_tokens  # once per layer: for the prompt, then for a token each
+    assert queries[0] == answer.num_prompt_tokens
