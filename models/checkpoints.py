@@ -57,6 +57,8 @@ def needed_files(config: FamilyConfig) -> list[NeededFile]:
 
 def find_local(value: str, config: FamilyConfig) -> Path | None:
     """The local file or folder for a value: absolute, beside the YAML, or under checkpoints/ (full id or base name)."""
+    if not value.strip():
+        return None  # a path of nothing would be the folder itself
     path = Path(value).expanduser()
     if path.is_absolute():
         candidates = [path]
@@ -79,10 +81,10 @@ def resolve(config: FamilyConfig, key: str) -> Path:
     """
     file = next(file for file in needed_files(config) if file.key == key)
     where = f"{config.source}: {key}"
-    if _PLACEHOLDER.search(file.value):
-        raise ConfigError(f"{where} is the placeholder {file.value!r}; set it to the real path. {file.hint}")
     if file.path is not None:
         return file.path
+    if _PLACEHOLDER.search(file.value):
+        raise ConfigError(f"{where} is the placeholder {file.value!r}; set it to the real path. {file.hint}")
     if file.is_hub_id:
         return _download(file.value, where=where, hint=file.hint)
     raise CheckpointMissing(

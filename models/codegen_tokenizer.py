@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import cast
 
 from models.errors import CheckpointMissing
-from models.piece_tokenizer import open_tokenizer
+from models.piece_tokenizer import open_tokenizer, special_tokens_of
 
 _CLEAN_UP = (" .", " ?", " !", " ,", " ' ", " n't", " 'm", " 's", " 've", " 're")
 
@@ -27,6 +27,7 @@ class CodeGenTokenizer:
         self._tokenizer = open_tokenizer(folder)
         self.bos_token_id: int = self._tokenizer.bos_token_id
         self.eos_token_id = self.pad_token_id = self.bos_token_id
+        self.special_tokens = special_tokens_of(self._tokenizer)
         self._special = set(self._tokenizer.all_special_ids)
         self._added = set(self._tokenizer.added_tokens_decoder) - self._special
 

@@ -45,12 +45,14 @@ class FamilyConfig:
     device: str = "auto"
     dtype: str = "auto"
     quantization: str = "none"
-    context_tokens: int = 2000
+    context_tokens: int | None = None  # as the family or its config.json says
     sampling: Sampling = field(default_factory=Sampling)
 
     def __post_init__(self) -> None:
         self.check_choice("dtype", DTYPES)
         self.check_choice("quantization", QUANTIZATIONS)
+        if self.context_tokens is not None and self.context_tokens < 1:
+            raise ConfigError(f"{self.source}: context_tokens is {self.context_tokens}; it must be more than 0.")
 
     def check_choice(self, key: str, known: Iterable[str]) -> None:
         """Raises ConfigError where a key has another value than the known ones."""
@@ -84,16 +86,32 @@ def load_config(path: Path | str, overrides: Sequence[str] = ()) -> FamilyConfig
     if not isinstance(values.get("family"), str):
         raise ConfigError(f"{path}: the key 'family' is missing; it is one of {', '.join(available_families())}.")
     module = family_module(values["family"], source=path)
+    _check_keys_of_others(module.Config, values, where=str(path))
     config: FamilyConfig = parse_keys(module.Config, values | {"source": path.absolute()}, where=str(path))
     return config
+
+
+def _check_keys_of_others(cls: type, values: dict[str, Any], *, where: str) -> None:
+    """Raises ConfigError for a key that this family does not have and others have (`--ocr` sets one)."""
+    for key in sorted(map(str, values.keys() - _keys(cls))):
+        families = available_families()
+        if others := [name for name in families if key in _keys(family_module(name, source=where).Config)]:
+            family = values["family"]
+            raise ConfigError(f"{where}: unknown key {key!r} for the family {family}; {', '.join(others)} has it.")
+
+
+def _keys(cls: type) -> set[str]:
+    return {f.name for f in dataclasses.fields(cls)}
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """The keys and values of a YAML file. Raises ConfigError with the file, the line and what is wrong."""
     if not path.is_file():
-        near = sorted(p.name for p in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
-        hint = f" In {path.parent}: {', '.join(near)}." if near else ""
-        raise ConfigError(f"{path} not found.{hint} Give a YAML file with --cfg-path; --list shows those that ship.")
+        folder = path if path.is_dir() else path.parent
+        near = sorted(p.name for p in folder.glob("*.yaml")) if folder.is_dir() else []
+        hint = f" In {folder}: {', '.join(near)}." if near else ""
+        what = "is a folder." if path.is_dir() else "not found."
+        raise ConfigError(f"{path} {what}{hint} Give a YAML file with --cfg-path; --list shows those that ship.")
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -122,22 +140,35 @@ def apply_override(values: dict[str, Any], override: str) -> None:
     values[last] = value
 
 
-def parse_keys(cls: type, values: dict[str, Any], *, where: str) -> Any:
-    """Build a frozen dataclass from YAML values, checking names and types."""
+def parse_keys(cls: type, values: dict[str, Any], *, where: str, base: Any = None) -> Any:
+    """Build a frozen dataclass from YAML values, checking names and types. What they leave out is as in `base`."""
     fields = {f.name: f for f in dataclasses.fields(cls)}
     known = ", ".join(name for name in fields if name != "source")
-    if unknown := sorted(values.keys() - fields.keys()):
+    if unknown := sorted(map(str, values.keys() - fields.keys())):
         raise ConfigError(f"{where}: unknown key {', '.join(map(repr, unknown))}; known keys: {known}.")
-    required = (
+    required = {
         f.name for f in fields.values() if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
-    )
-    if missing := sorted(set(required) - values.keys()):
+    }
+    if base is None and (missing := sorted(required - values.keys())):
         raise ConfigError(f"{where}: missing key {', '.join(map(repr, missing))}; known keys: {known}.")
     hints = typing.get_type_hints(cls)
-    return cls(**{key: _convert(value, hints[key], where=f"{where}: {key}") for key, value in values.items()})
+    converted = {
+        key: _convert(value, hints[key], where=f"{where}: {key}", default=_default(base, fields[key]))
+        for key, value in values.items()
+    }
+    return cls(**converted) if base is None else dataclasses.replace(base, **converted)
 
 
-def _convert(value: Any, wanted: Any, *, where: str) -> Any:
+def _default(base: Any, of: dataclasses.Field[Any]) -> Any:
+    """What a field is where the values leave it out: of `base`, else its own default; None for a required one."""
+    if base is not None:
+        return getattr(base, of.name)
+    if of.default_factory is not dataclasses.MISSING:
+        return of.default_factory()
+    return None if of.default is dataclasses.MISSING else of.default
+
+
+def _convert(value: Any, wanted: Any, *, where: str, default: Any = None) -> Any:
     if isinstance(wanted, types.UnionType):
         if value is None and type(None) in wanted.__args__:
             return None
@@ -146,7 +177,7 @@ def _convert(value: Any, wanted: Any, *, where: str) -> Any:
         inner = typing.get_args(wanted)[0]
         return tuple(_convert(item, inner, where=f"{where}[{index}]") for index, item in enumerate(value))
     if dataclasses.is_dataclass(wanted) and isinstance(value, dict):
-        return parse_keys(typing.cast(type, wanted), value, where=where)
+        return parse_keys(typing.cast(type, wanted), value, where=where, base=default)
     if wanted is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     origin = typing.get_origin(wanted) or wanted

@@ -40,12 +40,14 @@ class Answer:
     """An answer so far. `text` is the whole text (not a delta), cleaned of stop strings and of half characters.
 
     `finish_reason` is None while more is coming. `dropped_turns` counts the oldest turns that were left out of the
-    prompt because the conversation is longer than the context. `notices` are sentences to show to the user.
+    prompt because the conversation is longer than the context. `queue_number`: while there is no text because others
+    are answered first, the place in the queue, from 1. `notices` are sentences to show to the user.
     """
 
     text: str
     finish_reason: FinishReason | None = None
     dropped_turns: int = 0
+    queue_number: int = 0
     num_prompt_tokens: int = 0
     num_new_tokens: int = 0
     seconds: float = 0.0

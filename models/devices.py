@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+from pathlib import Path
 
 import psutil
 import torch
@@ -14,6 +15,7 @@ from models.weights import Part
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # Bytes a weight takes after bitsandbytes loading: int8 + row scales; two 4-bit values a byte + block scales (64 each).
 _QUANTIZED_BYTES = {"8bit": 1.0 + 4 / 1024, "4bit": 0.5 + 4 / 64}
+_CGROUP = Path("/sys/fs/cgroup")
 _HEADROOM = 1.05  # activations and allocator slack, as a share of the weights
 
 
@@ -24,8 +26,10 @@ def pick_device(wanted: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "mps" if has_mps else "cpu")
     try:
         device = torch.device(wanted)
-    except RuntimeError as error:
-        raise ConfigError(f"device {wanted!r} is unknown; use auto, cpu, mps, cuda or cuda:N.") from error
+    except RuntimeError:
+        device = torch.device("meta")
+    if device.type not in ("cpu", "mps", "cuda"):
+        raise ConfigError(f"device {wanted!r} is unknown; use auto, cpu, mps, cuda or cuda:N.")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ConfigError(
             f"device {wanted!r}: this machine has {torch.cuda.device_count()} CUDA GPUs; use --device cpu."
@@ -71,15 +75,30 @@ def free_bytes(device: torch.device) -> int:
     return min(psutil.virtual_memory().available, _container_limit())
 
 
-def check_memory(needed: int, device: torch.device, *, name: str, quantization: str) -> str:
-    """A line with the estimate; raises NotEnoughMemory with what to do when it does not fit."""
+def check_memory(
+    parts: Collection[Part], device: torch.device, *, dtype: torch.dtype, quantization: str, name: str
+) -> str:
+    """A line with the estimate. Raises NotEnoughMemory where it does not fit, with the settings that would, if any."""
+
+    def fits(dtype: torch.dtype, quantization: str) -> bool:
+        return weight_bytes(parts, dtype, quantization) * _HEADROOM <= free
+
     free = free_bytes(device)
-    estimate = f"{name}: about {_size(needed)} of weights; {_size(free)} free on {device}."
-    if needed * _HEADROOM > free:
-        smaller = {"none": "quantization=8bit (or 4bit)", "8bit": "quantization=4bit"}.get(quantization)
-        advice = f"Try --options {smaller}, or" if smaller else "Use"
-        raise NotEnoughMemory(f"{estimate} That is not enough. {advice} a device with more memory.")
-    return estimate
+    estimate = (
+        f"{name}: about {_size(weight_bytes(parts, dtype, quantization))} of weights; {_size(free)} free on {device}."
+    )
+    if fits(dtype, quantization):
+        return estimate
+    stronger = {"none": ("none", "8bit", "4bit"), "8bit": ("8bit", "4bit")}.get(quantization, (quantization,))
+    dtypes = (dtype, torch.bfloat16) if dtype == torch.float32 else (dtype,)
+    for other in ((dtype_, quantization_) for quantization_ in stronger for dtype_ in dtypes):
+        if fits(*other):
+            changed = [f"quantization={other[1]}"] if other[1] != quantization else []
+            changed += ["dtype=bfloat16"] if other[0] != dtype else []
+            raise NotEnoughMemory(
+                f"{estimate} That is not enough. Try --options {' '.join(changed)}, or a device with more memory."
+            )
+    raise NotEnoughMemory(f"{estimate} That is not enough for any setting. Use a device with more memory.")
 
 
 def _size(count: int) -> str:
@@ -87,10 +106,16 @@ def _size(count: int) -> str:
 
 
 def _container_limit() -> int:
-    """What a memory-limited container still allows (cgroup v2); unlimited elsewhere."""
+    """What a memory-limited container still allows (cgroup v2); unlimited elsewhere.
+
+    Cached pages of files count as used there, but the system takes them back when memory is needed.
+    """
     try:
-        with open("/sys/fs/cgroup/memory.max") as limit, open("/sys/fs/cgroup/memory.current") as used:
-            text = limit.read().strip()
-            return max(0, int(text) - int(used.read())) if text != "max" else 2**63
-    except (OSError, ValueError):
+        limit, used = ((_CGROUP / name).read_text() for name in ("memory.max", "memory.current"))
+        if limit.strip() == "max":
+            return 2**63
+        counters = dict(line.split() for line in (_CGROUP / "memory.stat").read_text().splitlines())
+        cached = int(counters["active_file"]) + int(counters["inactive_file"])
+        return max(0, int(limit) - int(used) + cached)
+    except (OSError, ValueError, KeyError):
         return 2**63

@@ -65,13 +65,15 @@ def generate(
     num_beams: int = 1,
     prompt_lookup: int = 0,
     streamer: BaseStreamer | None = None,
+    synced: bool = False,
 ) -> list[Generated]:
     """The next answer of every conversation, in one batch (left-padded, as the originals' evaluation does it).
 
     `sampling.temperature` 0 is greedy (or beam search when `num_beams` > 1). `prompt_lookup` guesses up to so many
     tokens at a step from what the prompt and the answer said before, and keeps those the model agrees with: greedy
-    answers stay the same, and repetitive ones come sooner. `streamer` is given the prompt's ids (or
-    none of them) and then each id as it is chosen. Raises RequestError for combinations that do not exist.
+    answers stay the same, and repetitive ones come sooner. `streamer` is given the prompt's ids (or none of them) and
+    then each id as it is chosen. `synced`: all processes of a group answer at the same time, each with a part of the
+    model, and go on until the last one is done. Raises RequestError for combinations that do not exist.
     """
     if prompt_lookup and (num_beams > 1 or len(conversations) > 1):
         raise RequestError("Prompt lookup works for one conversation at a time and without beams.")
@@ -97,6 +99,7 @@ def generate(
             logits_processor=processors,
             stopping_criteria=StoppingCriteriaList([_StopStrings(model, num_prompt_ids)]),
             streamer=streamer,
+            synced_gpus=synced,
             **({"prompt_lookup_num_tokens": prompt_lookup} if prompt_lookup else {}),
             **(drawn if sampling.temperature > 0 else {"do_sample": False}),
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,9 @@ from transformers.initialization import no_init_weights
 from transformers.modeling_utils import local_torch_dtype
 
 from models.config import FamilyConfig, family_module, load_config
-from models.devices import check_memory, pick_device, pick_dtype, weight_bytes
-from models.errors import NotEnoughMemory
+from models.devices import check_memory, pick_device, pick_dtype
+from models.errors import ConfigError, NotEnoughMemory
+from models.module_config import explained
 from models.quantization import finish_quantized, quantization_config
 from models.released import ReleasedFiles
 from models.vision_language_model import VisionLanguageModel
@@ -60,8 +62,9 @@ def build_model(
     dtype = pick_dtype(config.dtype, device)
     files = ReleasedFiles(config)
     parts: Parts = family.parts(config, files)
-    needed = weight_bytes(parts.values(), dtype, config.quantization)
-    report(check_memory(needed, device, name=config.name or config.family, quantization=config.quantization))
+    tokenizer = family.tokenizer(files)
+    name = config.name or config.family
+    report(check_memory(parts.values(), device, dtype=dtype, quantization=config.quantization, name=name))
     assigned = {key: part for key, part in parts.items() if _can_assign(part, device, config.quantization)}
     empty = {key: empty_module(part, dtype) for key, part in assigned.items()}
     check_parts(parts, empty)
@@ -72,9 +75,14 @@ def build_model(
         }
     except torch.OutOfMemoryError as error:
         raise NotEnoughMemory(
-            f"{config.source}: {device} ran out of memory while loading; try --options quantization=4bit."
+            f"{config.source}: {device} ran out of memory while loading. Does another program use it?"
         ) from error
-    model: VisionLanguageModel = family.assemble(config, files, modules)
+    model: VisionLanguageModel = family.assemble(config, files, modules, tokenizer)
+    if model.info.context_tokens <= model.num_image_tokens:
+        raise ConfigError(
+            f"{config.source}: context_tokens is {model.info.context_tokens}, but one image alone takes "
+            f"{model.num_image_tokens}; set it higher."
+        )
     model.info = dataclasses.replace(
         model.info,
         num_parameters=sum(tensor.numel() for part in parts.values() for tensor in part.tensors.values()),
@@ -93,7 +101,7 @@ def check_parts(parts: Parts, empty: Mapping[str, nn.Module] | None = None) -> N
         if empty is not None and key in empty:
             module = empty[key]
         else:
-            with no_init_weights(), torch.device("meta"):
+            with _explained(part), no_init_weights(), torch.device("meta"):
                 module = _construct(part)
         expected = expected_shapes(module)
         check_complete(part, part.released_shapes(expected) if part.released_shapes else expected)
@@ -141,7 +149,7 @@ def _can_assign(part: Part, device: torch.device, quantization: str) -> bool:
 
 def empty_module(part: Part, dtype: torch.dtype) -> nn.Module:
     """The part's module without weights; the tables that it computes itself are there."""
-    with local_torch_dtype(dtype), no_init_weights(), init_empty_weights(include_buffers=False):
+    with _explained(part), local_torch_dtype(dtype), no_init_weights(), init_empty_weights(include_buffers=False):
         return _construct(part)
 
 
@@ -156,6 +164,10 @@ def _assign(module: nn.Module, tensors: Mapping[str, Tensor], *, device: torch.d
         module.tie_weights()
         module.config.dtype = dtype
     return (module if device.type == "cpu" else module.to(device)).eval()  # `to`: tables that it computes itself
+
+
+def _explained(part: Part) -> AbstractContextManager[None]:
+    return explained(f"{part.source}: no {part.name} can be made from its configuration")
 
 
 def _construct(part: Part) -> nn.Module:

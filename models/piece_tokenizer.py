@@ -23,6 +23,7 @@ class PieceTokenizer:
         self._tokenizer = open_tokenizer(folder)
         self.eos_token_id: int = self._tokenizer.eos_token_id
         self.bos_token_id: int = self._tokenizer.bos_token_id
+        self.special_tokens = special_tokens_of(self._tokenizer)
         pad = self._tokenizer.pad_token_id
         self.pad_token_id: int = self.eos_token_id if pad is None else pad
 
@@ -41,6 +42,12 @@ class PieceTokenizer:
     def id_of(self, piece: str) -> int | None:
         """The id of a piece that the vocabulary holds as a whole, else None."""
         return cast(dict[str, int], self._tokenizer.get_vocab()).get(piece)
+
+
+def special_tokens_of(tokenizer: Any) -> tuple[str, ...]:
+    """The texts that a transformers tokenizer takes for control tokens; more than those it has a role for."""
+    added = (token.content for token in tokenizer.added_tokens_decoder.values() if token.special)
+    return tuple(dict.fromkeys((*tokenizer.all_special_tokens, *added)))
 
 
 def open_tokenizer(folder: Path) -> Any:

@@ -114,8 +114,8 @@ def normalise(image: Image.Image, mean: Sequence[float] = CLIP_MEAN, std: Sequen
 
 
 def content_key(image: Image.Image, preprocessing: str) -> str:
-    """SHA-256 over the pixels, the size and the name of the preprocessing."""
-    digest = hashlib.sha256(f"{preprocessing} {image.mode} {image.size}".encode())
+    """SHA-256 over the pixels in RGB, the size and the name of the preprocessing."""
+    digest = hashlib.sha256(f"{preprocessing} {image.size}".encode())
     for row in range(0, image.height, ROWS):  # the bytes of the whole picture would be a second copy of it
-        digest.update(image.crop((0, row, image.width, min(row + ROWS, image.height))).tobytes())
+        digest.update(as_rgb(image.crop((0, row, image.width, min(row + ROWS, image.height)))).tobytes())
     return digest.hexdigest()

@@ -29,7 +29,7 @@ class PromptFormat:
     With `numbers_images` the k-th of several images in a conversation is preceded by "Image k:".
     `stop_strings` end the answer and are cut from it. `answer_starts_after`: only the answer's text after the last
     occurrence of this string counts (a model that repeats the role name; the originals cut there too).
-    `reserved` strings mean something to the tokenizer or the format: `neutralise` breaks them in user text.
+    `reserved` strings mean something to the format or the tokenizer: `neutralise` breaks them in user text.
     """
 
     system: str = ""
@@ -80,7 +80,7 @@ class PromptFormat:
 
     def neutralise(self, text: str) -> str:
         """User text with every reserved string broken by a space, so that nobody can type a control token."""
-        pattern = "|".join(re.escape(string) for string in self.reserved)
+        pattern = "|".join(re.escape(string) for string in self.reserved if len(string) > 1)
         # Breaking one can make another ("######" -> "# ### ##"), so again until none is left.
         while (broken := re.sub(pattern, lambda match: match[0][0] + " " + match[0][1:], text)) != text:
             text = broken

@@ -11,6 +11,7 @@ from transformers import AutoConfig, PreTrainedConfig
 from models.checkpoints import find_local, find_near, resolve
 from models.config import FamilyConfig
 from models.errors import CheckpointCorrupt, CheckpointMissing
+from models.module_config import explained
 from models.weights import Tensors, read_tensors
 
 
@@ -54,10 +55,12 @@ class ReleasedFiles:
             values: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
         except (ValueError, OSError) as error:
             raise CheckpointCorrupt(f"{file} can't be used: {str(error).splitlines()[0]}") from error
+        if not isinstance(values, dict):
+            raise CheckpointCorrupt(f"{file} can't be used: it holds no keys and values.")
         return values
 
-    def tower_folder(self, key: str, named: str | None) -> Path | None:
-        """A vision tower's own folder: the key's, where it is set; else one called as `named` near the model's folder.
+    def tower_folder(self, key: str, named: str | None, *, near: str = "language_model") -> Path | None:
+        """A vision tower's own folder: the key's, where it is set; else one called as `named` near that of `near`.
 
         None where there is neither; released models carry a copy of their tower.
         """
@@ -67,7 +70,7 @@ class ReleasedFiles:
             return None
         if (found := find_local(named, self._config)) is not None:
             return found
-        return find_near(named, self.path("language_model"))
+        return find_near(named, self.path(near))
 
     def has_weights(self, folder: Path) -> bool:
         """Whether a folder holds more than configuration files."""
@@ -80,8 +83,5 @@ class ReleasedFiles:
     def language_model_config(self, key: str) -> PreTrainedConfig:
         """The folder's config.json as a transformers configuration."""
         values = self.config_values(key)
-        try:
+        with explained(f"{self.source(key)}/config.json"):
             return AutoConfig.for_model(**values)
-        except (ValueError, TypeError, KeyError) as error:
-            file = self.path(key) / "config.json"
-            raise CheckpointCorrupt(f"{file} can't be used: {str(error).splitlines()[0]}") from error

@@ -49,6 +49,7 @@ class SentencePieceTokenizer:
             "</s>": self.eos_token_id,
             **(added_tokens or {}),
         }
+        self.special_tokens = tuple(self._special_ids)
         self.eos_token_id = self._special_ids[eos_token]
         self._dropped_ids = {*self._special_ids.values(), self.pad_token_id}
         self._split = re.compile("(" + "|".join(map(re.escape, self._special_ids)) + ")")

@@ -54,6 +54,7 @@ class TiktokenTokenizer:
         num_unused, names = _SPECIALS[file.name]
         first = len(ranks) + num_unused
         self.special_ids = {name: first + n for n, name in enumerate(names)}
+        self.special_tokens = names
         self.bos_token_id = self.eos_token_id = self.pad_token_id = self.special_ids[_END]
         self._bytes = {rank: token for token, rank in ranks.items()}
         self._split = re.compile("(" + "|".join(map(re.escape, names)) + ")")

@@ -6,6 +6,7 @@ Shapes: B images or sequences, L tokens, N image tokens per image, H width of th
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, Protocol, cast
 
 import torch
@@ -29,6 +30,7 @@ class Tokenizer(Protocol):
     bos_token_id: int
     eos_token_id: int
     pad_token_id: int
+    special_tokens: tuple[str, ...]  # texts that `encode` takes for control tokens
 
     def __len__(self) -> int: ...
     def encode(self, text: str, *, add_bos: bool = False) -> list[int]:
@@ -55,7 +57,8 @@ class VisionLanguageModel(nn.Module):
     families [B, P, V]; it casts to the tower's own dtype.
     `embed_scale` multiplies image tokens on their way into a language model that scales its own embeddings (Gemma).
     `eos_token_ids` end an answer; `penalised_ids` count as already said for the repetition penalty (the id that the
-    originals' `generate` puts before an answer). `lora` is set only when it was asked to be left unmerged.
+    originals' `generate` puts before an answer). What the tokenizer reads as control tokens is reserved in the prompt
+    format. `lora` is set only when it was asked to be left unmerged.
     """
 
     def __init__(
@@ -79,7 +82,8 @@ class VisionLanguageModel(nn.Module):
         self.vision_features = vision_features
         self.tokenizer = tokenizer
         self.image_processor = image_processor
-        self.prompt_format = prompt_format
+        reserved = dict.fromkeys((*prompt_format.reserved, *tokenizer.special_tokens))
+        self.prompt_format = replace(prompt_format, reserved=tuple(reserved))
         self.num_image_tokens = num_image_tokens
         self.info = info
         self.lora: Lora | None = None

@@ -19,6 +19,16 @@ from models.errors import CheckpointCorrupt, CheckpointMismatch, CheckpointMissi
 
 Tensors = dict[str, Tensor]
 
+# Where a folder's weights are, the first that is there; what `transformers` itself would take.
+_FOLDER_FILES = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+    "mm_projector.bin",
+)
+_PICKLE_STARTS = (b"PK", b"\x80")  # torch's zip files, and bare pickles of protocol 2 and later
+
 
 @dataclass(frozen=True)
 class Rename:
@@ -86,46 +96,48 @@ def read_tensors(path: Path) -> Tensors:
 
 
 def _read_folder(folder: Path) -> Tensors:
-    for index_name in ("model.safetensors.index.json", "pytorch_model.bin.index.json"):
-        index = folder / index_name
-        if index.is_file():
-            try:
-                shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-            except (ValueError, KeyError, AttributeError) as error:
-                raise CheckpointCorrupt(f"{index} is not a weight index; download it again.") from error
-            if missing := [shard for shard in shards if not (folder / shard).is_file()]:
-                raise CheckpointMissing(
-                    f"{folder}: {len(missing)} of {len(shards)} weight files are missing (first: {missing[0]}); "
-                    "finish the download."
-                )
-            return {name: tensor for shard in shards for name, tensor in read_tensors(folder / shard).items()}
-    for name in ("model.safetensors", "pytorch_model.bin", "mm_projector.bin"):
+    for name in _FOLDER_FILES:
         if (folder / name).is_file():
-            return read_tensors(folder / name)
+            return _read_shards(folder / name) if name.endswith(".json") else read_tensors(folder / name)
     found = ", ".join(sorted(path.name for path in folder.iterdir())[:8]) or "nothing"
     raise CheckpointMissing(
         f"{folder} holds no model weights (model*.safetensors or pytorch_model*.bin); found {found}."
     )
 
 
+def _read_shards(index: Path) -> Tensors:
+    folder = index.parent
+    try:
+        shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        missing = [shard for shard in shards if not (folder / shard).is_file()]
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise CheckpointCorrupt(f"{index} is not a weight index; download it again.") from error
+    if missing:
+        raise CheckpointMissing(
+            f"{folder}: {len(missing)} of {len(shards)} weight files are missing (first: {missing[0]}); "
+            "finish the download."
+        )
+    return {name: tensor for shard in shards for name, tensor in read_tensors(folder / shard).items()}
+
+
 def _read_pickle(path: Path) -> Tensors:
     size = path.stat().st_size
     with path.open("rb") as file:
         head = file.read(256)
-    if head.startswith((b"version https://git-lfs", b"<!DOCTYPE", b"<html", b"<?xml")):
+    if head.strip().lower().startswith((b"version https://git-lfs", b"<!doctype", b"<html", b"<?xml")):
         raise CheckpointCorrupt(f"{path} is a web page or a git-lfs pointer, not weights; download the file itself.")
     try:
         # Only zip files (torch >= 1.6) can be memory-mapped.
         content = torch.load(path, map_location="cpu", mmap=head.startswith(b"PK"), weights_only=True)
-    except pickle.UnpicklingError as error:
-        if "weights only" in str(error).lower() or "weights_only" in str(error):
+    except Exception as error:  # bytes that are no pickle lead the unpickler to anything
+        if isinstance(error, pickle.UnpicklingError) and head.startswith(_PICKLE_STARTS):
             raise CheckpointCorrupt(
                 f"{path} contains Python objects beside tensors and was not opened, because they could run code. "
                 "Get it from the official source, or re-save only its tensors."
             ) from error
-        raise CheckpointCorrupt(f"{path} is not a PyTorch checkpoint or is damaged; download it again.") from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise CheckpointCorrupt(f"{path} ({size:,} bytes) is truncated or damaged; download it again.") from error
+        raise CheckpointCorrupt(
+            f"{path} ({size:,} bytes) is no PyTorch checkpoint, or truncated or damaged; download it again."
+        ) from error
     if isinstance(content, dict) and isinstance(content.get("model"), dict):
         content = content["model"]
     if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
@@ -148,6 +160,16 @@ def rename(tensors: Mapping[str, Tensor], rules: Sequence[Rename | Drop]) -> Ten
         if name is not None:
             renamed[name] = tensor
     return renamed
+
+
+def first_layers(tensors: Mapping[str, Tensor], prefix: str, count: int) -> Tensors:
+    """The tensors without those of the layers `…prefix.N.…` from number `count` on, whose output is not used."""
+    numbered = re.compile(rf"(?:^|\.){re.escape(prefix)}(\d+)\.")
+    return {
+        name: tensor
+        for name, tensor in tensors.items()
+        if (match := numbered.search(name)) is None or int(match[1]) < count
+    }
 
 
 def take_prefix(tensors: Tensors, prefix: str) -> Tensors:

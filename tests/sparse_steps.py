@@ -10,15 +10,15 @@ from models.parts.moe_routing import Routing
 from models.parts.sparse_decoders import SparseDecoder
 from models.vision_language_model import VisionLanguageModel
 from tests.recorded_case import Case
+from training.families import moe_llava
 from training.sparse_export import released_language_tensors, released_projector_tensors
-from training.sparse_upcycling import stage_3_modules
 
 
 def check_sparse_step(case: Case, kind: str, model: VisionLanguageModel) -> None:
     """Loss with its balance term, routing with what found no place, and every gradient norm."""
     step, prefix = case.step(kind), "train.noisy" if kind == "noisy" else "train.moe"
-    for module in stage_3_modules(model):
-        module.requires_grad_(True)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(moe_llava.STAGES["3"].trains(name))
     model.train()
     for part in model.modules():
         if isinstance(part, nn.Dropout):

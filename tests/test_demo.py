@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import re
@@ -13,6 +14,7 @@ import threading
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from starlette.requests import ClientDisconnect
@@ -147,6 +149,47 @@ def test_a_taken_port_is_told_before_the_model_loads(capsys: pytest.CaptureFixtu
         assert f"127.0.0.1:{port}" in failing(["--port", str(port)], capsys)
         with pytest.raises(RequestError, match="another --port"):
             launch.free_port("127.0.0.1", port)
+
+
+def test_answers_to_a_file_are_all_that_stdout_gets(tmp_path: Path) -> None:
+    path = tmp_path / "questions.jsonl"
+    path.write_text('{"question": "Hello!"}\n{"question": "How are you?"}\n')
+    done = subprocess.run(
+        [sys.executable, "demo.py", "--ask", str(path), "--options", "sampling.max_new_tokens=2"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert [json.loads(line)["question"] for line in done.stdout.splitlines()] == ["Hello!", "How are you?"]
+    assert "MiB of weights" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("option", "expected"),
+    [
+        ("sampling.top_p=3", "sampling: top_p is 3.0; it must be"),
+        ("sampling.temperature=-1", "sampling: temperature is -1.0; it must be"),
+        ("sampling.max_new_tokens=0", "sampling: max_new_tokens is 0; it must be"),
+        ("sampling.repetition_penalty=-1", "sampling: repetition_penalty is -1.0; it must be"),
+        ("sampling.seed=100000000000000000000000", "sampling: seed is 100000000000000000000000; it must be"),
+    ],
+)
+@pytest.mark.parametrize("argv", [["--port", "0"], ["--terminal"]])
+def test_settings_out_of_range_are_told_before_the_model_loads(
+    argv: list[str], option: str, expected: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = Mock()
+    monkeypatch.setattr("models.loader.load_model", loaded)
+    message = failing([*argv, "--options", option], capsys)
+    assert expected in message
+    assert "tiny_minigpt_v2.yaml" in message
+    assert not loaded.called
+
+
+@pytest.mark.parametrize("argv", [["--port", "0"], ["--terminal"]])
+def test_a_context_too_short_for_any_question_is_told(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert "context_tokens is 10, but" in failing([*argv, "--options", "context_tokens=10"], capsys)
 
 
 def test_a_visitor_who_left_is_no_traceback() -> None:

@@ -21,7 +21,7 @@ from models.prompt import PromptFormat
 from models.vision_language_model import IMAGE_PLACEHOLDER, VisionLanguageModel
 from tests.recorded_case import Case, RecordedTurn
 from tests.sparse_steps import check_sparse_step
-from training.llava_sequences import trainable_modules
+from training.families import mini_gemini
 from training.lora import attach_lora
 from training.sequences import Batch
 
@@ -227,15 +227,12 @@ def assert_same_batch(case: Case, kind: str, model: VisionLanguageModel, batch: 
 
 def mgm_names(model: VisionLanguageModel, kind: str) -> dict[str, list[nn.Parameter]]:
     """What a stage of Mini-Gemini trains, by released name."""
-    released = {"query": "vlm_uni_query_projector", "key": "vlm_uni_aux_projector", "value": "vlm_uni_val_projector"}
-    trainable: dict[str, list[nn.Parameter]] = {}
-    for module in trainable_modules(model, 1 if kind == "stage1" else 2):
-        for name, parameter in module.named_parameters():
-            if module is model.connector:
-                layer, _, rest = name.partition(".")
-                name = f"model.{released.get(layer, 'mm_projector')}.{rest}"
-            trainable[name] = [parameter]
-    return trainable
+    stage = mini_gemini.STAGES[kind.removeprefix("stage")]
+    return {
+        mini_gemini.released_name(name): [parameter]
+        for name, parameter in model.named_parameters()
+        if stage.trains(name)
+    }
 
 
 def released_names(model: VisionLanguageModel) -> dict[str, list[nn.Parameter]]:

@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from torch import nn
-from transformers import ConvNextConfig, GemmaForCausalLM, MixtralForCausalLM, PreTrainedModel
+from transformers import CLIPVisionConfig, ConvNextConfig, GemmaForCausalLM, MixtralForCausalLM, PreTrainedModel
 
 from models.aids import Aids
-from models.checkpoints import find_local, find_near
 from models.config import FamilyConfig, released_file
 from models.conversation import Sampling
-from models.errors import CheckpointMismatch, CheckpointMissing, ConfigError
+from models.errors import CheckpointMismatch, CheckpointMissing
 from models.model_info import ModelInfo
+from models.module_config import explained, module_config
 from models.parts.causal_lm import causal_lm_part
 from models.parts.dual_vision import CONVNEXT_RULES, ClipPatches, ConvNextStages, DualVisionTower
 from models.parts.llava_chat import DESCRIBING_TASKS, FORMATS, STOP_PIECES
@@ -35,6 +35,7 @@ from models.weights import Part, Rename, Tensors, rename, take_prefix
 STAGE_1 = {"image_size_aux": 768, "image_grid": 1, "image_global": False, "image_aspect_ratio": "square"}
 CONVNEXT_L = {"hidden_sizes": [192, 384, 768, 1536], "depths": [3, 3, 27, 3]}
 
+_OWN_TOWER = "Leave the key out to use the model's own weights."
 _CONNECTOR_RULES = (
     Rename(r"^vlm_uni_query_projector\.", "query."),
     Rename(r"^vlm_uni_aux_projector\.", "key."),
@@ -56,15 +57,16 @@ class Config(FamilyConfig):
     projector: str | None = released_file(
         "The stage-1 files are at https://huggingface.co/YanweiLi/MGM-Pretrain, one folder per model.", default=None
     )
-    vision_tower: str | None = None
-    vision_tower_aux: str | None = None
+    vision_tower: str | None = released_file(f"It is openai/clip-vit-large-patch14-336. {_OWN_TOWER}", default=None)
+    vision_tower_aux: str | None = released_file(
+        f"It is laion/CLIP-convnext_large_d_320.laion2B-s29B-b131K-ft-soup. {_OWN_TOWER}", default=None
+    )
     conversation: str | None = None
     ocr: bool = False
     generate: bool = False
     image_generator: str = Aids.image_generator
     vision_config: dict[str, Any] = field(default_factory=dict)
     vision_aux_config: dict[str, Any] = field(default_factory=dict)
-    context_tokens: int = 2048
     sampling: Sampling = field(
         default_factory=lambda: Sampling(temperature=0.2, top_p=1.0, max_new_tokens=512, repetition_penalty=1.0)
     )
@@ -88,14 +90,13 @@ def parts(config: Config, files: ReleasedFiles) -> dict[str, Part]:
         source, hint = files.source("projector"), f"Was it trained for {source}?"
     if not any(name.startswith("vlm_uni") for name in visual):
         raise CheckpointMismatch(f"{source} has no patch info mining (vlm_uni_*), so it is not an MGM model.")
-    llm = causal_lm_part(
-        tensors,
-        files.config_values("language_model"),
-        source=files.source("language_model"),
-        quantization=config.quantization,
-    )
-    low = _clip_part(config, files, take_prefix(visual, "vision_tower.vision_tower."), source)
-    high = _convnext_part(config, files, take_prefix(visual, "vision_tower_aux."), source)
+    values = files.config_values("language_model")
+    folder = files.source("language_model")
+    with explained(f"{folder}/config.json"):
+        llm = causal_lm_part(tensors, values, source=folder, quantization=config.quantization)
+        low = _clip_part(config, files, take_prefix(visual, "vision_tower.vision_tower."), source)
+        high = _convnext_part(config, files, take_prefix(visual, "vision_tower_aux."), source)
+        _check_pictures(visual_values(config, files), low.config, source=folder)
     connector = Part(
         name="connector",
         source=source,
@@ -111,6 +112,20 @@ def parts(config: Config, files: ReleasedFiles) -> dict[str, Part]:
     return {"vision_tower": low, "vision_tower_aux": high, "connector": connector, "language_model": llm}
 
 
+def _check_pictures(values: Mapping[str, Any], clip: CLIPVisionConfig, *, source: str) -> None:
+    """Raises CheckpointMismatch for sizes with which the patches have no windows of whole positions."""
+    side, grid = values.get("image_size_aux"), values.get("image_grid") or 1
+    if not isinstance(grid, int) or grid < 1:
+        raise CheckpointMismatch(f"{source}: its config.json has image_grid {grid!r}; it must be 1 or more.")
+    if grid == 1 and values.get("image_global"):
+        raise CheckpointMismatch(f"{source}: its config.json has image_global without an image_grid of 2.")
+    step = 4 * grid * int(clip.image_size) // int(clip.patch_size)  # type: ignore[arg-type]  # ConvNeXt's first stride
+    if not isinstance(side, int) or side <= 0 or side % step:
+        raise CheckpointMismatch(
+            f"{source}: its config.json has image_size_aux {side!r}; it must be a multiple of {step}."
+        )
+
+
 def take_visual(tensors: Tensors) -> Tensors:
     """Remove and return what is not the language model: towers, patch info mining and projector."""
     names = [name for name in tensors if name.startswith(("model.vision_tower", "model.mm_projector", "model.vlm_uni"))]
@@ -121,7 +136,8 @@ def visual_values(config: Config, files: ReleasedFiles) -> dict[str, Any]:
     """What config.json says about pictures. Of a stage-1 file it is beside the file, if anywhere."""
     if config.projector is None:
         return files.config_values("language_model")
-    folder = files.path("projector").parent
+    file = files.path("projector")
+    folder = file if file.is_dir() else file.parent
     beside = files.read_config(folder) if (folder / "config.json").is_file() else {}
     own = {key: value for key, value in beside.items() if key.startswith(("mm_", "image_", "tokenizer_"))}
     return files.config_values("language_model") | STAGE_1 | own
@@ -143,8 +159,10 @@ def _clip_part(config: Config, files: ReleasedFiles, shards: Tensors, source: st
         released,
         is_siglip=False,
         layer=-2,  # `mm_vision_select_layer` of every release
-        values={**sizes, **config.vision_config},
+        values=sizes,
+        overrides=config.vision_config,
         source=source if shards else str(folder),
+        where=f"{config.source}: vision_config",
     )
     return replace(part, module_class=ClipPatches)
 
@@ -158,12 +176,13 @@ def _convnext_part(config: Config, files: ReleasedFiles, shards: Tensors, source
         name = "laion/CLIP-convnext_large_d_320.laion2B-s29B-b131K-ft-soup"
         raise _no_tower(config, source, "vision_tower_aux", name)
     tensors = rename(released, CONVNEXT_RULES)
-    values = dict(CONVNEXT_L) | _convnext_sizes(tensors) | config.vision_aux_config
+    values = {**CONVNEXT_L, **_convnext_sizes(tensors), "hidden_act": "gelu", "layer_norm_eps": 1e-6}
+    where = f"{config.source}: vision_aux_config"
     return Part(
         name="high-resolution tower",
         source=str(file) if released is not shards else source,
         module_class=ConvNextStages,
-        config=ConvNextConfig(**values, hidden_act="gelu", layer_norm_eps=1e-6),
+        config=module_config(ConvNextConfig, values, config.vision_aux_config, where=where),
         tensors=tensors,
         hint="Is it CLIP-convnext_large_d_320?",
     )
@@ -188,21 +207,19 @@ def _convnext_sizes(tensors: Tensors) -> dict[str, Any]:
 
 
 def tower_folder(config: Config, files: ReleasedFiles, key: str) -> Path | None:
-    """A tower's own folder: as the YAML or config.json gives it, near the model folder, or by base name; or None."""
-    given = getattr(config, key)
-    value = given or visual_values(config, files).get(f"mm_{key}")
-    if not value:
-        return None
-    if (found := find_local(value, config)) is not None:
-        return found
-    if given:
-        raise ConfigError(
-            f"{config.source}: {key}: {given} not found; leave the key out to use the model's own weights."
-        )
-    return find_near(value, files.path("language_model" if config.projector is None else "projector"))
+    """A tower's own folder: the YAML's, or as config.json names it; or None."""
+    near = "language_model" if config.projector is None else "projector"
+    return files.tower_folder(key, visual_values(config, files).get(f"mm_{key}"), near=near)
 
 
-def assemble(config: Config, files: ReleasedFiles, modules: Mapping[str, nn.Module]) -> VisionLanguageModel:
+def tokenizer(files: ReleasedFiles) -> PieceTokenizer:
+    """The language model's tokenizer."""
+    return PieceTokenizer(files.path("language_model"))
+
+
+def assemble(
+    config: Config, files: ReleasedFiles, modules: Mapping[str, nn.Module], tokenizer: PieceTokenizer
+) -> VisionLanguageModel:
     """Put the loaded modules together."""
     low, high, llm = modules["vision_tower"], modules["vision_tower_aux"], modules["language_model"]
     assert isinstance(low, ClipPatches)
@@ -212,7 +229,6 @@ def assemble(config: Config, files: ReleasedFiles, modules: Mapping[str, nn.Modu
     tower = DualVisionTower(
         low=low, high=high, grid=values.get("image_grid") or 1, has_global=bool(values.get("image_global"))
     )
-    tokenizer = PieceTokenizer(files.path("language_model"))
     conversation = config.conversation or conversation_of(tokenizer, llm)
     model = VisionLanguageModel(
         vision_tower=tower,
@@ -235,7 +251,7 @@ def assemble(config: Config, files: ReleasedFiles, modules: Mapping[str, nn.Modu
             is_toy=config.is_toy,
             max_images_per_turn=3 if tower.grid == 1 else 1,
             aids=Aids(ocr=config.ocr, generate=config.generate, image_generator=config.image_generator),
-            context_tokens=values.get("tokenizer_model_max_length") or config.context_tokens,
+            context_tokens=config.context_tokens or values.get("tokenizer_model_max_length") or 2048,
         ),
     )
     stops = (tokenizer.id_of(piece) for piece in STOP_PIECES[conversation])

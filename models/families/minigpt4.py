@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
+from transformers import Blip2VisionConfig
 
 from models.config import FamilyConfig, released_file
 from models.conversation import Sampling
@@ -38,7 +39,7 @@ from models.parts.minigpt import (
 from models.parts.minigpt_chat import DESCRIBING_TASKS, LLAMA_2, VICUNA_V0
 from models.released import ReleasedFiles
 from models.sentencepiece_tokenizer import SentencePieceTokenizer
-from models.vision_language_model import VisionLanguageModel
+from models.vision_language_model import Tokenizer, VisionLanguageModel
 from models.weights import Part, Tensors, rename, take_lora, take_prefix
 
 PROMPTS = {"vicuna_v0": VICUNA_V0, "llama_2": LLAMA_2}
@@ -72,7 +73,7 @@ class Config(FamilyConfig):
 
 def parts(config: Config, files: ReleasedFiles) -> dict[str, Part]:
     """The three modules and the released tensors each is loaded from."""
-    vision = eva_vision_config(config.image_size, config.vision_config)
+    vision = _vision_config(config)
     source = files.source("checkpoint")
     checkpoint = rename(files.tensors("checkpoint"), (MINIGPT_BUFFERS,))
     if take_lora(checkpoint, prefix="llama_model.", alpha=1.0):
@@ -86,16 +87,16 @@ def parts(config: Config, files: ReleasedFiles) -> dict[str, Part]:
         raise CheckpointMismatch(f"{files.source('qformer')} has no ln_vision; is it blip2_pretrained_flant5xxl.pth?")
     tower = eva_vision_part(eva, vision, source=files.source("vision_tower"), ln_vision=ln_vision)
     llm = llama_part(files)
-    connector = _connector_part(config, files, checkpoint, frozen, vision_width=vision.hidden_size, llm=llm)
+    connector = _connector_part(config, files, checkpoint, frozen, vision=vision, llm=llm)
     check_nothing_left(frozen, source=source)
     return {"vision_tower": tower, "connector": connector, "language_model": llm}
 
 
 def _connector_part(
-    config: Config, files: ReleasedFiles, checkpoint: Tensors, frozen: Tensors, *, vision_width: int, llm: Part
+    config: Config, files: ReleasedFiles, checkpoint: Tensors, frozen: Tensors, *, vision: Blip2VisionConfig, llm: Part
 ) -> Part:
-    qformer = qformer_config(vision_width, config.qformer_config)
-    input_width = qformer.hidden_size if config.has_qformer else vision_width * MERGED_PATCHES
+    qformer = qformer_config(vision.hidden_size, config.qformer_config, where=f"{config.source}: qformer_config")
+    input_width = qformer.hidden_size if config.has_qformer else vision.hidden_size * MERGED_PATCHES
     source = files.source("checkpoint")
     weight, bias = check_projection(
         checkpoint,
@@ -105,7 +106,7 @@ def _connector_part(
         input_width=input_width,
     )
     if not config.has_qformer:
-        return patch_merge_part((weight, bias), vision_width=vision_width, source=source)
+        return patch_merge_part((weight, bias), vision=vision, source=source, where=str(config.source))
     return Part(
         name="Q-Former",
         source=files.source("qformer"),
@@ -120,13 +121,24 @@ def _connector_part(
     )
 
 
-def assemble(config: Config, files: ReleasedFiles, modules: Mapping[str, nn.Module]) -> VisionLanguageModel:
+def _vision_config(config: Config) -> Blip2VisionConfig:
+    return eva_vision_config(config.image_size, config.vision_config, where=f"{config.source}: vision_config")
+
+
+def tokenizer(files: ReleasedFiles) -> Tokenizer:
+    """The language model's tokenizer."""
+    return SentencePieceTokenizer(files.path("language_model") / "tokenizer.model")
+
+
+def assemble(
+    config: Config, _files: ReleasedFiles, modules: Mapping[str, nn.Module], tokenizer: Tokenizer
+) -> VisionLanguageModel:
     """Put the loaded modules together."""
-    vision = eva_vision_config(config.image_size, config.vision_config)
+    vision = _vision_config(config)
     return assemble_minigpt(
         config,
         modules,
-        tokenizer=SentencePieceTokenizer(files.path("language_model") / "tokenizer.model"),
+        tokenizer=tokenizer,
         prompt_format=PROMPTS[config.conversation],
         tasks=DESCRIBING_TASKS,
         num_image_tokens=config.num_query_tokens if config.has_qformer else num_patches(vision) // MERGED_PATCHES,

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
+from transformers import Blip2VisionConfig
 
 from models.config import FamilyConfig, released_file
 from models.conversation import Sampling
@@ -29,7 +30,7 @@ from models.parts.minigpt import (
 from models.parts.minigpt_chat import GROUNDING_TASKS, MINIGPT_V2
 from models.released import ReleasedFiles
 from models.sentencepiece_tokenizer import SentencePieceTokenizer
-from models.vision_language_model import VisionLanguageModel
+from models.vision_language_model import Tokenizer, VisionLanguageModel
 from models.weights import Part, check_lora_rank, rename, take_lora, take_prefix
 
 
@@ -51,7 +52,7 @@ class Config(FamilyConfig):
 
 def parts(config: Config, files: ReleasedFiles) -> dict[str, Part]:
     """The three modules and the released tensors each is loaded from."""
-    vision = eva_vision_config(config.image_size, config.vision_config)
+    vision = _vision_config(config)
     source = files.source("checkpoint")
     checkpoint = rename(files.tensors("checkpoint"), (MINIGPT_BUFFERS,))
     lora = take_lora(checkpoint, prefix="llama_model.base_model.model.", alpha=config.lora_alpha)
@@ -73,17 +74,28 @@ def parts(config: Config, files: ReleasedFiles) -> dict[str, Part]:
         eva, vision, source=files.source("vision_tower"), ln_vision=take_prefix(checkpoint, "ln_vision.") or None
     )
     check_nothing_left(checkpoint, source=source)
-    connector = patch_merge_part(projection, vision_width=vision.hidden_size, source=source)
+    connector = patch_merge_part(projection, vision=vision, source=source, where=str(config.source))
     return {"vision_tower": tower, "connector": connector, "language_model": llm}
 
 
-def assemble(config: Config, files: ReleasedFiles, modules: Mapping[str, nn.Module]) -> VisionLanguageModel:
+def _vision_config(config: Config) -> Blip2VisionConfig:
+    return eva_vision_config(config.image_size, config.vision_config, where=f"{config.source}: vision_config")
+
+
+def tokenizer(files: ReleasedFiles) -> Tokenizer:
+    """The language model's tokenizer."""
+    return SentencePieceTokenizer(files.path("language_model") / "tokenizer.model")
+
+
+def assemble(
+    config: Config, _files: ReleasedFiles, modules: Mapping[str, nn.Module], tokenizer: Tokenizer
+) -> VisionLanguageModel:
     """Put the loaded modules together."""
-    vision = eva_vision_config(config.image_size, config.vision_config)
+    vision = _vision_config(config)
     return assemble_minigpt(
         config,
         modules,
-        tokenizer=SentencePieceTokenizer(files.path("language_model") / "tokenizer.model"),
+        tokenizer=tokenizer,
         prompt_format=MINIGPT_V2,
         tasks=GROUNDING_TASKS,
         num_image_tokens=num_patches(vision) // MERGED_PATCHES,

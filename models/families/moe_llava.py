@@ -19,6 +19,7 @@ from models.config import FamilyConfig, released_file
 from models.conversation import Sampling
 from models.errors import CheckpointMismatch, ConfigError
 from models.model_info import ModelInfo
+from models.module_config import explained
 from models.parts.llava_chat import DESCRIBING_TASKS, FORMATS
 from models.parts.llava_vision import MlpProjector, PatchTower, tower_part
 from models.parts.sparse_decoders import SparseDecoder, VocabularyHead
@@ -26,7 +27,7 @@ from models.parts.sparse_language_model import backbone_of, sparse_language_mode
 from models.parts.sparse_moe import SparseLayers, sparse_layers_of
 from models.piece_tokenizer import PieceTokenizer
 from models.preprocessing import CropAndResize, PadAndResize, SquareResize
-from models.prompt import IMAGE_SLOT, PromptFormat
+from models.prompt import PromptFormat
 from models.released import ReleasedFiles
 from models.sentencepiece_tokenizer import SentencePieceTokenizer
 from models.tiktoken_tokenizer import TiktokenTokenizer, find_tiktoken_file
@@ -67,7 +68,6 @@ class Config(FamilyConfig):
     conversation: str | None = None
     vision_config: dict[str, Any] = field(default_factory=dict)
     samples_second_expert: bool = False
-    context_tokens: int = 2048
     sampling: Sampling = field(
         default_factory=lambda: Sampling(temperature=0.2, top_p=1.0, max_new_tokens=512, repetition_penalty=1.0)
     )
@@ -89,8 +89,9 @@ def parts(config: Config, files: ReleasedFiles) -> dict[str, Part]:
         if visual:
             raise CheckpointMismatch(f"{source} has a projector of its own; leave the key projector out.")
         visual = take_visual(files.tensors("projector"))
-    llm = sparse_language_model_part(tensors, values, layers_of(config, values, source=source), source=source)
-    tower = _tower(config, files, vision_tensors)
+    with explained(f"{source}/config.json"):
+        llm = sparse_language_model_part(tensors, values, layers_of(config, values, source=source), source=source)
+        tower = _tower(config, files, vision_tensors)
     if not visual:
         raise CheckpointMismatch(
             f"{source} has no projector (mm_projector.*), so it is a language model alone; name MoE-LLaVA's folder, or "
@@ -151,12 +152,34 @@ def _tower(config: Config, files: ReleasedFiles, carried: Tensors) -> Part:
         tensors,
         is_siglip=not any(name.endswith("embeddings.class_embedding") for name in tensors),
         layer=values.get("mm_vision_select_layer", -2),
-        values={**sizes, **config.vision_config},
+        values=sizes,
+        overrides=config.vision_config,
         source=source,
+        where=f"{config.source}: vision_config",
     )
 
 
-def assemble(config: Config, files: ReleasedFiles, modules: Mapping[str, nn.Module]) -> VisionLanguageModel:
+def tokenizer(files: ReleasedFiles) -> Tokenizer:
+    """The language model's tokenizer; each of the four has its own kind."""
+    folder = files.path("language_model")
+    backbone = backbone_of(files.config_values("language_model"), source=files.source("language_model"))
+    if (file := find_tiktoken_file(folder)) is not None:
+        return TiktokenTokenizer(file)
+    if backbone == "phi":
+        return CodeGenTokenizer(folder)
+    values = files.read_json(folder / "tokenizer_config.json")
+    if backbone == "mistral" and values.get("legacy", True):  # pieces begin anew after a special token
+        added = {entry["content"]: int(n) for n, entry in values.get("added_tokens_decoder", {}).items()}
+        added |= files.read_json(folder / "added_tokens.json")
+        eos = values.get("eos_token", "</s>")
+        eos = eos["content"] if isinstance(eos, dict) else eos
+        return SentencePieceTokenizer(folder / "tokenizer.model", added_tokens=added, eos_token=eos)
+    return PieceTokenizer(folder)
+
+
+def assemble(
+    config: Config, files: ReleasedFiles, modules: Mapping[str, nn.Module], tokenizer: Tokenizer
+) -> VisionLanguageModel:
     """Put the loaded modules together."""
     inner, llm = modules["vision_tower"], modules["language_model"]
     assert isinstance(inner, CLIPVisionModel | SiglipVisionModel)
@@ -164,8 +187,7 @@ def assemble(config: Config, files: ReleasedFiles, modules: Mapping[str, nn.Modu
     values = files.config_values("language_model")
     tower = PatchTower(inner, drops_first=values.get("mm_vision_select_feature", "patch") == "patch")
     backbone = backbone_of(values, source=files.source("language_model"))
-    tokenizer, special = tokenizer_of(files, backbone)
-    is_openchat = backbone == "mistral" and "<|end_of_turn|>" in special
+    is_openchat = backbone == "mistral" and "<|end_of_turn|>" in tokenizer.special_tokens
     conversation = config.conversation or ("openchat" if is_openchat else backbone)
     head = llm.get_output_embeddings()
     assert isinstance(head, VocabularyHead)
@@ -179,7 +201,7 @@ def assemble(config: Config, files: ReleasedFiles, modules: Mapping[str, nn.Modu
         language_model=llm,
         tokenizer=tokenizer,
         image_processor=image_processor_of(tower, values.get("image_aspect_ratio", default_ratio)),
-        prompt_format=prompt_format(conversation, special),
+        prompt_format=prompt_format(conversation),
         num_image_tokens=tower.num_tokens,
         info=ModelInfo(
             name=config.name or "MoE-LLaVA",
@@ -188,7 +210,7 @@ def assemble(config: Config, files: ReleasedFiles, modules: Mapping[str, nn.Modu
             sampling=config.sampling,
             description=config.description,
             is_toy=config.is_toy,
-            context_tokens=values.get("tokenizer_model_max_length") or config.context_tokens,
+            context_tokens=config.context_tokens or values.get("tokenizer_model_max_length") or 2048,
             has_experts=bool(llm.sparse_layers),
         ),
     )
@@ -196,35 +218,10 @@ def assemble(config: Config, files: ReleasedFiles, modules: Mapping[str, nn.Modu
     return model
 
 
-def tokenizer_of(files: ReleasedFiles, backbone: str) -> tuple[Tokenizer, tuple[str, ...]]:
-    """The backbone's tokenizer and the pieces that mean something to it."""
-    folder = files.path("language_model")
-    if (file := find_tiktoken_file(folder)) is not None:
-        tiktoken = TiktokenTokenizer(file)
-        return tiktoken, tuple(tiktoken.special_ids)
-    if backbone == "phi":
-        return CodeGenTokenizer(folder), ("<|endoftext|>", "<|extra_0|>")
-    values = files.read_json(folder / "tokenizer_config.json")
-    if backbone == "mistral" and values.get("legacy", True):  # pieces begin anew after a special token
-        added = {entry["content"]: int(n) for n, entry in values.get("added_tokens_decoder", {}).items()}
-        added |= files.read_json(folder / "added_tokens.json")
-        eos = values.get("eos_token", "</s>")
-        eos = eos["content"] if isinstance(eos, dict) else eos
-        llama = SentencePieceTokenizer(folder / "tokenizer.model", added_tokens=added, eos_token=eos)
-        return llama, ("<unk>", "<s>", "</s>", *added)
-    pieces = PieceTokenizer(folder)
-    known = ("<s>", "</s>", "<unk>", "<|end_of_turn|>", "<|pad_0|>", "<|endoftext|>", "<|im_start|>", "<|im_end|>")
-    return pieces, tuple(piece for piece in known if pieces.id_of(piece) is not None)
-
-
-def prompt_format(conversation: str, special: tuple[str, ...]) -> PromptFormat:
+def prompt_format(conversation: str) -> PromptFormat:
     """Vicuna's prompt with another end of the answer; images are not numbered, unlike Mini-Gemini's."""
-    return replace(
-        FORMATS["vicuna_v1"],
-        assistant_suffix=END_PIECES[conversation],
-        numbers_images=False,
-        reserved=(*special, END_PIECES[conversation], IMAGE_SLOT, "<image>"),
-    )
+    vicuna, end = FORMATS["vicuna_v1"], END_PIECES[conversation]
+    return replace(vicuna, assistant_suffix=end, numbers_images=False, reserved=(*vicuna.reserved, end))
 
 
 def image_processor_of(tower: PatchTower, aspect_ratio: str) -> ImageProcessor:

@@ -7,7 +7,7 @@ identifiers and boxes. 32 image tokens. The base files are EVA's, BLIP-2's and a
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from models.codegen_tokenizer import CodeGenTokenizer
 from models.config import FamilyConfig, released_file
 from models.conversation import Sampling
 from models.errors import CheckpointMismatch, ConfigError
+from models.module_config import explained
 from models.parts.connectors import BLIP2_UNUSED, QFormerConnector, qformer_config, qformer_tensors
 from models.parts.eva_vision import eva_vision_config, eva_vision_part
 from models.parts.minigpt import (
@@ -33,8 +34,14 @@ from models.released import ReleasedFiles
 from models.vision_language_model import VisionLanguageModel
 from models.weights import Drop, Lora, Part, Rename, Tensors, check_lora_rank, rename, take_lora, take_prefix
 
-CONVERSATIONS = {"vicuna_v0": (VICUNA_V0, DESCRIBING_TASKS), "minigpt_v2": (MINIGPT_V2, GROUNDING_TASKS)}
 END_OF_ANSWER = "###"  # one piece of Phi-2's vocabulary; the reference gives its id to `generate` as EOS
+_STAGE_4 = replace(
+    MINIGPT_V2,
+    stop_strings=(END_OF_ANSWER,),
+    answer_starts_after="Assistant:",
+    reserved=(*MINIGPT_V2.reserved, END_OF_ANSWER),
+)
+CONVERSATIONS = {"vicuna_v0": (VICUNA_V0, DESCRIBING_TASKS), "minigpt_v2": (_STAGE_4, GROUNDING_TASKS)}
 
 # The stage files come with LoRA (peft's prefix) or without, and with peft's older or newer names.
 _STAGE_RULES = (
@@ -77,7 +84,7 @@ def parts(config: Config, files: ReleasedFiles) -> dict[str, Part]:
     source = files.source("checkpoint")
     stage = rename(files.tensors("checkpoint"), _STAGE_RULES)
     llm = _language_model_part(config, files, stage)
-    vision = eva_vision_config(config.image_size, config.vision_config)
+    vision = eva_vision_config(config.image_size, config.vision_config, where=f"{config.source}: vision_config")
     frozen = rename(files.tensors("qformer"), (BLIP2_UNUSED,))
     frozen |= {name: stage.pop(name) for name in list(stage) if not name.startswith("llama_proj")}
     ln_vision = take_prefix(frozen, "ln_vision.")
@@ -93,7 +100,7 @@ def parts(config: Config, files: ReleasedFiles) -> dict[str, Part]:
     projection = {f"projection.0.{k}": t for k, t in first.items()} | {
         f"projection.1.{k}": t for k, t in second.items()
     }
-    qformer = qformer_config(vision.hidden_size, config.qformer_config)
+    qformer = qformer_config(vision.hidden_size, config.qformer_config, where=f"{config.source}: qformer_config")
     connector = Part(
         name="Q-Former",
         source=files.source("qformer"),
@@ -117,7 +124,8 @@ def _language_model_part(config: Config, files: ReleasedFiles, stage: Tensors) -
     values = files.config_values("language_model")
     if values.get("model_type") not in ("phi", "phi-msft", "mixformer-sequential"):
         raise ConfigError(f"{source}: TinyGPT-V needs Phi-2, found {values.get('model_type')!r}; use microsoft/phi-2.")
-    phi = phi_config(values)
+    with explained(f"{source}/config.json"):
+        phi = phi_config(values)
     lora = take_lora(stage, prefix="llm.", alpha=config.lora_alpha)
     if lora is not None:
         check_lora_rank(lora, config.lora_rank, source=files.source("checkpoint"))
@@ -152,10 +160,16 @@ def split_lora(lora: Lora, config: PhiConfig) -> Lora:
     return Lora(pairs=pairs, alpha=lora.alpha)
 
 
-def assemble(config: Config, files: ReleasedFiles, modules: Mapping[str, nn.Module]) -> VisionLanguageModel:
+def tokenizer(files: ReleasedFiles) -> CodeGenTokenizer:
+    """The language model's tokenizer."""
+    return CodeGenTokenizer(files.path("language_model"))
+
+
+def assemble(
+    config: Config, _files: ReleasedFiles, modules: Mapping[str, nn.Module], tokenizer: CodeGenTokenizer
+) -> VisionLanguageModel:
     """Put the loaded modules together."""
     prompt_format, tasks = CONVERSATIONS[config.conversation]
-    tokenizer = CodeGenTokenizer(files.path("language_model"))
     model = assemble_minigpt(
         config,
         modules,

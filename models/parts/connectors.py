@@ -11,8 +11,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import Blip2QFormerConfig, Blip2QFormerModel
+from transformers import Blip2QFormerConfig, Blip2QFormerModel, Blip2VisionConfig
 
+from models.errors import ConfigError
+from models.module_config import module_config
+from models.parts.eva_vision import num_patches
 from models.weights import Drop, Part, Rename, Tensors, rename, take_prefix
 
 MERGED_PATCHES = 4  # that become one image token in the models without a Q-Former
@@ -21,7 +24,6 @@ BLIP2_UNUSED = Drop(r"^(t5_proj|t5_model|opt_proj|visual_encoder)\.", why="of BL
 _QFORMER_RULES = (
     Drop(r"embeddings\.(position_ids|word_embeddings|position_embeddings)", why="the Q-Former reads no text here"),
     Drop(r"^encoder\.layer\.\d+\.(intermediate|output)\.", why="the text feed-forward; queries have their own"),
-    Drop(r"^cls\.", why="BERT's language-modelling head"),
     Rename(r"^embeddings\.LayerNorm\.", "layernorm."),
     Rename(r"attention\.self\.", "attention.attention."),
 )
@@ -47,14 +49,22 @@ class PatchMergeProjector(nn.Module):
         return self.projection(self.prepare(features))
 
 
-def patch_merge_part(projection: tuple[Tensor, Tensor], *, vision_width: int, source: str) -> Part:
-    """A `PatchMergeProjector` from its weight [H, MERGED_PATCHES * V] and bias [H]."""
+def patch_merge_part(projection: tuple[Tensor, Tensor], *, vision: Blip2VisionConfig, source: str, where: str) -> Part:
+    """A `PatchMergeProjector` from its weight [H, MERGED_PATCHES * V] and bias [H].
+
+    Raises ConfigError, naming `where`, if the patches of an image can't be joined by so many.
+    """
+    if num_patches(vision) % MERGED_PATCHES:
+        raise ConfigError(
+            f"{where}: an image of {vision.image_size} px has {num_patches(vision)} patches; image_size must give a "
+            f"multiple of {MERGED_PATCHES}."
+        )
     weight, bias = projection
     return Part(
         name="connector",
         source=source,
         module_class=PatchMergeProjector,
-        config={"vision_width": vision_width, "text_width": weight.shape[0], "merge": MERGED_PATCHES},
+        config={"vision_width": vision.hidden_size, "text_width": weight.shape[0], "merge": MERGED_PATCHES},
         tensors={"projection.weight": weight, "projection.bias": bias},
     )
 
@@ -87,10 +97,12 @@ class QFormerConnector(nn.Module):
         return self.projection(self.prepare(features))
 
 
-def qformer_config(vision_width: int, overrides: Mapping[str, Any] | None = None) -> Blip2QFormerConfig:
-    """BERT-base with cross-attention to vision features of this width in every second layer."""
+def qformer_config(
+    vision_width: int, overrides: Mapping[str, Any] | None = None, *, where: str = "qformer_config"
+) -> Blip2QFormerConfig:
+    """BERT-base with cross-attention to vision features of this width in every second layer. Raises ConfigError."""
     values: dict[str, Any] = {"encoder_hidden_size": vision_width, "use_qformer_text_input": False}
-    return Blip2QFormerConfig(**(values | dict(overrides or {})))
+    return module_config(Blip2QFormerConfig, values, overrides, where=where)
 
 
 def qformer_tensors(released: Tensors) -> Tensors:

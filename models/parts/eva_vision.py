@@ -14,8 +14,9 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import Blip2VisionConfig, Blip2VisionModel
 
-from models.errors import CheckpointMismatch
-from models.weights import Drop, Part, Rename, Tensors, rename, take_prefix
+from models.errors import CheckpointMismatch, ConfigError
+from models.module_config import module_config
+from models.weights import Drop, Part, Rename, Tensors, first_layers, rename, take_prefix
 
 LN_VISION_EPS = 1e-5  # torch's default, which the originals' LayerNorm subclass uses; the blocks have 1e-6
 
@@ -48,8 +49,10 @@ class EvaVisionTower(Blip2VisionModel):
         return self(pixel_values=pixel_values.to(self.dtype)).last_hidden_state
 
 
-def eva_vision_config(image_size: int, overrides: Mapping[str, Any] | None = None) -> Blip2VisionConfig:
-    """ViT-g at this image size; `overrides` replace single fields (transformers' names)."""
+def eva_vision_config(
+    image_size: int, overrides: Mapping[str, Any] | None = None, *, where: str = "vision_config"
+) -> Blip2VisionConfig:
+    """ViT-g at this image size; `overrides` replace single fields (transformers' names). Raises ConfigError."""
     values: dict[str, Any] = {
         "hidden_size": 1408,
         "num_hidden_layers": 39,
@@ -60,8 +63,14 @@ def eva_vision_config(image_size: int, overrides: Mapping[str, Any] | None = Non
         "layer_norm_eps": 1e-6,
         "qkv_bias": True,
         "attention_dropout": 0.0,
+        "image_size": image_size,
     }
-    return Blip2VisionConfig(**(values | dict(overrides or {}) | {"image_size": image_size}))
+    config = module_config(Blip2VisionConfig, values, overrides, where=where)
+    if not 0 < int(config.patch_size) <= int(config.image_size):  # type: ignore[arg-type]  # single numbers here
+        raise ConfigError(
+            f"{where}: images of {config.image_size} px can't be cut into patches of {config.patch_size}."
+        )
+    return config
 
 
 def patch_grid(config: Blip2VisionConfig) -> int:
@@ -81,8 +90,7 @@ def eva_vision_part(released: Tensors, config: Blip2VisionConfig, *, source: str
     variants without a Q-Former were trained with.
     """
     depth = config.num_hidden_layers
-    blocks_beyond = Drop(_at_least(depth), why="blocks after the one whose output is used")
-    tensors = rename(released, (blocks_beyond, *_RULES))
+    tensors = rename(first_layers(released, "blocks.", depth), _RULES)
     for layer in range(depth):
         prefix = f"encoder.layers.{layer}.self_attn."
         bias = take_prefix(tensors, f"{prefix}q_") | {
@@ -126,8 +134,3 @@ def interpolate_position_embedding(embedding: Tensor, grid: int, *, source: str)
     square = patches.reshape(1, file_grid, file_grid, width).permute(0, 3, 1, 2)
     resized = functional.interpolate(square, size=(grid, grid), mode="bicubic", align_corners=False)
     return torch.cat((cls, resized.permute(0, 2, 3, 1).flatten(1, 2)), dim=1)
-
-
-def _at_least(depth: int) -> str:
-    """A regex for `blocks.N.` with N >= depth, written out for the few blocks a released file can have beyond it."""
-    return r"^blocks\.(" + "|".join(str(n) for n in range(depth, depth + 64)) + r")\."

@@ -20,7 +20,8 @@ FORMATS = {
         assistant_prefix="ASSISTANT:",
         answer_prefix=" ",
         assistant_suffix="</s>",
-        reserved=("<s>", "</s>", "<unk>", IMAGE_SLOT, "<image>"),
+        # Nothing but this word ends a question; an answer ends with a token.
+        reserved=("<s>", "</s>", "<unk>", IMAGE_SLOT, "<image>", "ASSISTANT:"),
         **_IMAGE,  # type: ignore[arg-type]
     ),
     "gemma": PromptFormat(

@@ -12,7 +12,9 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import CLIPVisionConfig, CLIPVisionModel, SiglipVisionConfig, SiglipVisionModel
 
-from models.weights import Drop, Part, Rename, Tensors, rename
+from models.errors import CheckpointMismatch
+from models.module_config import module_config
+from models.weights import Drop, Part, Rename, Tensors, first_layers, rename
 
 CLIP_L_336 = {
     "hidden_size": 1024,
@@ -106,21 +108,37 @@ class MlpProjector(nn.Module):
         return self.projection(features)
 
 
-def tower_part(tensors: Tensors, *, is_siglip: bool, layer: int, values: Mapping[str, Any], source: str) -> Part:
-    """A tower cut behind the hidden state number `layer` (-2: without the last block), from its released tensors."""
+def tower_part(
+    tensors: Tensors,
+    *,
+    is_siglip: bool,
+    layer: int,
+    values: Mapping[str, Any],
+    source: str,
+    overrides: Mapping[str, Any] | None = None,
+    where: str = "vision_config",
+) -> Part:
+    """A tower cut behind the hidden state number `layer` (-2: without the last block), from its released tensors.
+
+    `values` are those of its config.json; `overrides` are a YAML's, which `where` names.
+    """
     defaults = SIGLIP_SO400M_384 if is_siglip else CLIP_L_336
-    settings = {**defaults, **values}
-    config = SiglipVisionConfig(**settings) if is_siglip else CLIPVisionConfig(**settings)
+    values = {**defaults, **values}
+    config: SiglipVisionConfig | CLIPVisionConfig
+    if is_siglip:
+        config = module_config(SiglipVisionConfig, values, overrides, where=where)
+    else:
+        config = module_config(CLIPVisionConfig, values, overrides, where=where)
     num_layers = config.num_hidden_layers
-    config.num_hidden_layers = kept = layer if layer >= 0 else num_layers + 1 + layer
-    unused = tuple(
-        Drop(rf"encoder\.layers\.{n}\.", why="behind the layer whose output is used") for n in range(kept, num_layers)
-    )
+    kept = layer if layer >= 0 else num_layers + 1 + layer
+    if not 0 < kept <= num_layers:
+        raise CheckpointMismatch(f"{source}: it has {num_layers} layers, but mm_vision_select_layer is {layer}.")
+    config.num_hidden_layers = kept
     return Part(
         name="vision tower",
         source=source,
         module_class=CutSiglip if is_siglip else CutClip,
         config=config,
-        tensors=rename(tensors, (*unused, *_TOWER_RULES)),
+        tensors=rename(first_layers(tensors, "encoder.layers.", kept), _TOWER_RULES),
         hint=f"Is it {'SigLIP so400m/14 at 384' if is_siglip else 'CLIP ViT-L/14 at 336'} px?",
     )

@@ -34,6 +34,7 @@ BLIP2_SOURCE = (
 )
 REPOSITORY = "https://github.com/Vision-CAIR/MiniGPT-4"
 
+CONTEXT_TOKENS = 2000  # `max_length` of the originals' Chat
 _SIZES = {4096: "7B", 5120: "13B"}
 
 
@@ -125,6 +126,7 @@ def assemble_minigpt(
             sampling=config.sampling,
             description=config.description,
             is_toy=config.is_toy,
-            context_tokens=config.context_tokens,
+            one_image_per_chat=True,
+            context_tokens=config.context_tokens or CONTEXT_TOKENS,
         ),
     )

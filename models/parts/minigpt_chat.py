@@ -32,11 +32,10 @@ LLAMA_2 = PromptFormat(
     reserved=(*_RESERVED, "[INST]", "[/INST]"),
 )
 # `CONV_VISION_minigptv2`: BOS is written out and added by LLaMA's tokenizer as well, so prompts begin with two.
+# Answers end with EOS alone, as in its demo: "###" begins a heading.
 MINIGPT_V2 = PromptFormat(
     user_prefix="<s>[INST] ",
     assistant_prefix=" [/INST]",
-    stop_strings=("###",),
-    answer_starts_after="Assistant:",
     reserved=(*_RESERVED, "[INST]", "[/INST]"),
 )
 

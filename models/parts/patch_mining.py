@@ -5,6 +5,8 @@ B pictures, n patches of a view, C CLIP width, A high-resolution channels, s win
 
 from __future__ import annotations
 
+from math import isqrt
+
 import torch
 from torch import Tensor, nn
 
@@ -40,7 +42,7 @@ class PatchMiningConnector(nn.Module):
         views = features.low.shape[1]
         if views == 1:
             return self.mine(features.low[:, 0], features.high)
-        grid = int((views - views % 2) ** 0.5)
+        grid = isqrt(views)
         tiles = self._tiles(features.high, grid)
         mined = [self.mine(features.low[:, index], tile) for index, tile in enumerate(tiles)]
         if views > grid**2:

@@ -12,6 +12,7 @@ from models.config import available_families, family_module, load_config, read_y
 from models.errors import CheckpointMissing, ConfigError, MiniVLMError
 from models.families import minigpt4, minigpt_v2, tinygpt_v
 
+ROOT = Path(__file__).resolve().parents[2]
 V2 = "family: minigpt_v2\ncheckpoint: a.pth\n"
 
 
@@ -34,6 +35,18 @@ def write(tmp_path: Path, text: str) -> Path:
         (V2 + "sampling: {temprature: 1}", r"sampling: unknown key 'temprature'"),
         (V2 + "sampling: 3", r"sampling is 3; it must be a mapping"),
         ("family: minigpt4\ncheckpoint: a\nlanguage_model: b\nconversation: x", r"conversation is 'x'"),
+        (V2 + "1: a\nfoo: b", r"unknown key '1', 'foo'"),
+        (
+            "model: {arch: minigpt_v2, ckpt: a, low_resource: maybe}",
+            r"model.low_resource is 'maybe'; it must be true",
+        ),
+        ("model: {arch: minigpt_v2, ckpt: a}\ndatasets: [a]", r"datasets is \['a'\]; it must be a mapping"),
+        ("model: {arch: minigpt_v2, ckpt: a}\ndatasets: {c: {vis_processor: {train: 5}}}", r"datasets.c.*: train is 5"),
+        (
+            "model: {arch: minigpt_v2, ckpt: a}\ndatasets: {c: {vis_processor: {train: {image_size: big}}}}",
+            r"image_size is 'big'; it must be int",
+        ),
+        ("model: {arch: minigpt_v2, ckpt: a}\nfoo: 3", r"unknown key 'foo'"),
         ("a: [1", r"line 1: not valid YAML"),
         ("- a\n- b", r"expected keys and values"),
         ("model: {arch: minigpt_v2, ckpt: a, nonsense: 1}", r"unknown key 'model.nonsense'"),
@@ -48,16 +61,31 @@ def test_mistakes_are_named_in_one_line(tmp_path: Path, text: str, message: str)
 @pytest.mark.parametrize("family", available_families())
 @pytest.mark.parametrize("key", ["dtype", "quantization"])
 def test_no_family_takes_an_unknown_choice(tmp_path: Path, family: str, key: str) -> None:
-    configs = (Path(__file__).parents[2] / "eval_configs").glob("*.yaml")
+    configs = (ROOT / "eval_configs").glob("*.yaml")
     config = next(path for path in configs if read_yaml(path).get("family") == family)
     with pytest.raises(ConfigError, match=f"{key} is 'int4'; choose one of"):
         load_config(config, [f"{key}=int4"])
+
+
+@pytest.mark.parametrize("config", sorted((ROOT / "eval_configs").glob("*.yaml")), ids=lambda path: path.stem)
+def test_one_setting_of_an_answer_leaves_the_others_as_they_are(config: Path) -> None:
+    sampling = load_config(config).sampling
+    assert load_config(config, ["sampling.seed=1"]).sampling == dataclasses.replace(sampling, seed=1)
+
+
+def test_the_familys_sampling_stays_where_a_yaml_sets_one_key(tmp_path: Path) -> None:
+    family = load_config(write(tmp_path, V2)).sampling
+    config = load_config(write(tmp_path, V2 + "sampling: {top_p: 0.5}"), ["sampling.temperature=0.2"])
+    assert family.temperature == 0.6
+    assert config.sampling == dataclasses.replace(family, top_p=0.5, temperature=0.2)
 
 
 def test_a_missing_yaml_lists_its_neighbours(tmp_path: Path) -> None:
     write(tmp_path, V2)
     with pytest.raises(ConfigError, match=r"other.yaml not found. In .*: model.yaml"):
         load_config(tmp_path / "other.yaml")
+    with pytest.raises(ConfigError, match=r"is a folder. In .*: model.yaml"):
+        load_config(tmp_path)
 
 
 def test_overrides(tmp_path: Path) -> None:
@@ -68,6 +96,14 @@ def test_overrides(tmp_path: Path) -> None:
     for bad in ("image_size", "=3", "family.x=1", "image_size={"):
         with pytest.raises(ConfigError, match="--options"):
             load_config(path, [bad])
+
+
+@pytest.mark.parametrize("name", ["checkpoint_path/tower/eva.pth", "your-team/eva.pth", "path_to_models/llama/eva.pth"])
+def test_a_file_that_exists_is_no_placeholder(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).parent.mkdir(parents=True)
+    (tmp_path / name).touch()
+    for value in (name, str(tmp_path / name)):
+        assert resolve(load_config(write(tmp_path, f"family: minigpt_v2\ncheckpoint: {value}")), "checkpoint").is_file()
 
 
 @pytest.mark.parametrize("value", ["please set this value to the path of ckpt", "/path/to/checkpoint/", "", "xxx"])
@@ -153,6 +189,8 @@ def test_original_tinygpt_v_config(tmp_path: Path, arch: str, conversation: str,
     assert isinstance(config, tinygpt_v.Config)
     assert (config.conversation, config.image_size) == (conversation, image_size)
     assert (config.language_model, config.lora_rank) == ("microsoft/phi-2", 64)
+    ours = load_config(ROOT / "eval_configs" / f"tinygptv_stage{3 if arch == 'minigpt4' else 4}.yaml")
+    assert config.sampling == ours.sampling
 
 
 def test_original_tinygpt_v_config_is_told_by_its_checkpoint(tmp_path: Path) -> None:
@@ -169,6 +207,19 @@ def test_original_minigpt_v2_config(tmp_path: Path) -> None:
     assert (config.image_size, config.lora_rank, config.lora_alpha, config.quantization) == (448, 64, 16.0, "8bit")
 
 
+def test_our_keys_work_over_an_original_config(tmp_path: Path) -> None:
+    original = ORIGINAL_V2.replace("arch: minigpt_v2", 'arch: minigpt_v2\n  bos_token_id: "###"')
+    for text in (ORIGINAL_V2, original):
+        path = write(tmp_path, text + "evaluation_datasets: {refcoco: {batch_size: 10}}\n")
+        plain = load_config(path)
+        overrides = ["quantization=4bit", "sampling.top_p=0.5", "device=cuda:0", "dtype=bfloat16", "image_size=224"]
+        config = load_config(path, overrides)
+        assert (config.quantization, config.device, config.dtype) == ("4bit", "cuda:0", "bfloat16")
+        assert isinstance(config, minigpt_v2.Config | tinygpt_v.Config)
+        assert config.image_size == 224
+        assert config.sampling == dataclasses.replace(plain.sampling, top_p=0.5)
+
+
 @pytest.mark.parametrize(
     ("model_type", "conversation", "has_qformer"),
     [("pretrain_vicuna0", "vicuna_v0", True), ("pretrain_llama2", "llama_2", False)],
@@ -182,12 +233,24 @@ def test_original_minigpt4_config(tmp_path: Path, model_type: str, conversation:
 
 
 def test_every_key_is_documented() -> None:
-    text = (Path(__file__).resolve().parents[2] / "docs" / "configuration.md").read_text()
+    text = (ROOT / "docs" / "configuration.md").read_text()
     for family in available_families():
         config_class = family_module(family, source="test").Config
         missing = [field.name for field in dataclasses.fields(config_class) if f"`{field.name}`" not in text]
         assert missing in ([], ["source"]), family
         assert f"`{family}`" in text
+
+
+def test_towers_of_mini_gemini_may_be_on_the_hub(tmp_path: Path) -> None:
+    tower = "openai/clip-vit-large-patch14-336"
+    config = load_config(write(tmp_path, f"family: mini_gemini\nlanguage_model: a/b\nvision_tower: {tower}"))
+    assert {file.key: file.state for file in needed_files(config)} == {
+        "language_model": "on hub",
+        "vision_tower": "on hub",
+    }
+    config = load_config(write(tmp_path, "family: mini_gemini\nlanguage_model: a/b\nvision_tower: towers/clip.pth"))
+    with pytest.raises(CheckpointMissing, match=r"clip.pth not found .*Leave the key out to use the model's own"):
+        resolve(config, "vision_tower")
 
 
 def test_a_version_number_does_not_make_a_hub_id_a_file(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from models.errors import CheckpointCorrupt, CheckpointMismatch, CheckpointMissing, MiniVLMError
+from models.errors import CheckpointCorrupt, CheckpointMismatch, CheckpointMissing, ConfigError, MiniVLMError
 from models.loader import load_model
 
 GOLDENS = Path(__file__).resolve().parents[1] / "goldens"
@@ -75,6 +75,11 @@ DAMAGES: dict[str, tuple[Damage, type[MiniVLMError], str]] = {
         "tokenizer|tiktoken",
     ),
     "no config.json": (lambda folder: (folder / "config.json").unlink(), CheckpointMissing, "has no config.json"),
+    "a config.json without keys": (
+        lambda folder: (folder / "config.json").write_text("[1]"),
+        CheckpointCorrupt,
+        "holds no keys and values",
+    ),
     "a config.json of another size": (
         lambda folder: change_config(folder, num_hidden_layers=3),
         CheckpointMismatch,
@@ -87,6 +92,11 @@ def copied(golden: str, tmp_path: Path) -> Path:
     """A copy of a golden case; returns its model folder."""
     shutil.copytree(GOLDENS / golden, tmp_path / "case")
     return tmp_path / "case" / FOLDERS[golden]
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("models.loader.materialise", lambda *_, **__: pytest.fail("weights were loaded first"))
 
 
 def failure(tmp_path: Path, expected: type[MiniVLMError], message: str) -> str:
@@ -103,6 +113,32 @@ def test_a_damaged_folder_is_refused_in_one_line(golden: str, damage: str, tmp_p
     folder = copied(golden, tmp_path)
     apply(folder)
     assert folder.name in failure(tmp_path, expected, message)
+
+
+WRONG_VALUES: list[tuple[str, dict[str, object], type[MiniVLMError], str]] = [
+    (MGM, {"image_size_aux": None}, CheckpointMismatch, "image_size_aux None; it must be a multiple of 16"),
+    (MGM, {"image_size_aux": 100}, CheckpointMismatch, "image_size_aux 100; it must be a multiple of 16"),
+    (MGM, {"image_global": True}, CheckpointMismatch, "image_global without an image_grid"),
+    (MGM, {"image_grid": -1}, CheckpointMismatch, "image_grid -1; it must be 1 or more"),
+    (MGM, {"mm_vision_tower": 5}, ConfigError, r"config.json: its values can't be used"),
+    (MGM, {"hidden_size": "big"}, ConfigError, r"config.json: its values can't be used .*'hidden_size' expected int"),
+    (MGM, {"rope_scaling": {"type": "foo", "factor": 2}}, ConfigError, "no language model can be made .*'foo'"),
+    (PHI, {"mm_vision_select_layer": -99}, CheckpointMismatch, "3 layers, but mm_vision_select_layer is -99"),
+    (PHI, {"mm_vision_select_layer": "x"}, ConfigError, r"config.json: its values can't be used"),
+    (PHI, {"num_attention_heads": 0}, ConfigError, "no language model can be made"),
+    (PHI, {"num_hidden_layers": None}, ConfigError, r"config.json: its values can't be used"),
+    (STABLELM, {"moe": 5}, ConfigError, r"config.json: its values can't be used"),
+    (STABLELM, {"hidden_act": "foo"}, ConfigError, "no language model can be made .*'foo'"),
+]
+
+
+@pytest.mark.parametrize(("golden", "values", "expected", "message"), WRONG_VALUES, ids=str)
+def test_a_wrong_value_of_config_json_is_explained(
+    golden: str, values: dict[str, object], expected: type[MiniVLMError], message: str, tmp_path: Path
+) -> None:
+    folder = copied(golden, tmp_path)
+    change_config(folder, **values)
+    failure(tmp_path, expected, message)
 
 
 @pytest.mark.parametrize(

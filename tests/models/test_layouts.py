@@ -99,7 +99,8 @@ class LayoutFiles(ReleasedFiles):
 
     def config_values(self, key: str) -> dict[str, Any]:
         if (name := self.config.source.stem).startswith("mgm_"):
-            return MGM[name.split("_")[1]]
+            hd = {"image_size_aux": 1536, "image_grid": 2, "image_global": True}
+            return MGM[name.split("_")[1]] | (hd if name.endswith("_hd") else {"image_size_aux": 768})
         assert getattr(self.config, key) == "microsoft/phi-2"
         return PHI_2
 

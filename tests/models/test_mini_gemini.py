@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -64,8 +65,9 @@ CONVERSATIONS: dict[str, list[Turn]] = {
 each_form = pytest.mark.parametrize("form", FORMS)
 
 
-def load(folder: Path) -> VisionLanguageModel:
-    return load_model(folder / "config.yaml", device="cpu", dtype="float32", report=lambda _: None)
+def load(folder: Path, *overrides: str) -> VisionLanguageModel:
+    path = folder / "config.yaml"
+    return load_model(path, device="cpu", dtype="float32", overrides=overrides, report=lambda _: None)
 
 
 @each_form
@@ -169,7 +171,9 @@ def test_the_conversation_is_told_by_vocabulary_and_tensors(
 ) -> None:
     write_model(tmp_path / "a folder of any name", FORMS[form], PIECES)
     model = load(tmp_path)
-    assert model.prompt_format == FORMATS[conversation]
+    expected = FORMATS[conversation]
+    assert replace(model.prompt_format, reserved=expected.reserved) == expected
     assert isinstance(model.tokenizer, PieceTokenizer)
     assert set(model.eos_token_ids) == {model.tokenizer.id_of(piece) for piece in stops}
     assert (model.info.max_images_per_turn, model.info.context_tokens) == (3, 2048)
+    assert load(tmp_path, "context_tokens=1000").info.context_tokens == 1000

@@ -80,6 +80,12 @@ def test_the_parts_make_the_same_model_as_the_whole_folder(folder: Path) -> None
     assert all(torch.equal(tensor, expected[name]) for name, tensor in model.state_dict().items())
 
 
+def test_a_projectors_folder_is_as_good_as_its_file(folder: Path) -> None:
+    (folder / "stage1.yaml").write_text((YAML + SIZES).replace("/mm_projector.bin", ""))
+    model = load(folder)
+    assert model.image_processor == CropAndResize(128)  # its config.json is read, too
+
+
 def test_stage_1_training_goes_on_from_a_stage_1_file(folder: Path) -> None:
     model, step = load(folder), Case(GOLDEN).step("stage1")
     assert model(**vars(step.make_batch(model))).loss.item() == pytest.approx(step.loss, abs=1e-5)

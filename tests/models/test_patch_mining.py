@@ -53,7 +53,20 @@ def test_hd_puts_the_whole_first_and_then_the_crops_in_raster_order(connector: P
     torch.testing.assert_close(connector.prepare(features)[0], torch.cat(expected), rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize(("grid", "has_global", "views"), [(1, False, 1), (2, True, 5), (2, False, 4)])
+@pytest.mark.parametrize(("grid", "views"), [(1, 1), (2, 4), (2, 5), (3, 9), (3, 10)])
+def test_as_many_tokens_as_all_views_have_patches(connector: PatchMiningConnector, grid: int, views: int) -> None:
+    side = grid * SIDE * WINDOW
+    features = DualFeatures(torch.randn(1, views, SIDE**2, 8), torch.randn(1, 6, side, side))
+    mined = connector.prepare(features)
+    assert mined.shape == (1, views * SIDE**2, 8)
+    last = features.high[0, :, -SIDE * WINDOW :, -SIDE * WINDOW :]
+    expected = mine_slowly(connector, features.low[0, grid**2 - 1], last)
+    torch.testing.assert_close(mined[0, -(SIDE**2) :], expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("grid", "has_global", "views"), [(1, False, 1), (2, True, 5), (2, False, 4), (3, True, 10), (3, False, 9)]
+)
 def test_views_of_a_picture(grid: int, has_global: bool, views: int) -> None:
     clip = CLIPVisionConfig(
         hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2, image_size=8, patch_size=2

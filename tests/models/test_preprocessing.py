@@ -36,6 +36,15 @@ def test_key_depends_on_content_alone() -> None:
     assert len({resize.key(image), resize.key(other), SquareResize(112).key(image)}) == 3
 
 
+def test_key_is_of_the_colours_and_not_of_palette_entries() -> None:
+    red, blue = (Image.new("P", (64, 64)) for _ in range(2))
+    red.putpalette([255, 0, 0])
+    blue.putpalette([0, 0, 255])
+    for processor in (SquareResize(32), PadAndResize(32), CropAndResize(32)):
+        assert processor.key(red) != processor.key(blue)
+        assert processor.key(red) == processor.key(Image.new("RGB", (64, 64), (255, 0, 0)))
+
+
 @pytest.mark.parametrize("size", [(700, 300), (300, 700), (257, 256), (64, 64), (5, 900)])
 def test_padding_in_strips_is_padding_at_once(size: tuple[int, int]) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)

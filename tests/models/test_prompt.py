@@ -9,6 +9,7 @@ from PIL import Image
 
 from models.conversation import Turn
 from models.errors import RequestError
+from models.families.tinygpt_v import CONVERSATIONS
 from models.parts.minigpt_chat import LLAMA_2, MINIGPT_V2, VICUNA_V0
 from models.prompt import PromptFormat
 
@@ -90,6 +91,14 @@ def test_answers_end_at_the_stop_string() -> None:
     assert vicuna.finish("Assistant: A cat.") == "A cat."
     assert vicuna.stopped("A cat.###")
     assert not vicuna.stopped("A cat.##")
+
+
+def test_headings_are_part_of_minigpt_v2s_answers() -> None:
+    recipe = "### Ingredients\n- egg\n### Assistant: you"
+    assert MINIGPT_V2.finish(recipe) == MINIGPT_V2.clean(recipe) == recipe
+    assert not MINIGPT_V2.stopped(recipe)
+    stage_4, _ = CONVERSATIONS["minigpt_v2"]
+    assert stage_4.finish("A cat.###[INST] more") == "A cat."
 
 
 @given(st.text(alphabet="#a b", max_size=12))
