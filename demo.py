@@ -39,12 +39,8 @@ def serve(args: Namespace) -> None:
     has_page = not (args.terminal or args.ask)
     launch.be_private()
     port = launch.free_port(args.host, args.port) if has_page else 0  # before the weights: loading can take minutes
-    launch.check_files(args)
-    from models.loader import load_model
-
-    model = load_model(
-        args.cfg_path, device=args.device, dtype=args.dtype, quantization=args.quantization, overrides=args.options
-    )
+    launch.check_before_loading(args)
+    model = launch.load(args)
     if not has_page:
         return launch.run_terminal(model, args)
     from app.engine import ChatEngine

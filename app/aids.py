@@ -35,6 +35,12 @@ class Wishes:
     wants_picture: bool = False
 
 
+def usual_wishes(info: ModelInfo) -> Wishes:
+    """What the questions to a model ask for unless they say otherwise."""
+    aids = info.aids
+    return Wishes() if aids is None else Wishes(reads_text=aids.ocr, wants_picture=aids.generate)
+
+
 @dataclass(frozen=True)
 class Question(Turn):
     """A user's turn with its wishes."""

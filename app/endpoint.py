@@ -23,6 +23,8 @@ from models.errors import MiniVLMError, RequestError
 from models.grounding import parse_grounded_text
 from models.model_info import ModelInfo
 
+CHARACTERS_PER_TOKEN = 100  # of a history: far more than any text has, so that what is refused could never be read
+
 
 def add_chat_endpoint(model: ChatModel, *, concurrency_limit: int) -> None:
     """Add `/chat` to the page that is being built; its components exist for their types and are never shown."""
@@ -46,8 +48,11 @@ def add_chat_endpoint(model: ChatModel, *, concurrency_limit: int) -> None:
         """Ask about an image (or without one); yields the answer as it grows, with the regions it names.
 
         `history` holds earlier turns as {"role": "user" | "assistant", "content": text}; the image belongs to the
-        first of them. Mini-Gemini only: `read_text` and `draw_picture` hold for every question; the third output is
-        the drawn picture once it is there, the fourth says what was read and why there is no picture.
+        first of them. What the model's context does not hold is left out, oldest turns first; a history many times
+        longer than that is refused.
+
+        Mini-Gemini only: `read_text` and `draw_picture` hold for every question; the third output is the drawn picture
+        once it is there, the fourth says what was read and why there is no picture.
         """
         sampling = Sampling(
             temperature=temperature,
@@ -128,13 +133,20 @@ def answers(
 def past_exchanges(model: ChatModel, history: list[dict[str, str]], wishes: Wishes) -> list[Exchange]:
     """Earlier turns, which must alternate and begin with the user; each had the wishes of now.
 
-    Raises RequestError for a history of another form.
+    Raises RequestError for a history of another form, or one too long for the model whatever its tokens are.
     """
     exchanges: list[Exchange] = []
+    num_characters, context = 0, model.info.context_tokens
     for index, turn in enumerate(history):
         is_turn = isinstance(turn, dict) and isinstance(turn.get("content"), str)
         if not is_turn or turn.get("role") != ("user", "assistant")[index % 2]:
             raise RequestError('history must hold {"role", "content"} turns of user and assistant by turns.')
+        num_characters += len(turn["content"])
+        if index >= context or num_characters > CHARACTERS_PER_TOKEN * context:
+            raise RequestError(
+                f"history is too long: {len(history)} turns, of which the model reads {context} tokens at most, the "
+                f"newest. Leave the oldest out."
+            )
         if index % 2 == 0:
             exchanges.append(Exchange(model.neutralise(turn["content"]), (), sampling=Sampling(), wishes=wishes))
         else:

@@ -23,6 +23,10 @@ from models.conversation import Sampling
 from models.errors import ImageError, MiniVLMError, RequestError
 
 MAX_SEED = 2**63 - 1
+LOST = (
+    "The server has forgotten this conversation: it was restarted, or the page was away for long. "
+    "Press New chat, and attach the image again."
+)
 
 
 class View(NamedTuple):
@@ -33,6 +37,7 @@ class View(NamedTuple):
     notice: Any = gr.skip()
     tool: Any = gr.skip()
     session: Any = gr.skip()  # given back once per question: that starts its time to live
+    key: Any = gr.skip()  # of the session that the page shows
 
 
 class Handlers:
@@ -50,10 +55,14 @@ class Handlers:
         self._new_scene = new_scene
         self._scratch = ScratchFolder()
 
-    def ask(self, session: ChatSession, value: dict[str, Any], tool: Any, *settings: Any) -> Iterator[View]:
+    def ask(
+        self, session: ChatSession, shown_key: str, value: dict[str, Any], tool: Any, *settings: Any
+    ) -> Iterator[View]:
         """Send the text box. It is emptied only once the question has been accepted."""
         draft = session.draft
         try:
+            if shown_key and shown_key != session.key:
+                raise RequestError(LOST)
             pictures = session.attach(value["files"])
             sampling = sampling_of(*settings)
             wishes = wishes_of(*settings)
@@ -63,7 +72,7 @@ class Handlers:
             return
         question = answering(value=draft or {"text": "", "files": []})
         session.draft = None
-        yield View(messages_of(session), question, "", tool_value(session.picture, clear=True), session)
+        yield View(messages_of(session), question, "", tool_value(session.picture, clear=True), session, session.key)
         yield from self._follow(session, updates)
 
     def retry(self, session: ChatSession, *settings: Any) -> Iterator[View]:
@@ -95,7 +104,8 @@ class Handlers:
         """New chat; what is in the text box stays, or comes back to it after an edit."""
         session.reset()
         draft = session.cancel_edit()
-        return View([], idle(value=draft) if draft else idle(), "", tool_value(session.picture, clear=True))
+        question = idle(value=draft) if draft else idle()
+        return View([], question, "", tool_value(session.picture, clear=True), key=session.key)
 
     def undo(self, session: ChatSession, value: dict[str, Any]) -> View:
         """Take the last question back into the text box, unless something else has been typed there."""
@@ -160,13 +170,15 @@ class Handlers:
         except RequestError as error:
             problem = problem or error
         notice = notice_of(session, problem) if problem or set(good) != before else gr.skip()
-        question = gr.skip() if len(good) == len(value["files"]) else gr.update(value={**value, "files": good})
+        files = [self._file_of(picture) for picture in pictures]
+        question = gr.skip() if files == value["files"] else gr.update(value={**value, "files": files})
         return View(gr.skip(), question, notice, tool_value(pictures[-1] if pictures else session.picture))
 
-    def choose_task(self, index: int, value: dict[str, Any]) -> View:
-        """A task button: its prompt goes around what was typed."""
+    def choose_task(self, index: int, session: ChatSession, value: dict[str, Any]) -> View:
+        """A task button: its prompt goes around what was typed, and what was wrong with another task is outdated."""
         tasks = self._model.info.tasks
-        return View(question=gr.update(value={**value, "text": with_task(value["text"], tasks[index], tasks)}))
+        value = {**value, "text": with_task(value["text"], tasks[index], tasks)}
+        return View(question=gr.update(value=value), notice=notice_of(session))
 
     def example(self, event: gr.EventData) -> View:
         """An example card: its picture and question go into the text box."""
@@ -185,8 +197,8 @@ class Handlers:
         return {"text": exchange.question, "files": [self._file_of(picture) for picture in exchange.pictures]}
 
     def _file_of(self, picture: Picture) -> str:
-        """A file with the picture: the one it came from, or a new one if that has expired."""
-        if picture.path is not None and picture.path.is_file():
+        """A file with the picture for the text box: the one it came from, or a new one if browsers can't show that."""
+        if picture.path is not None and picture.is_web_file and picture.path.is_file():
             return str(picture.path)
         return str(self._scratch.save(picture.image))
 

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import mimetypes
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
-from PIL import Image
-
-from app.images import data_uri
 from models.tasks import Task
 
 FOLDER = Path(__file__).parent / "assets" / "examples"
-INDEX = "examples.json"  # [{"image": file name, "question": text}, …]
-THUMBNAIL_SIDE = 240
+INDEX = "examples.json"  # [{"image": file name, "question": text, "plain": text for families without its task}, …]
 
 
 @dataclass(frozen=True)
@@ -29,7 +27,7 @@ class Example:
 def find_examples(tasks: Sequence[Task], folder: Path = FOLDER) -> list[Example]:
     """The examples of the index; without one, every picture with the stock prompts of the tasks in turn.
 
-    Questions with a task identifier that this family does not know are left out.
+    A question with a task identifier that this family does not know is replaced by its `plain` one, or left out.
     """
     known = tuple(task.identifier for task in tasks if task.identifier)
     try:
@@ -39,12 +37,13 @@ def find_examples(tasks: Sequence[Task], folder: Path = FOLDER) -> list[Example]
         questions = [prompt for prompt in prompts if prompt.strip()] or ["Describe this image."]
         pictures = sorted(folder.glob("*.png"))
         entries = [{"image": path.name, "question": questions[i % len(questions)]} for i, path in enumerate(pictures)]
-    examples = [Example(folder / entry["image"], entry["question"]) for entry in entries]
-    return [
-        example
-        for example in examples
-        if example.path.is_file() and (example.question.startswith(known) or not example.question.startswith("["))
-    ]
+    examples = []
+    for entry in entries:
+        questions = [entry["question"], *filter(None, [entry.get("plain")])]
+        asked = next((text for text in questions if text.startswith(known) or not text.startswith("[")), None)
+        if asked is not None and (folder / entry["image"]).is_file():
+            examples.append(Example(folder / entry["image"], asked))
+    return examples
 
 
 def examples_html(examples: Sequence[Example]) -> str:
@@ -54,11 +53,10 @@ def examples_html(examples: Sequence[Example]) -> str:
 
 
 def _card(index: int, example: Example) -> str:
-    with Image.open(example.path) as image:
-        thumbnail = image.convert("RGB")
-    thumbnail.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
+    # The files are small, smaller than a data URI of the pixels: the page's start is what waits for them.
+    kind, data = mimetypes.guess_type(example.path)[0], base64.b64encode(example.path.read_bytes()).decode()
     question = escape(example.question)
     return (
         f'<button type="button" class="mv-card" data-action="example" data-index="{index}">'
-        f'<img src="{data_uri(thumbnail)}" alt="" loading="lazy"><span>{question}</span></button>'
+        f'<img src="data:{kind};base64,{data}" alt="" loading="lazy"><span>{question}</span></button>'
     )

@@ -21,6 +21,7 @@ LOSSLESS_PREVIEW_PIXELS = 256 * 256  # small drawings stay sharp as PNG; photogr
 
 # Decoders that only read pixels. Pillow's others may start programs (EPS runs Ghostscript) or are rarely maintained.
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "ICO", "AVIF")
+NOT_IN_BROWSERS = ("TIFF", "PPM")
 ADVICE = "Use a PNG, JPEG, WebP, GIF, BMP or TIFF file."
 
 
@@ -31,6 +32,7 @@ class Picture:
     image: Image.Image
     name: str = "image"
     path: Path | None = None  # the file it was read from, which may be gone by now
+    is_web_file: bool = True  # browsers can show that file
 
     @cached_property
     def preview(self) -> Image.Image:
@@ -64,7 +66,8 @@ def open_picture(source: bytes | str | Path, *, name: str | None = None) -> Pict
             with Image.open(file, formats=_formats()) as image:
                 _check_size(image.size, name)
                 image.load()
-                return Picture(to_rgb(image), name, None if isinstance(source, bytes) else Path(source))
+                path = None if isinstance(source, bytes) else Path(source)
+                return Picture(to_rgb(image), name, path, image.format not in NOT_IN_BROWSERS)
         except UnidentifiedImageError as error:
             raise ImageError(f"{name} is not an image that can be read. {ADVICE}") from error
         except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:

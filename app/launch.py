@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from models.errors import MiniVLMError, RequestError
+from models.errors import ConfigError, MiniVLMError, RequestError
 
 if TYPE_CHECKING:
     import gradio as gr
@@ -214,8 +214,17 @@ def is_worth_a_line(record: logging.LogRecord) -> bool:
     return type(error).__name__ != "ClientDisconnect"  # starlette's, which is gradio's to import
 
 
-def check_files(args: argparse.Namespace) -> None:
-    """Raise MiniVLMError if `--ask` or `--image` name something that can't be used."""
+def check_before_loading(args: argparse.Namespace) -> None:
+    """Raise MiniVLMError for keys, settings of answers, or files of `--ask` and `--image` that can't be used."""
+    from models.config import load_config
+
+    config = load_config(args.cfg_path, args.options)
+    from app.sampling import check  # takes seconds, which a wrong path need not wait for
+
+    try:
+        check(config.sampling)
+    except RequestError as error:
+        raise ConfigError(f"{args.cfg_path}: sampling: {error}") from error
     if args.ask:
         from app.terminal import read_questions
 
@@ -225,6 +234,23 @@ def check_files(args: argparse.Namespace) -> None:
         from app.images import open_picture
 
         open_picture(args.image)
+
+
+def load(args: argparse.Namespace) -> VisionLanguageModel:
+    """The model of the command line. Raises MiniVLMError if it can't be loaded or asked anything."""
+    from app.engine_prompt import check_context
+    from models.loader import load_model
+
+    model = load_model(
+        args.cfg_path,
+        device=args.device,
+        dtype=args.dtype,
+        quantization=args.quantization,
+        overrides=args.options,
+        report=lambda line: print(line, file=sys.stderr),  # stdout is for answers
+    )
+    check_context(model)
+    return model
 
 
 def run_terminal(model: VisionLanguageModel, args: argparse.Namespace) -> None:

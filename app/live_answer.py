@@ -74,10 +74,6 @@ class LiveAnswer:
         if self._iterator is not None:
             _close(self._iterator)
 
-    def wait_until_released(self, timeout: float) -> bool:
-        """Whether the model was let go within `timeout` seconds."""
-        return self._finished.wait(timeout)
-
     def _read(self, model: ChatModel, turns: Sequence[Turn], sampling: Sampling) -> None:
         try:
             self._iterator = model.stream(turns, sampling)

@@ -36,23 +36,21 @@ def messages_of(session: ChatSession) -> list[dict[str, Any]]:
     messages = []
     for index, exchange in enumerate(session.exchanges):
         is_last = index == len(session.exchanges) - 1
-        is_replaced = session.editing is not None and index >= session.editing
+        is_edited = index == session.editing
         picture = session.picture_of(index)
-        state = (exchange.answer, exchange.error, index, is_last, is_replaced, picture, exchange.routing)
+        state = (exchange.answer, exchange.error, index, is_last, is_edited, picture, exchange.routing)
         known = _drawn.get(exchange)
         if known is None or known[0] != state:
-            drawn = _draw(
-                exchange, index, picture, is_last=is_last, is_replaced=is_replaced, traced=session.has_experts
-            )
+            drawn = _draw(exchange, index, picture, is_last=is_last, is_edited=is_edited, traced=session.has_experts)
             known = _drawn[exchange] = state, drawn
         messages += known[1]
     return messages
 
 
 def _draw(
-    exchange: Exchange, index: int, picture: Picture | None, *, is_last: bool, is_replaced: bool, traced: bool
+    exchange: Exchange, index: int, picture: Picture | None, *, is_last: bool, is_edited: bool, traced: bool
 ) -> list[dict[str, Any]]:
-    question = question_bubble(exchange, index, picture, is_replaced=is_replaced)
+    question = question_bubble(exchange, index, picture, is_edited=is_edited)
     answer = answer_bubble(exchange, index, picture, is_last=is_last, traced=traced)
     return [_message("user", question), _message("assistant", answer)]
 
@@ -66,7 +64,7 @@ def _message(role: str, html: str) -> dict[str, Any]:
     }
 
 
-def question_bubble(exchange: Exchange, index: int, picture: Picture | None, *, is_replaced: bool = False) -> str:
+def question_bubble(exchange: Exchange, index: int, picture: Picture | None, *, is_edited: bool = False) -> str:
     """The user's bubble: attached images, the text, a box that was asked about, and the edit button."""
     entities = entities_of(parse_grounded_text(exchange.question))
     figures = "".join(
@@ -74,9 +72,12 @@ def question_bubble(exchange: Exchange, index: int, picture: Picture | None, *, 
     )
     if entities and picture is not None and not exchange.pictures:
         figures = picture_figure(picture, entities)
-    note = '<p class="mv-note">Your next question replaces this one and all below it.</p>' if is_replaced else ""
+    note = '<p class="mv-note">Your next question replaces this one and all below it.</p>' if is_edited else ""
+    if exchange.begins_anew:
+        note += '<p class="mv-note">New image, new conversation: the model does not see what was said before.</p>'
+    mark = " mv-edited" if is_edited else ""
     return (
-        f'<div class="mv-message mv-question" role="article" aria-label="Question {index + 1}">{figures}'
+        f'<div class="mv-message mv-question{mark}" role="article" aria-label="Question {index + 1}">{figures}'
         f'<div class="mv-text" dir="auto">{answer_html(exchange.question)[0]}</div>{note}'
         f'<div class="mv-actions">{_action("edit", index, "Edit", "Edit this question")}'
         f"{_copy_button(exchange.question, 'Copy', 'Copy the question')}</div></div>"
@@ -97,7 +98,9 @@ def answer_bubble(
     body, entities = answer_html(shown, unfinished=not is_whole)
     state = "running" if exchange.is_running else "failed" if exchange.error else "done"
     if exchange.is_running and not exchange.text:
-        text = '<div class="mv-thinking" role="status"><i></i><i></i><i></i><span>Reading the question</span></div>'
+        number = exchange.answer.queue_number if exchange.answer else 0
+        doing = f"Waiting for others: number {number} in the queue" if number else "Reading the question"
+        text = f'<div class="mv-thinking" role="status"><i></i><i></i><i></i><span>{doing}</span></div>'
     else:
         caret = '<span class="mv-caret" aria-hidden="true"></span>' if exchange.is_running else ""
         text = f'<div class="mv-text" dir="auto">{body}{caret}</div>' if exchange.text else ""

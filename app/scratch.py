@@ -7,6 +7,7 @@ import shutil
 import tempfile
 import time
 import uuid
+from contextlib import suppress
 from pathlib import Path
 
 from PIL import Image
@@ -26,8 +27,9 @@ class ScratchFolder:
             self._folder = Path(tempfile.mkdtemp(prefix="minivlm-chat-"))
             atexit.register(shutil.rmtree, self._folder, ignore_errors=True)
         for old in self._folder.glob("*.png"):
-            if time.time() - old.stat().st_mtime > KEEP:
-                old.unlink(missing_ok=True)
+            with suppress(FileNotFoundError):  # for another visitor's picture it was deleted just now
+                if time.time() - old.stat().st_mtime > KEEP:
+                    old.unlink()
         path = self._folder / f"{name}-{uuid.uuid4().hex[:8]}.png"
         image.save(path, compress_level=1)
         return path

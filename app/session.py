@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from app.aids import Question, Wishes
+from app.aids import Question, Wishes, usual_wishes
 from app.chat_model import ChatModel
 from app.images import Picture, open_picture
 from app.live_answer import LiveAnswer
@@ -33,6 +33,7 @@ class Exchange:
     error: str = ""
     wishes: Wishes = field(default_factory=Wishes)
     routing: RoutingTrace | None = None  # while the user looks at it
+    begins_anew: bool = False  # the model does not see what was said before
 
     @property
     def is_running(self) -> bool:
@@ -52,6 +53,7 @@ class ChatSession:
 
     def __init__(self) -> None:
         self.exchanges: list[Exchange] = []
+        self.key = ""  # a name of its own from the first question on
         self.editing: int | None = None  # the exchange that the next question replaces
         self.draft: dict[str, Any] | None = None  # the text box's content before an edit began
         self.attached: dict[str, Picture] = {}  # by file, what the next question brings along
@@ -95,11 +97,12 @@ class ChatSession:
         """The conversation as the model sees it when it answers exchange `upto`.
 
         Questions that got no answer are left out; their images go to the next question, as nothing else shows them.
+        Nothing from before an exchange that `begins_anew` is there.
         """
+        first = max((index for index in range(upto + 1) if self.exchanges[index].begins_anew), default=0)
         turns: list[Turn] = []
         waiting: tuple[Picture, ...] = ()
-        for index, exchange in enumerate(self.exchanges[: upto + 1]):
-            pictures = waiting + exchange.pictures
+        for index, exchange in enumerate(self.exchanges[first : upto + 1], start=first):
             if index < upto and not exchange.text:
                 waiting = exchange.pictures or waiting
                 continue
@@ -130,7 +133,9 @@ class ChatSession:
         has_image = bool(pictures) or self.picture is not None
         check_question(text, model.info, num_images=len(pictures), has_image=has_image)
         exchange = Exchange(model.neutralise(text), tuple(pictures), with_seed(sampling or model.info.sampling))
-        exchange.wishes = wishes or Wishes(reads_text=model.info.aids is not None and model.info.aids.ocr)
+        exchange.wishes = wishes or usual_wishes(model.info)
+        exchange.begins_anew = bool(pictures) and model.info.one_image_per_chat and self._next_index > 0
+        self.key = self.key or uuid.uuid4().hex
         del self.exchanges[self._next_index :]
         self.editing = None
         self.exchanges.append(exchange)
@@ -145,7 +150,7 @@ class ChatSession:
             raise RequestError("There is no question to answer again.")
         old = self.exchanges[-1]
         exchange = Exchange(old.question, old.pictures, with_seed(sampling or old.sampling))
-        exchange.wishes = wishes or old.wishes
+        exchange.wishes, exchange.begins_anew = wishes or old.wishes, old.begins_anew
         self.exchanges[-1] = exchange
         self.editing = None
         return self._answer(model, exchange, fallback=old)

@@ -1,27 +1,33 @@
 """Answers without the page: a chat in the terminal, and a file of questions.
 
-They go through transformers' `generate`, which has beam search and prompt lookup; the page's engine has neither.
+They go through transformers' `generate`, which has beam search and prompt lookup; the page's engine has neither. What
+`--ocr` and `--gen` add is the page's own (app/aids.py).
 """
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TextIO
 
+from PIL import Image
 from torch import Tensor
 from transformers.generation.streamers import BaseStreamer
 
+from app.aids import IllustratedAnswer, Question, usual_wishes, with_aids
+from app.chat_model import ChatModel
 from app.decoding import AnswerText
 from app.engine_prompt import check_turns, drop_oldest, fit_prompt
 from app.images import open_picture
 from app.questions import check_question
-from models.conversation import Turn
+from app.sampling import check
+from models.conversation import Answer, Sampling, Turn
 from models.errors import MiniVLMError, RequestError
 from models.generation import generate
+from models.model_info import ModelInfo
 from models.vision_language_model import VisionLanguageModel
 
 HELP = "/image FILE shows the model another image, /new begins a new chat, /quit ends."
@@ -40,8 +46,10 @@ class Terminal:
         read: Callable[[str], str] = input,
         out: TextIO = sys.stdout,
     ) -> None:
-        self._model = model
-        self._options = {"num_beams": num_beams, "prompt_lookup": prompt_lookup}
+        self._is_streamed = num_beams == 1  # with beams there is nothing to show before the end
+        streamed_to = out if self._is_streamed else None
+        generating = GeneratingModel(model, num_beams=num_beams, prompt_lookup=prompt_lookup, out=streamed_to)
+        self._chat = with_aids(generating)
         self._read = read
         self._out = out
         self._turns: list[Turn] = []
@@ -49,7 +57,7 @@ class Terminal:
 
     def run(self) -> None:
         """Questions and answers until /quit or the end of the input."""
-        print(f"{self._model.info.name}. {HELP}", file=self._out)
+        print(f"{self._chat.info.name}. {HELP}", file=self._out)
         while True:
             try:
                 line = self._read("> ").strip()
@@ -66,6 +74,9 @@ class Terminal:
         command, _, rest = line.partition(" ")
         if command == "/image" and rest.strip():
             self._images = (open_picture(rest.strip()).image,)
+            if self._turns and self._chat.info.one_image_per_chat:
+                print("A new image begins a new chat.", file=self._out)
+                self._turns = []
         elif command == "/new":
             self._turns = []
         elif command.startswith("/"):
@@ -75,17 +86,14 @@ class Terminal:
 
     def _ask(self, text: str) -> None:
         has_image = bool(self._images) or any(turn.images for turn in self._turns)
-        check_question(text, self._model.info, num_images=len(self._images), has_image=has_image)
-        turns = [*self._turns, Turn("user", self._model.prompt_format.neutralise(text), self._images)]
-        # With beams there is nothing to show before the end.
-        printer = None if self._options["num_beams"] > 1 else AnswerPrinter(self._model, self._out)
-        answer, notices = answer_turns(self._model, turns, streamer=printer, **self._options)
-        if printer is None:
-            print(answer, end="", file=self._out)
-        print(file=self._out)
-        for notice in notices:
+        turns = [*self._turns, question_of(self._chat, text, self._images, has_image=has_image)]
+        answer = last_answer(self._chat, turns)
+        print("" if self._is_streamed else answer.text, file=self._out)
+        for notice in answer.notices:
             print(f"note: {notice}", file=self._out)
-        self._turns = [*turns, Turn("assistant", answer)]
+        if (picture := picture_of(answer)) is not None:
+            print(f"picture: {save_picture(picture, Path(), 'drawn')}", file=self._out)
+        self._turns = [*turns, Turn("assistant", answer.text)]
         self._images = ()
 
 
@@ -121,15 +129,83 @@ class AnswerPrinter(BaseStreamer):
         self._shown = text
 
 
-def answer_turns(
-    model: VisionLanguageModel, turns: list[Turn], *, streamer: BaseStreamer | None = None, **options: int
-) -> tuple[str, tuple[str, ...]]:
-    """The next answer by the model's default settings, and notices; whole oldest turns go where it must be shorter."""
-    check_turns(model, turns)
-    prompt = fit_prompt(model, turns, model.info.sampling.max_new_tokens)
-    kept, _ = drop_oldest(turns, prompt.dropped_turns)
-    sampling = replace(model.info.sampling, max_new_tokens=prompt.max_new_tokens)
-    return generate(model, [kept], sampling, streamer=streamer, **options)[0].text, prompt.notices
+class GeneratingModel:
+    """The model as a ChatModel that answers through `generate`, in the thread that asks.
+
+    A stream is one answer, the final one. If there is an `out`, the text is written to it while it comes.
+    """
+
+    def __init__(
+        self, model: VisionLanguageModel, *, num_beams: int = 1, prompt_lookup: int = 0, out: TextIO | None = None
+    ) -> None:
+        self._model = model
+        self._num_beams = num_beams
+        self._prompt_lookup = prompt_lookup
+        self._out = out
+
+    @property
+    def info(self) -> ModelInfo:
+        """Facts about the model."""
+        return self._model.info
+
+    def neutralise(self, text: str) -> str:
+        """User text with every control token of the model broken."""
+        return self._model.prompt_format.neutralise(text)
+
+    def stream(self, turns: Sequence[Turn], sampling: Sampling) -> Iterator[Answer]:
+        """The next answer. Whole oldest turns go where the conversation must be shorter, and a notice says so."""
+        model, sampling = self._model, check(sampling)
+        check_turns(model, turns)
+        prompt = fit_prompt(model, turns, sampling.max_new_tokens)
+        kept, _ = drop_oldest(turns, prompt.dropped_turns)
+        (found,) = generate(
+            model,
+            [kept],
+            replace(sampling, max_new_tokens=prompt.max_new_tokens),
+            num_beams=self._num_beams,
+            prompt_lookup=self._prompt_lookup,
+            streamer=AnswerPrinter(model, self._out) if self._out else None,
+        )
+        has_ended = found.ids[-1] in model.eos_token_ids or model.prompt_format.stopped(
+            model.tokenizer.decode(found.ids)
+        )
+        cut = () if has_ended or prompt.length_notice is None else (prompt.length_notice,)
+        yield Answer(
+            text=found.text,
+            finish_reason="stop" if has_ended else "length",
+            dropped_turns=prompt.dropped_turns,
+            notices=(*prompt.notices, *cut),
+        )
+
+
+def question_of(chat: ChatModel, text: str, images: tuple[Image.Image, ...], *, has_image: bool) -> Question:
+    """A question as the page would ask it; `has_image` counts earlier turns. Raises RequestError if it can't be."""
+    check_question(text, chat.info, num_images=len(images), has_image=has_image)
+    return Question("user", chat.neutralise(text), images, usual_wishes(chat.info))
+
+
+def last_answer(chat: ChatModel, turns: Sequence[Turn]) -> Answer:
+    """The complete answer by the model's default settings, drawn picture included."""
+    *_, answer = chat.stream(turns, chat.info.sampling)
+    return answer
+
+
+def picture_of(answer: Answer) -> Image.Image | None:
+    """The picture that was drawn for an answer."""
+    return answer.picture if isinstance(answer, IllustratedAnswer) else None
+
+
+def save_picture(picture: Image.Image, folder: Path, stem: str) -> Path:
+    """Write `stem.png`, or `stem-2.png` and so on where that exists. Raises RequestError if it can't be written."""
+    number, path = 1, folder / f"{stem}.png"
+    while path.exists():
+        number += 1
+        path = folder / f"{stem}-{number}.png"
+    try:
+        picture.save(path)
+    except OSError as error:
+        raise RequestError(f"The picture can't be saved as {path} ({error.strerror or error}).") from error
+    return path
 
 
 def answer_file(
@@ -142,17 +218,23 @@ def answer_file(
 ) -> None:
     """Answer every line {"question": …, "image": …} of a file; the same lines come out with an "answer".
 
-    Images are found from the file's own folder. Raises MiniVLMError with the line's number.
+    Images are found from the file's own folder. A picture that is drawn (`--gen`) is saved there, and "picture" names
+    it; notices go to stderr. Raises MiniVLMError with the line's number.
     """
+    chat = with_aids(GeneratingModel(model, num_beams=num_beams, prompt_lookup=prompt_lookup))
     for number, record in read_questions(path):
+        where = f"{path}, line {number}"
         try:
             images = (open_picture(path.parent / record["image"]).image,) if record.get("image") else ()
-            check_question(record["question"], model.info, num_images=len(images), has_image=bool(images))
-            turn = Turn("user", model.prompt_format.neutralise(record["question"]), images)
-            answer, _ = answer_turns(model, [turn], num_beams=num_beams, prompt_lookup=prompt_lookup)
+            answer = last_answer(chat, [question_of(chat, record["question"], images, has_image=bool(images))])
+            result = {**record, "answer": answer.text}
+            if (picture := picture_of(answer)) is not None:
+                result["picture"] = save_picture(picture, path.parent, f"{path.stem}-line{number}").name
         except MiniVLMError as error:
-            raise type(error)(f"{path}, line {number}: {error}") from error
-        print(json.dumps({**record, "answer": answer}, ensure_ascii=False), file=out, flush=True)
+            raise type(error)(f"{where}: {error}") from error
+        for notice in answer.notices:
+            print(f"note: {where}: {notice}", file=sys.stderr)
+        print(json.dumps(result, ensure_ascii=False), file=out, flush=True)
 
 
 def read_questions(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:

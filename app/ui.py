@@ -25,7 +25,6 @@ from models.model_info import ModelInfo
 ASSETS = Path(__file__).parent / "assets"
 
 MAX_UPLOAD = "25mb"
-MAX_QUESTION_CHARACTERS = 20_000  # above this a paste becomes a file, which the text box then refuses
 MAX_STREAMS = 48  # answers the page streams at once; the model has its own, smaller limit and queue
 MAX_WAITING = 128
 EXPIRY = (3600, 24 * 3600)  # seconds: how often to look for uploads to delete, and their age by then
@@ -145,8 +144,9 @@ class _Parts:
             sources=["upload"],
             lines=1,
             max_lines=8,
-            max_plain_text_length=MAX_QUESTION_CHARACTERS,
+            max_plain_text_length=10**9,  # no paste becomes a text file; one that is too long is refused as a question
         )
+        self.key = gr.HTML("", elem_id="mv-key", visible="hidden")
         self.bridge = gr.HTML("", js_on_load=_BRIDGE, elem_id="mv-bridge", visible="hidden")
 
 
@@ -198,7 +198,7 @@ def _aids(info: ModelInfo) -> list[gr.components.Component]:
 
 def _connect(parts: _Parts, handlers: Handlers, session: gr.State) -> None:
     """Who listens to what. Long-running listeners go through the queue, quick ones do not."""
-    view = [parts.chat, parts.question, parts.notice, parts.tool, session]
+    view = [parts.chat, parts.question, parts.notice, parts.tool, session, parts.key]
     streams: dict[str, Any] = {
         "outputs": view,
         "show_progress": "hidden",
@@ -208,7 +208,8 @@ def _connect(parts: _Parts, handlers: Handlers, session: gr.State) -> None:
         "trigger_mode": "multiple",  # "once" would drop a question without a word while an answer is ending
     }
     quick: dict[str, Any] = {"outputs": view, "show_progress": "hidden", "queue": False, "api_visibility": "private"}
-    parts.question.submit(handlers.ask, [session, parts.question, parts.tool, *parts.settings], **streams)
+    asked = [session, parts.key, parts.question, parts.tool, *parts.settings]
+    parts.question.submit(handlers.ask, asked, **streams)
     parts.bridge.retry(handlers.retry, [session, *parts.settings], **streams)
     for stopped in (parts.question.stop, parts.bridge.stop):
         stopped(handlers.stop, [session], show_progress="hidden", queue=False, api_visibility="private")
@@ -222,5 +223,5 @@ def _connect(parts: _Parts, handlers: Handlers, session: gr.State) -> None:
     parts.bridge.routing(handlers.routing, [session], **{**streams, **one_at_a_time})
     parts.new_scene.click(handlers.new_scene, [parts.question], **quick)
     for index, button in enumerate(parts.tasks):
-        button.click(partial(handlers.choose_task, index), [parts.question], **quick)
+        button.click(partial(handlers.choose_task, index), [session, parts.question], **quick)
     parts.question.change(None, [parts.question], js="(value) => window.minivlm.questionChanged(value)")

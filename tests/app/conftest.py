@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -45,6 +45,7 @@ class Server:
 
     url: str
     model: ScriptedModel
+    forget: Callable[[], None]  # every conversation, as a restart does
 
 
 def free_port() -> int:
@@ -62,7 +63,7 @@ def running_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]
     model = ScriptedModel()
     demo = build_demo(model, new_scene=scene, examples_dir=examples)
     _, url, _ = demo.launch(prevent_thread_lock=True, quiet=True, server_port=free_port())
-    yield Server(url, model)
+    yield Server(url, model, demo.state_holder.session_data.clear)
     demo.close(verbose=False)
 
 

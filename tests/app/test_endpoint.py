@@ -18,7 +18,9 @@ from models.aids import Aids
 from models.errors import NotEnoughMemory
 from tests.app.conftest import Server, free_port
 from tests.app.test_aids import AIDED_INFO, OTHER, ScriptedGenerator, ScriptedReader
-from tests.fakes import ScriptedModel
+from tests.fakes import INFO, ScriptedModel
+
+PAIR = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
 
 
 @pytest.fixture
@@ -64,6 +66,8 @@ def test_history_and_settings(server: Server, client: Client, scene_file: Path) 
         ("x", [{"role": "assistant", "content": "a"}], "history must hold"),
         ("x", [{"role": "user", "content": "a"}], "history must end with an answer"),
         ("x", ["a", "b"], "history must hold"),
+        ("x", PAIR * (INFO.context_tokens // 2) + PAIR, f"too long: {INFO.context_tokens + 2} turns"),
+        ("x", [PAIR[0], {"role": "assistant", "content": "a" * 100 * INFO.context_tokens}], "history is too long"),
     ],
 )
 def test_mistakes_are_one_line(client: Client, text: str, history: list[object], message: str) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import gradio as gr
 import pytest
+from PIL import Image
 
 from app.events import MAX_SEED, Handlers, View, sampling_of
 from app.session import ChatSession
@@ -46,11 +47,43 @@ def typed(text: str, *files: str) -> dict[str, Any]:
 
 
 def ask(handlers: Handlers, session: ChatSession, text: str, *files: str) -> list[View]:
-    return list(handlers.ask(session, typed(text, *files), None, *SETTINGS))
+    return list(handlers.ask(session, "", typed(text, *files), None, *SETTINGS))
 
 
 def edit(handlers: Handlers, session: ChatSession, value: dict[str, Any]) -> View:
     return handlers.edit(session, value, gr.EventData(None, {"index": 0}))
+
+
+def test_a_file_that_browsers_cannot_show_becomes_one_they_can(
+    handlers: Handlers, session: ChatSession, pictures: list[str], tmp_path: Path
+) -> None:
+    assert handlers.attach(session, typed("", *pictures)).question == gr.skip()
+    scene().save(tmp_path / "scan.tif")
+    kept, shown = handlers.attach(session, typed("hi", pictures[0], str(tmp_path / "scan.tif"))).question["value"][
+        "files"
+    ]
+    assert kept == pictures[0]
+    with Image.open(shown) as image:
+        assert (image.format, image.tobytes()) == ("PNG", scene().tobytes())
+
+
+def test_a_question_to_a_conversation_that_the_server_has_forgotten_is_not_answered(
+    handlers: Handlers, session: ChatSession, model: ScriptedModel
+) -> None:
+    key = ask(handlers, session, "what is it?")[0].key
+    first, *_ = handlers.ask(session, key, typed("which colour?"), None, *SETTINGS)
+    assert first.key == key
+    other = ChatSession()
+    (refused,) = handlers.ask(other, key, typed("and this?"), None, *SETTINGS)
+    assert "forgotten this conversation" in refused.notice
+    assert refused.question == gr.skip()
+    assert len(model.seen) == 2
+    assert handlers.reset(other).key == ""
+
+
+def test_a_task_that_was_chosen_makes_a_notice_outdated(handlers: Handlers, session: ChatSession) -> None:
+    view = handlers.choose_task(1, session, typed("[refer] dog"))
+    assert (view.question["value"]["text"], view.notice) == ("[caption] dog", "")
 
 
 def test_a_notice_goes_once_its_reason_has_gone(handlers: Handlers, session: ChatSession, pictures: list[str]) -> None:
@@ -99,7 +132,7 @@ def test_what_was_typed_before_an_edit_comes_back_and_only_once(
 def test_a_question_asked_too_early_is_not_refused_for_ever(
     model: ScriptedModel, handlers: Handlers, session: ChatSession
 ) -> None:
-    running = handlers.ask(session, typed("one"), None, *SETTINGS)
+    running = handlers.ask(session, "", typed("one"), None, *SETTINGS)
     next(running)
     early = ask(handlers, session, "two")
     assert "still being written" in early[0].notice

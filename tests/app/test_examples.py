@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -32,12 +33,13 @@ def test_without_an_index_every_picture_gets_a_stock_prompt(folder: Path) -> Non
 def test_the_index_decides_and_what_the_family_does_not_know_is_left_out(folder: Path) -> None:
     entries = [("a.png", "[detection] <dog>"), ("b.png", "[segment] dog"), ("gone.png", "hello"), ("b.png", "hello")]
     index = [{"image": image, "question": question} for image, question in entries]
+    index[1]["plain"] = "what is it?"
     (folder / "examples.json").write_text(json.dumps(index), encoding="utf-8")
-    assert [e.question for e in find_examples(TASKS, folder)] == ["[detection] <dog>", "hello"]
-    assert [e.question for e in find_examples((), folder)] == ["hello"]
+    assert [e.question for e in find_examples(TASKS, folder)] == ["[detection] <dog>", "what is it?", "hello"]
+    assert [e.question for e in find_examples((), folder)] == ["what is it?", "hello"]
     html = examples_html(find_examples(TASKS, folder))
     assert "[detection] &lt;dog&gt;" in html
-    assert html.count("<img") == 2
+    assert html.count("<img") == 3
 
 
 def test_no_folder_is_no_examples(tmp_path: Path) -> None:
@@ -45,9 +47,19 @@ def test_no_folder_is_no_examples(tmp_path: Path) -> None:
 
 
 def test_shipped_examples_are_pictures_with_askable_questions() -> None:
-    for example in find_examples(TASKS):
-        open_picture(example.path)
-        check_question(example.question, INFO, num_images=1, has_image=True)
+    for tasks in (TASKS, ()):
+        examples = find_examples(tasks)
+        assert len(examples) == 6
+        for example in examples:
+            open_picture(example.path)
+            check_question(example.question, replace(INFO, tasks=tasks), num_images=1, has_image=True)
+
+
+def test_a_scratch_file_that_another_visitor_deletes_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    scratch = ScratchFolder()
+    folder = scratch.save(scene()).parent
+    monkeypatch.setattr(Path, "glob", lambda *_: iter([folder / "gone.png"]))
+    assert scratch.save(scene()).is_file()
 
 
 def test_scratch_files_expire(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -37,6 +37,7 @@ def test_a_plain_answer_has_none_of_that() -> None:
 
 def test_a_running_answer_has_no_buttons() -> None:
     assert "Reading the question" in bubble(exchange(finish=None))
+    assert "Waiting for others: number 3 in the queue" in bubble(exchange(finish=None, queue_number=3))
     html = bubble(exchange("so far", finish=None))
     assert 'data-state="running"' in html
     assert "data-action" not in html
@@ -106,6 +107,19 @@ def test_a_box_that_was_asked_about_is_shown_in_the_question() -> None:
     html = question_bubble(item, 2, picture())
     assert "mv-box" in html
     assert 'data-action="edit" data-index="2"' in html
+
+
+def test_questions_say_what_happens_to_the_conversation() -> None:
+    session = ChatSession()
+    session.exchanges = [exchange("a dog") for _ in range(3)]
+    session.exchanges[2].begins_anew = True
+    session.editing = 1
+    first, second, third = (message["content"].value for message in messages_of(session) if message["role"] == "user")
+    assert "mv-note" not in first
+    assert "mv-edited" in second
+    assert "replaces this one and all below" in second
+    assert "mv-edited" not in third
+    assert "the model does not see what was said before" in third
 
 
 def test_settings_in_words() -> None:

@@ -55,6 +55,20 @@ def test_a_new_image_keeps_the_history() -> None:
     assert session.picture_of(0) is first
 
 
+def test_a_new_image_begins_anew_for_models_of_one_image() -> None:
+    session, model = ChatSession(), ScriptedModel(info=replace(INFO, one_image_per_chat=True))
+    for text, *images in (("one",), ("two", picture("red")), ("three",), ("four", picture("blue")), ("five",)):
+        finish(session.ask(model, text, images))
+    assert [turn.text for turn in model.seen[-1]] == ["four", model.default, "five"]
+    assert [exchange.begins_anew for exchange in session.exchanges] == [False, True, False, True, False]
+    session.undo()
+    finish(session.retry(model))
+    assert texts(model) == [("user", "four")]
+    session.undo()
+    finish(session.ask(model, "which colour?"))
+    assert [turn.text for turn in model.seen[-1]] == ["two", model.default, "three", model.default, "which colour?"]
+
+
 def test_refused_questions_change_nothing() -> None:
     session, model = ChatSession(), ScriptedModel()
     finish(session.ask(model, "one", [picture()]))

@@ -29,6 +29,7 @@ class ByteTokenizer:
     """Ids 0, 1, 2 are special; id 3 + b is the byte b."""
 
     bos_token_id, eos_token_id, pad_token_id = BOS, EOS, 0
+    special_tokens: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return FIRST_BYTE + 256
@@ -51,7 +52,10 @@ class ScriptedLlama(LlamaForCausalLM):
             self.on_forward()
         output = super().forward(*args, logits_to_keep=logits_to_keep, **kwargs)
         if self.script is not None:
-            positions = kwargs["position_ids"][0]
+            if "position_ids" in kwargs:
+                positions = kwargs["position_ids"][0]
+            else:  # through `generate`
+                positions = torch.arange(kwargs["attention_mask"].shape[1])[-output.logits.shape[1] :]
             kept = positions[logits_to_keep] if isinstance(logits_to_keep, Tensor) else positions
             output.logits.zero_()
             for row, position in enumerate(kept.tolist()):
