@@ -78,15 +78,15 @@ TOWERS_RECIPE = TowerRecipe(
 )
 _FITTED_BATCHES = 16  # of `TOWERS_RECIPE`, from which mining begins
 RECIPE = LanguageRecipe(
-    steps=450,
+    steps=1200,
     mixture=replace(
         LLAVA_MIXTURE,
         weights=LLAVA_MIXTURE.weights
-        | {"caption": 1.0, "chat_caption": 1.9, "relation": 1.4, "reading": 3.5, "background": 0.3},
+        | {"caption": 1.0, "chat_caption": 1.9, "relation": 1.4, "reading": 4.5, "background": 0.3},
     ),
     images=20,
     rows=9,
-    blend=SceneBlend(text=0.15),
+    blend=SceneBlend(text=0.3),
     rates=LearningRates(muon=0.007, adamw=1.5e-3),
     crowded=0.2,
     set_weight=1.0,
