@@ -16,7 +16,7 @@ from models.parts.patch_mining import PatchMiningConnector, windows_of
 from training.tiny.dense import DenseHeads
 from training.tiny.networks import TinyModel
 from training.tiny.pretrain_tower import TowerBatch, TowerRecipe, patch_weights, pretrain_tower
-from training.tiny.trainer import SceneBatches, read_state
+from training.tiny.trainer import SceneBatches
 
 _LAYER_SCALE = 0.4
 _RIDGE = 1e-3  # of the mean square of an input
@@ -52,9 +52,7 @@ def pretrain_high_tower(model: TinyModel, recipe: TowerRecipe, save_to: Path, *,
     spread_weights(high)
     read_out = nn.Sequential(nn.LayerNorm(channels), nn.Linear(channels, width))
     alone = HighReadModel(high, read_out, model.language_model, grid=model.grid)
-    if not save_to.is_file():
-        pretrain_tower(alone, DenseHeads(width), recipe, save_to)
-    alone.load_state_dict(read_state(save_to)["model"], strict=False)  # all but the decoder
+    pretrain_tower(alone, DenseHeads(width), recipe, save_to)
 
 
 @torch.no_grad()

@@ -43,7 +43,6 @@ from training.tiny.pretrain_tower import TowerRecipe, pretrain_tower, tower_batc
 from training.tiny.rows import LLAVA_MIXTURE, RowFormat
 from training.tiny.tokenizer import COORDINATES, write_tokenizer_configs
 from training.tiny.train_language import train_language
-from training.tiny.trainer import read_state
 
 LOW_SIZE, LOW_PATCH = 48, 4
 LOW = TowerShape()
@@ -162,22 +161,19 @@ class MiniGemini:
             part_of(teacher.connector.state_dict(), "projection.")
         )
         if not self.towers_path.is_file():
-            self._train_seeing(model, heads, teacher)
-        seeing = read_state(self.towers_path)
-        model.load_state_dict(seeing["model"], strict=False)  # all but the decoder
-        heads.dense.load_state_dict(seeing["heads"])
+            self._begin_seeing(model, teacher)
+        pretrain_tower(model, heads.dense, TOWERS_RECIPE, self.towers_path, teacher=teacher)
         torch.manual_seed(RECIPE.seed)
         rows = RowFormat(prompt_format=FORMATS["vicuna_v1"], tokenizer=self.tokenizer, answer_end="</s>")
         train_language(model, heads, rows, self.coordinate_ids, (RECIPE,), self.path)
         return model
 
-    def _train_seeing(self, model: TinyModel, heads: TrainingHeads, teacher: TinyModel) -> None:
+    def _begin_seeing(self, model: TinyModel, teacher: TinyModel) -> None:
         assert isinstance(model.vision_tower, DualVisionTower)
         pretrain_high_tower(model, HIGH_RECIPE, self.high_path, channels=sum(HIGH_WIDTHS), width=LOW.width)
         clip = part_of(teacher.vision_tower.state_dict(), "tower.")
         model.vision_tower.low.load_state_dict(with_patches_of(LOW_PATCH, clip))
         fit_mining(model, teacher, tower_batches(TOWERS_RECIPE, model.grid), _FITTED_BATCHES)
-        pretrain_tower(model, heads.dense, TOWERS_RECIPE, self.towers_path, teacher=teacher)
 
     def export(self, model: TinyModel, folder: Path) -> None:
         """A model folder as released: towers, connector and language model in one file, fp16."""

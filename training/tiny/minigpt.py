@@ -171,23 +171,16 @@ class MiniGPTv2(LlamaFamily):
         """All stages; what is finished in the work folder is not repeated."""
         torch.manual_seed(MINIGPT_V2_LEGS[0].seed)
         model, heads = self.build()
-        self._train_seeing(model, heads, TOWER_RECIPE, self.tower_path)
+        pretrain_tower(model, heads.dense, TOWER_RECIPE, self.tower_path)
         self.run(model, heads, self.rows, MINIGPT_V2_LEGS, self.language_path)
         self.run(model, heads, self.rows, (REFINEMENT,), self.refined_path)
         model, heads = reading_tokens(model, heads)
-        self._train_seeing(model, heads, TOKEN_RECIPE, self.tokens_path)
+        pretrain_tower(model, heads.dense, TOKEN_RECIPE, self.tokens_path)
         self.run(model, heads, self.rows, (POLISHING,), self.polished_path)
         model = with_deeper_tower(model)
-        self._train_seeing(model, heads, DEEPER_RECIPE, self.deeper_path)
+        pretrain_tower(model, heads.dense, DEEPER_RECIPE, self.deeper_path)
         self.run(model, heads, self.rows, (ENTANGLED,), self.path)
         return model
-
-    def _train_seeing(self, model: TinyModel, heads: TrainingHeads, recipe: TowerRecipe, path: Path) -> None:
-        if not path.is_file():
-            pretrain_tower(model, heads.dense, recipe, path)
-        trained = read_state(path)
-        model.load_state_dict(trained["model"], strict=False)  # all but the decoder
-        heads.dense.load_state_dict(trained["heads"])
 
     def polished(self) -> tuple[TinyModel, dict[str, Tensor]]:
         """What other families begin with: the model before its tower was made deeper, and its read-outs' state dict."""

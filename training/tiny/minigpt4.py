@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,7 +28,6 @@ from training.tiny.networks import (
 from training.tiny.optimiser import LearningRates
 from training.tiny.pretrain_tower import TowerRecipe, pretrain_tower
 from training.tiny.rows import MINIGPT4_MIXTURE, RowFormat
-from training.tiny.trainer import read_state
 
 QFORMER = QFormerShape()
 QUERY_GRID = (8, 4)  # every query answers for one cell of the image while the Q-Former learns to see
@@ -111,7 +109,8 @@ class MiniGPT4(LlamaFamily):
         model.language_model.load_state_dict(merged_decoder_state(minigpt_v2.language_model.state_dict()))
         self.run(model, heads, self.rows, (ALIGNMENT,), self.aligned_path)
         model, heads = reading_queries(model)
-        train_queries(model, heads, QUERY_RECIPES, self.query_paths)
+        for recipe, path in zip(QUERY_RECIPES, self.query_paths, strict=True):
+            pretrain_tower(model, heads.dense, recipe, path)
         self.run(model, heads, self.rows, (MINIGPT4,), self.path)
         return model
 
@@ -128,22 +127,3 @@ def reading_queries(model: TinyModel) -> tuple[TinyModel, TrainingHeads]:
     """The same networks with new read-outs, at the Q-Former's queries."""
     seeing = ConnectorReadModel(model.vision_tower, model.connector, model.language_model, grid=QUERY_GRID)
     return seeing, TrainingHeads(QFORMER.width, DECODER.width, seeing.num_patches)
-
-
-def train_queries(
-    model: TinyModel, heads: TrainingHeads, recipes: Sequence[TowerRecipe], paths: Sequence[Path]
-) -> None:
-    """Tower and Q-Former one recipe after the other; each leaves its state in a file."""
-    for recipe, path in zip(recipes, paths, strict=True):
-        if not path.is_file():
-            pretrain_tower(model, heads.dense, recipe, path)
-        load_queries(model, heads, path)
-
-
-def load_queries(model: TinyModel, heads: TrainingHeads, path: Path) -> None:
-    """What `train_queries` left: tower, Q-Former and read-outs. The projections behind it were not trained."""
-    trained = read_state(path)
-    behind = "connector.projection."
-    seeing = {name: tensor for name, tensor in trained["model"].items() if not name.startswith(behind)}
-    model.load_state_dict(seeing, strict=False)
-    heads.dense.load_state_dict(trained["heads"])

@@ -133,11 +133,7 @@ class MoELlava(LlamaFamily):
         assert isinstance(minigpt_v2.vision_tower, EvaVisionTower)
         start = clip_from_eva(minigpt_v2.vision_tower, patch_size=PATCH_SIZE)
         model.vision_tower.tower.load_state_dict(start)
-        if not self.tower_path.is_file():
-            pretrain_tower(model, heads.dense, TOWER_RECIPE, self.tower_path)
-        seeing = read_state(self.tower_path)
-        model.load_state_dict(seeing["model"], strict=False)  # all but the decoder
-        heads.dense.load_state_dict(seeing["heads"])
+        pretrain_tower(model, heads.dense, TOWER_RECIPE, self.tower_path)
         self.run(model, heads, self.rows, (DENSE,), self.dense_path)
         return model
 

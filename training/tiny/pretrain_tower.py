@@ -16,7 +16,7 @@ from training.tiny.dense import DenseHeads, DenseTargets, Grid, dense_targets
 from training.tiny.images import pixel_values_of
 from training.tiny.networks import TinyModel
 from training.tiny.optimiser import LearningRates, build_optimiser
-from training.tiny.trainer import SceneBatches, StepLoss, run_folder, run_steps, write_state
+from training.tiny.trainer import SceneBatches, StepLoss, read_state, run_folder, run_steps, write_state
 
 _BACKGROUND_WEIGHT = 0.3  # of a patch that no object covers, when features are compared with a teacher's
 _OBJECT_WEIGHT = 4.0  # of all patches of an object together
@@ -102,23 +102,32 @@ def pretrain_tower(
 ) -> None:
     """Train what `model` sees with, and the read-out heads; save the state dicts of both, {"model", "heads"}.
 
-    A run that broke off is gone on with.
+    A run that broke off is gone on with; of one that is finished the saved state is taken.
     """
-    parts = [
-        *tower_parts(model.vision_tower, recipe.tower_factor, recipe.high_tower_factor),
-        (model.connector, recipe.connector_factor),
-        (heads, recipe.heads_factor),
-    ]
-    run_steps(
-        TowerStage(model, heads, recipe, teacher),
-        tower_batches(recipe, model.grid),
-        build_optimiser(parts, recipe.rates),
-        decay_from=recipe.decay_from,
-        folder=run_folder(save_to),
-        log_every=_LOG_EVERY,
-    )
-    seeing = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith("language_model.")}
-    write_state({"model": seeing, "heads": heads.state_dict()}, save_to)
+    if not save_to.is_file():
+        parts = [
+            *tower_parts(model.vision_tower, recipe.tower_factor, recipe.high_tower_factor),
+            (model.connector, recipe.connector_factor),
+            (heads, recipe.heads_factor),
+        ]
+        run_steps(
+            TowerStage(model, heads, recipe, teacher),
+            tower_batches(recipe, model.grid),
+            build_optimiser(parts, recipe.rates),
+            decay_from=recipe.decay_from,
+            folder=run_folder(save_to),
+            log_every=_LOG_EVERY,
+        )
+        seeing = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith("language_model.")}
+        write_state({"model": seeing, "heads": heads.state_dict()}, save_to)
+    load_pretrained(model, heads, save_to)
+
+
+def load_pretrained(model: TinyModel, heads: DenseHeads, path: Path) -> None:
+    """What `pretrain_tower` saved, also into a model of another family: what that names otherwise stays as it is."""
+    trained = read_state(path)
+    model.load_state_dict(trained["model"], strict=False)  # all but the decoder
+    heads.load_state_dict(trained["heads"])
 
 
 def tower_parts(tower: nn.Module, factor: float, high_factor: float) -> list[tuple[nn.Module, float]]:

@@ -16,7 +16,7 @@ from training.tiny import export
 from training.tiny.byte_tokenizer import train_byte_tokenizer
 from training.tiny.language_batches import LanguageRecipe
 from training.tiny.mentions import TrainingHeads
-from training.tiny.minigpt4 import QFORMER, QUERY_GRID, load_queries
+from training.tiny.minigpt4 import QFORMER, QUERY_GRID
 from training.tiny.networks import (
     ConnectorReadModel,
     DecoderShape,
@@ -33,6 +33,7 @@ from training.tiny.phi_decoder import (
     is_stage_tensor,
     stage_tensors,
 )
+from training.tiny.pretrain_tower import load_pretrained
 from training.tiny.rows import MINIGPT4_MIXTURE, MINIGPT_V2_REFINING_MIXTURE, RowFormat
 from training.tiny.train_language import train_language
 from training.tiny.trainer import read_state
@@ -108,7 +109,7 @@ class TinyGPTV:
         """From MiniGPT-4's tower and Q-Former once they see; projections and decoder start from nothing."""
         torch.manual_seed(STAGE_4.seed)
         model, heads = self.build()
-        load_queries(model, heads, queries)
+        load_pretrained(model, heads.dense, queries)
         self._run(model, heads, self._rows(stage=4), STAGE_4, self.stage_4_path)
         return model
 
