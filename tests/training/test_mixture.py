@@ -108,7 +108,8 @@ def test_missing_pictures_are_counted_over_all_data_workers(tmp_path: Path, caps
     command = ["--cfg-path", str(recipe.source), "--options", "data.workers=2"]
     assert main([*command, "data.max_missing_images=6"]) == 2
     error = capsys.readouterr().err.splitlines()[-1]
-    assert re.match(r"error: 7 pictures could not be read \(the last: .*\.jpg.*\); `python -m training\.pre", error)
+    # The other worker may have found one more before the run ends.
+    assert re.match(r"error: [78] pictures could not be read \(the last: .*\.jpg.*\); `python -m training\.pre", error)
     assert main([*command, "data.max_missing_images=1000", f"output_dir={tmp_path / 'other'}"]) == 0
 
 
