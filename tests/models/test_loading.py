@@ -13,7 +13,7 @@ from models import loader
 from models.config import family_module, load_config
 from models.loader import check_parts, materialise
 from models.released import ReleasedFiles
-from models.weights import Part
+from models.weights import Part, converted
 
 CASES = sorted((Path(__file__).resolve().parents[1] / "goldens").glob("*/config.yaml"))
 CPU = torch.device("cpu")
@@ -77,3 +77,13 @@ def test_tensors_in_the_right_format_are_not_copied(path: Path) -> None:
         for name, tensor in module.state_dict().items():
             if name in of_files and of_files[name].dtype == torch.float32:
                 assert tensor.data_ptr() == of_files[name].data_ptr(), name
+
+
+@pytest.mark.parametrize("wanted", [torch.float16, torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("given", [torch.float16, torch.bfloat16])
+def test_every_half_is_converted_as_torch_does(given: torch.dtype, wanted: torch.dtype) -> None:
+    every = torch.arange(-(2**15), 2**15, dtype=torch.int16).view(given)
+    many = every.repeat(9).reshape(9, 256, 256)  # more than are converted at a time
+    for tensor in (many, many[:, :, :200], many[0, 0, 5], many[:0]):
+        torch.testing.assert_close(converted(tensor, wanted), tensor.to(wanted), rtol=0, atol=0, equal_nan=True)
+    assert converted(many, given) is many
