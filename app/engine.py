@@ -32,6 +32,7 @@ from models.conversation import Sampling, Turn
 from models.errors import Busy, NotEnoughMemory
 from models.model_info import ModelInfo
 from models.parts.image_tokens import ImageBank, ImageIdsExhausted, ImageTokenEmbedding, PinnedImages
+from models.parts.packed_weights import pack_weights
 from models.parts.routing_tracer import trace_routing
 from models.routing_trace import RoutingTrace
 from models.vision_language_model import VisionLanguageModel
@@ -69,7 +70,7 @@ class ChatEngine:
 
     `max_concurrent` chats are answered at once, `max_queue` more wait. `kv_bytes` bounds the KV cache (default: half of
     what is free). A step takes at most `max_batch_tokens` tokens (default: 512 on a CPU, 2048 elsewhere). While answers
-    are being written it reads only `busy_prefill_tokens` of new prompts (default: 32 on a CPU, no limit elsewhere), so
+    are being written it reads only `busy_prefill_tokens` of new prompts (default: 20 on a CPU, no limit elsewhere), so
     that these keep flowing, or as many times that as there are prompts for each answer. `update_interval` is the least
     time in seconds between two partial answers of one stream.
     """
@@ -116,7 +117,7 @@ class ChatEngine:
         self._loop = GenerationLoop(
             language_model,
             config=config,
-            busy_prefill_tokens=busy_prefill_tokens or (32 if on_cpu else None),
+            busy_prefill_tokens=busy_prefill_tokens or (20 if on_cpu else None),
             context_tokens=context_tokens,
             decodes_alone=may_copy,
             eos_token_ids=model.eos_token_ids,
@@ -140,7 +141,9 @@ class ChatEngine:
         return self._model.prompt_format.neutralise(text)
 
     def start(self) -> ChatEngine:
-        """Allocate the caches and start the generation thread."""
+        """Allocate the caches and start the generation thread. The model is for inference alone from then on."""
+        for module in (self._model.language_model, self._model.vision_tower, self._model.connector):
+            pack_weights(module)
         self._model.language_model.set_input_embeddings(self._bank.embedding)
         self._is_started = True
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -16,6 +17,7 @@ from benchmarks.chats import KV_BYTES, ask_together
 from benchmarks.measure import Clock, Figure, Report, take_turns
 from benchmarks.originals import dispatch_by_einsum
 from benchmarks.random_models import Size, fill, question, random_model
+from models.parts.packed_weights import pack_weights
 from models.parts.sparse_moe import SparseFeedForward, SparseLayers
 
 
@@ -41,15 +43,17 @@ def compare_blocks(
     report: Report,
     goal: float | None,
 ) -> None:
-    """One block over different numbers of tokens, against an einsum dispatch over the same weights."""
+    """One block as it is served, over different numbers of tokens, against an einsum dispatch over the same weights."""
     block = make_block(hidden, inner, dtype, clock.device)
+    served = copy.deepcopy(block)
+    pack_weights(served)
     name = f"{hidden}/{inner}, {str(dtype).removeprefix('torch.')}"
     for count in counts:
         tokens = torch.randn(count, hidden, generator=torch.Generator().manual_seed(count)).to(clock.device, dtype)
-        ways = {"original": partial(dispatch_by_einsum, block, tokens), "ours": partial(block, tokens)}
+        ways = {"original": partial(dispatch_by_einsum, block, tokens), "ours": partial(served, tokens)}
         found = take_turns({name: partial(_seconds, clock, way) for name, way in ways.items()}, repeats=repeats)
         if dtype == torch.float32:
-            close = torch.allclose(block(tokens), dispatch_by_einsum(block, tokens), rtol=1e-4, atol=1e-5)
+            close = torch.allclose(served(tokens), dispatch_by_einsum(block, tokens), rtol=1e-4, atol=1e-5)
             report.check_equal(f"MoE block {name}, {count} tokens", [str(close)], ["True"])
         mine, other = found["ours"]["time"], found["original"]["time"]
         report.add(

@@ -7,6 +7,7 @@ Mini-Gemini, `mgm/serve/cli.py`; MoE-LLaVA, `moellava/serve/cli.py`.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -47,10 +48,13 @@ class _FirstToken(StoppingCriteria):
 
 
 class OriginalChat:
-    """Greedy answers, one after the other. With `keeps_images` an image is encoded once, as MiniGPT-4's demo does."""
+    """Greedy answers, one after the other. With `keeps_images` an image is encoded once, as MiniGPT-4's demo does.
+
+    To be made before an engine takes the model: on a CPU that gives it weights which the originals do not have.
+    """
 
     def __init__(self, model: VisionLanguageModel, clock: Clock, *, keeps_images: bool) -> None:
-        self._model = model
+        self._model = copy.deepcopy(model) if clock.device.type == "cpu" else model
         self._clock = clock
         self._kept: dict[int, Tensor] | None = {} if keeps_images else None
 

@@ -46,7 +46,8 @@ def run_experts(
     output = torch.zeros_like(tokens)
     for index in top_k_index.unique().tolist():
         token, choice = torch.where(top_k_index == index)
-        output.index_add_(0, token, expert(index, tokens[token]) * top_k_weights[token, choice, None])
+        found = expert(index, tokens[token]) * top_k_weights[token, choice, None]
+        output.index_add_(0, token, found.to(output.dtype))
     return output
 
 
