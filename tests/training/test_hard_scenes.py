@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from training.scenes.hard_scenes import USUAL, SceneBlend, covered_shares
+from training.scenes.hard_scenes import USUAL, SceneBlend, covered_shares, num_aligned
 from training.scenes.samples import Maker, make_identify, make_identify_covered
 from training.scenes.scene import Scene, sample_scene, sample_text_scene
 from training.scenes.vocabulary import MAX_OBJECTS
@@ -38,6 +38,11 @@ def test_a_lone_object_is_not_covered() -> None:
     assert covered_shares(scene_of_squares((50, 50))).tolist() == [0.0]
 
 
+@pytest.mark.parametrize(("starts", "pairs"), [((10, 11, 60), 1), ((10, 13, 14), 2), ((10, 14, 60), 0), ((10,), 0)])
+def test_objects_in_a_column_are_counted_in_pairs(starts: tuple[int, ...], pairs: int) -> None:
+    assert num_aligned(scene_of_squares(*((start, 30 * n) for n, start in enumerate(starts)))) == pairs
+
+
 def test_text_scenes_are_mostly_text_and_hold_nothing_held_out() -> None:
     rng = np.random.default_rng(1)
     scenes = [sample_text_scene(rng) for _ in range(100)]
@@ -65,6 +70,13 @@ def test_entangled_scenes_overlap_more() -> None:
     usual = np.mean([covered_shares(USUAL.sample(rng)).sum() for _ in range(150)])
     entangled = SceneBlend(entangled=1.0, candidates=3)
     assert np.mean([covered_shares(entangled.sample(rng)).sum() for _ in range(150)]) > 1.4 * usual
+
+
+def test_aligned_scenes_have_more_objects_in_a_column() -> None:
+    rng = np.random.default_rng(5)
+    usual = np.mean([num_aligned(USUAL.sample(rng)) for _ in range(150)])
+    aligned = SceneBlend(aligned=1.0, candidates=4)
+    assert np.mean([num_aligned(aligned.sample(rng)) for _ in range(150)]) > 1.8 * usual
 
 
 def test_covered_objects_are_asked_for_more_often() -> None:

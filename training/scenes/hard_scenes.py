@@ -1,8 +1,9 @@
-"""Scenes with more of what is hard to see: text, and objects over each other. For training alone."""
+"""Scenes with more of what is hard to see or to list: text, objects over each other or in a column. Training alone."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 from numpy.random import Generator
@@ -13,6 +14,7 @@ from training.scenes.scene import Scene, sample_scene, sample_text_scene
 
 _TOUCHING = 0.1  # what boxes count that overlap by less, or are no further apart than `_NEAR`
 _NEAR = 4  # pixels
+_LEVEL = 3  # pixels between two left edges that hardly tell which object comes first in an answer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,16 +23,21 @@ class SceneBlend:
 
     text: float = 0.0  # with several words and digits
     entangled: float = 0.0  # the one of `candidates` scenes whose objects overlap most
+    aligned: float = 0.0  # the one of `candidates` scenes with most objects in a column
     candidates: int = 2
 
     def sample(self, rng: Generator, *, min_objects: int = 1, max_objects: int = vocab.MAX_OBJECTS) -> Scene:
         """Draw a scene; scenes with text keep to a number of objects of their own."""
-        kind = rng.random() if self.text or self.entangled else 1.0
+        kind = rng.random() if self.text or self.entangled or self.aligned else 1.0
         if kind < self.text:
             return sample_text_scene(rng)
-        count = self.candidates if kind < self.text + self.entangled else 1
+        count = self.candidates if kind < self.text + self.entangled + self.aligned else 1
         scenes = [sample_scene(rng, min_objects=min_objects, max_objects=max_objects) for _ in range(count)]
-        return max(scenes, key=lambda scene: covered_shares(scene).sum()) if count > 1 else scenes[0]
+        if count == 1:
+            return scenes[0]
+        if kind < self.text + self.entangled:
+            return max(scenes, key=lambda scene: covered_shares(scene).sum())
+        return max(scenes, key=num_aligned)
 
 
 USUAL = SceneBlend()
@@ -48,3 +55,9 @@ def covered_shares(scene: Scene) -> NDArray[np.float64]:
     np.fill_diagonal(shares, 0)
     largest: NDArray[np.float64] = shares.max(1)
     return largest
+
+
+def num_aligned(scene: Scene) -> int:
+    """Pairs of objects whose left edges are level. Answers list objects by them, so these are easily mixed up."""
+    starts = [item.box[0] for item in scene.objects]
+    return sum(abs(a - b) <= _LEVEL for a, b in combinations(starts, 2))

@@ -109,13 +109,13 @@ DEEPER_RECIPE = TowerRecipe(
 )
 ENTANGLED = replace(
     POLISHING,
-    steps=540,
+    steps=1200,
     mixture=MINIGPT_V2_ENTANGLED_MIXTURE,
-    images=30,
-    rows=9,
-    blend=SceneBlend(text=0.1, entangled=0.55, candidates=3),
+    images=28,
+    rows=8,
+    blend=SceneBlend(text=0.08, entangled=0.25, aligned=0.35, candidates=4),
     rates=LearningRates(muon=0.006, adamw=1.2e-3),
-    crowded=0.4,
+    crowded=0.5,
     tower_factor=0.2,
     connector_factor=0.4,
     dense_weight=0.5,
@@ -123,7 +123,7 @@ ENTANGLED = replace(
     decay_from=0.2,
     seed=121,
 )
-"""Polishing again with more of objects over each other, which nearly all that is left of its mistakes was about."""
+"""Polishing again with more of objects over each other, and in columns, whose order in an answer hangs on a pixel."""
 
 
 class LlamaFamily:

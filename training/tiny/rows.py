@@ -228,7 +228,7 @@ MINIGPT_V2_POLISHING_MIXTURE = Mixture(
 MINIGPT_V2_ENTANGLED_MIXTURE = replace(
     MINIGPT_V2_POLISHING_MIXTURE,
     weights=MINIGPT_V2_POLISHING_MIXTURE.weights
-    | {"refer": 1.6, "identify": 1.0, "identify_covered": 5.0, "grounding": 1.8, "detection": 3.2, "caption": 1.0},
+    | {"refer": 1.8, "identify": 3.0, "identify_covered": 4.0, "grounding": 2.0, "detection": 5.0, "caption": 1.0},
 )
 
 MINIGPT4_MIXTURE = Mixture(
