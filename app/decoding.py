@@ -52,6 +52,16 @@ class AnswerText:
         return self._decode(ids), len(ids)
 
 
+def stop_check(
+    decode: Callable[[Sequence[int]], str], prompt_format: PromptFormat
+) -> Callable[[Sequence[int]], bool] | None:
+    """Whether the last of some ids may complete a stop string, from few of them; None for a format without any."""
+    most = max((len(stop.encode()) for stop in prompt_format.stop_strings), default=0)
+    if not most:
+        return None
+    return lambda ids: prompt_format.stopped(decode(ids[-most:]))
+
+
 def hold_back(text: str) -> str:
     """Without trailing replacement characters that the next bytes may still turn into a real character."""
     kept = len(text)

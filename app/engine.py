@@ -21,6 +21,7 @@ from dataclasses import dataclass, replace
 from PIL import Image
 from torch import Tensor
 
+from app.decoding import stop_check
 from app.engine_images import ImageEncoder
 from app.engine_loop import GenerationLoop
 from app.engine_memory import batching_config, image_slots, is_out_of_memory, kv_bytes_per_token
@@ -122,6 +123,7 @@ class ChatEngine:
             decodes_alone=may_copy,
             eos_token_ids=model.eos_token_ids,
             penalised_ids=model.penalised_ids,
+            stops=stop_check(model.tokenizer.decode, model.prompt_format),
         )
         self._keys: dict[int, tuple[weakref.ref[Image.Image], str]] = {}
         self._lock = threading.Lock()

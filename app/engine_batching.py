@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import threading
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import torch
@@ -30,11 +31,14 @@ class Mailbox:
     """The newest output of one request, for one reader. The loop overwrites it and never waits.
 
     The reader's thread is woken only by what it waits for: woken by every token, it would take the interpreter from the
-    loop each time.
+    loop each time. `stops` says of all ids whether the last one completes a stop string: the reader has to see it soon,
+    as the loop knows nothing of those and goes on until it is told.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, stops: Callable[[Sequence[int]], bool] | None = None) -> None:
         self._changed = threading.Condition()
+        self._stops = stops
+        self._has_stopped = False
         self._output: GenerationOutput | None = None
         self._is_closed = False
         self._wanted: float = 1  # ids that are news to the reader; infinite while it waits for the end
@@ -42,6 +46,8 @@ class Mailbox:
     def put(self, output: GenerationOutput) -> None:
         with self._changed:
             self._output = output
+            if self._stops is not None:
+                self._has_stopped |= self._stops(output.generated_tokens)
             if self._has_news():
                 self._changed.notify_all()
 
@@ -56,17 +62,20 @@ class Mailbox:
         with self._changed:
             self._wanted = seen + 1
             self._changed.wait_for(lambda: self._is_closed or self._has_news(), timeout)
+            self._has_stopped = False  # should the whole text have no stop string, it goes on waiting
             return self._output if self._has_news() else None
 
     def wait_end(self, timeout: float) -> None:
-        """Let `timeout` seconds pass, or less if the request ends."""
+        """Let `timeout` seconds pass, or less if the answer ends."""
         with self._changed:
             self._wanted = math.inf
             self._changed.wait_for(lambda: self._is_closed or self._has_news(), timeout)
 
     def _has_news(self) -> bool:
         output = self._output
-        return output is not None and (output.is_finished() or len(output.generated_tokens) >= self._wanted)
+        if output is None:
+            return False
+        return self._has_stopped or output.is_finished() or len(output.generated_tokens) >= self._wanted
 
 
 class MailboxRouter(OutputRouter):

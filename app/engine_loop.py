@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -51,6 +51,7 @@ class GenerationLoop:
         decodes_alone: bool,
         eos_token_ids: Sequence[int],
         penalised_ids: Sequence[int],
+        stops: Callable[[Sequence[int]], bool] | None,
     ) -> None:
         self._model = language_model
         self._config = config
@@ -59,6 +60,7 @@ class GenerationLoop:
         self._decodes_alone = decodes_alone
         self._eos_token_ids = list(eos_token_ids)
         self._penalised_ids = list(penalised_ids)
+        self._stops = stops
         self._mailboxes: dict[str, Mailbox] = {}
         self._lock = threading.RLock()
         self._manager: Manager | None = None
@@ -92,7 +94,7 @@ class GenerationLoop:
             manager = self._running_manager()
             self._num_requests += 1
             request_id = f"chat-{self._num_requests}"
-            mailbox = self._mailboxes[request_id] = Mailbox()
+            mailbox = self._mailboxes[request_id] = Mailbox(self._stops)
             self._sampler.add(request_id, sampling)
             # The loop may die between these lines; the reader of the mailbox finds out with `check`.
             manager.add_request(

@@ -24,6 +24,8 @@ from models.parts.moe_routing import Routing
 from models.parts.sparse_moe import PlainExperts, SparseFeedForward
 from models.vision_language_model import VisionLanguageModel
 
+_STOP_TOKENS = 4  # the most that a stop string takes
+
 
 @dataclass(frozen=True, kw_only=True)
 class OriginalAnswer:
@@ -34,17 +36,19 @@ class OriginalAnswer:
     first_token: float
 
 
-class _FirstToken(StoppingCriteria):
-    """Never stops; notes when it is asked for the first time."""
+class _Watch(StoppingCriteria):
+    """Notes when there is a first token, and stops at a stop string, as MiniGPT-4's `StoppingCriteriaSub`."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, model: VisionLanguageModel, clock: Clock) -> None:
+        self._decode, self._stopped = model.tokenizer.decode, model.prompt_format.stopped
         self._clock = clock
-        self.time: float | None = None
+        self.first: float | None = None
 
     def __call__(self, input_ids: torch.LongTensor, *_: object, **__: object) -> torch.BoolTensor:
-        if self.time is None:
-            self.time = self._clock()
-        return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)  # type: ignore[return-value]
+        if self.first is None:
+            self.first = self._clock()
+        stopped = [self._stopped(self._decode(row)) for row in input_ids[:, -_STOP_TOKENS:].tolist()]
+        return torch.tensor(stopped, device=input_ids.device)  # type: ignore[return-value]
 
 
 class OriginalChat:
@@ -62,7 +66,7 @@ class OriginalChat:
     def answer(self, turns: Sequence[Turn], max_new_tokens: int) -> OriginalAnswer:
         """The next answer of a conversation."""
         embeds = self._embed(turns).unsqueeze(0)
-        first = _FirstToken(self._clock)
+        watch = _Watch(self._model, self._clock)
         ids = self._model.language_model.generate(  # type: ignore[operator]  # PreTrainedModel does not declare it
             inputs_embeds=embeds,
             attention_mask=torch.ones(embeds.shape[:2], dtype=torch.long, device=embeds.device),
@@ -70,11 +74,11 @@ class OriginalChat:
             do_sample=False,
             eos_token_id=list(self._model.eos_token_ids),
             pad_token_id=self._model.eos_token_ids[0],
-            stopping_criteria=StoppingCriteriaList([first]),
+            stopping_criteria=StoppingCriteriaList([watch]),
         )[0].tolist()
-        assert first.time is not None
+        assert watch.first is not None
         text = self._model.prompt_format.finish(self._model.tokenizer.decode(ids))
-        return OriginalAnswer(text=text, num_tokens=len(ids), first_token=first.time)
+        return OriginalAnswer(text=text, num_tokens=len(ids), first_token=watch.first)
 
     def encode(self, images: Sequence[Image.Image]) -> None:
         """Encode images before anything is measured, where they are kept."""

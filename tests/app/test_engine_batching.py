@@ -111,14 +111,27 @@ def test_a_reader_is_woken_by_what_it_waits_for_alone(monkeypatch: pytest.Monkey
     assert put(4, RequestStatus.FINISHED) == [3, 4]
 
 
-@pytest.mark.parametrize("how", ["close", "finish"])
+@pytest.mark.parametrize("how", ["close", "finish", "stop string"])
 def test_a_reader_that_waits_for_the_end_is_woken_by_it(how: str) -> None:
-    mailbox = Mailbox()
-    wake = mailbox.close if how == "close" else lambda: mailbox.put(output([], RequestStatus.FINISHED))
-    threading.Timer(0.05, wake).start()
+    mailbox = Mailbox(stops=lambda ids: ids[-1:] == [9])
+    wake = {
+        "close": mailbox.close,
+        "finish": lambda: mailbox.put(output([], RequestStatus.FINISHED)),
+        "stop string": lambda: mailbox.put(output([7, 9])),
+    }
+    mailbox.put(output([7]))
+    threading.Timer(0.05, wake[how]).start()
     start = time.monotonic()
     mailbox.wait_end(30)
     assert time.monotonic() - start < 5
+
+
+def test_what_only_looked_like_a_stop_string_wakes_once() -> None:
+    mailbox = Mailbox(stops=lambda ids: ids[-1:] == [9])
+    mailbox.put(output([7, 9]))
+    mailbox.wait_end(30)
+    assert mailbox.wait(0, timeout=0) is not None
+    assert mailbox.wait(2, timeout=0.01) is None
 
 
 def test_places_go_to_who_waited_longest() -> None:

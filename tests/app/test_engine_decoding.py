@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.decoding import AnswerText, hold_back
+from app.decoding import AnswerText, hold_back, stop_check
 from models.prompt import PromptFormat
 from tests.app.tiny_model import FIRST_BYTE, ByteTokenizer
 
@@ -83,3 +83,20 @@ def test_only_as_much_is_held_back_as_a_character_can_lack() -> None:
     assert hold_back("a" + "\ufffd" * 5) == "a\ufffd\ufffd"
     assert hold_back("\ufffd") == ""
     assert hold_back("a\ufffdb") == "a\ufffdb"
+
+
+@settings(deadline=None)
+@given(st.lists(st.sampled_from(["#", "##", "é", "</s", ">", "a ", "###", "😀"]), max_size=12).map("".join))
+def test_the_token_that_completes_a_stop_string_is_noticed(text: str) -> None:
+    stops, ids = stop_check(DECODE, STOPS), ids_of(text.encode())
+    assert stops is not None
+    stopped = [any(stop in DECODE(ids[:count]) for stop in STOPS.stop_strings) for count in range(len(ids) + 1)]
+    for count in range(1, len(ids) + 1):
+        if stopped[count] and not stopped[count - 1]:
+            assert stops(ids[:count])
+        if stops(ids[:count]):
+            assert stopped[count]
+
+
+def test_a_format_without_stop_strings_has_nothing_to_notice() -> None:
+    assert stop_check(DECODE, PLAIN) is None
