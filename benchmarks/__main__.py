@@ -55,7 +55,7 @@ class Plan:
 
     def bundled(self, report: Report) -> None:
         """The same on the models that ship."""
-        bundled.run(chats.SMALL if self._small else chats.Work(repeats=2, alone=3), self._clock, report, CHATS[FP32])
+        bundled.run(chats.SMALL if self._small else chats.Work(repeats=5, alone=10), self._clock, report, CHATS[FP32])
 
     def turns(self, report: Report) -> None:
         """Later turns of one chat."""
