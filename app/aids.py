@@ -18,7 +18,7 @@ from PIL import Image
 from app import image_generation
 from app.chat_model import ChatModel
 from app.image_generation import ImageGenerator, Progress
-from app.ocr import TextReader
+from app.ocr import TextReader, check_installed
 from models.aids import caption_of, with_picture_request, with_read_text
 from models.conversation import Answer, Sampling, Turn
 from models.errors import MiniVLMError
@@ -98,10 +98,8 @@ def with_aids(model: ChatModel) -> ChatModel:
     aids = model.info.aids
     if aids is None:
         return model
-    if aids.ocr and not TextReader.is_installed():
-        from app.ocr import load_engine
-
-        load_engine()  # raises, with what to install
+    if aids.ocr:
+        check_installed()
     has_generator = ImageGenerator.is_installed()
     generator = ImageGenerator(aids.image_generator, model.info.device) if has_generator else None
     return AidedModel(model, reader=TextReader(), generator=generator)

@@ -215,7 +215,7 @@ def is_worth_a_line(record: logging.LogRecord) -> bool:
 
 
 def check_before_loading(args: argparse.Namespace) -> None:
-    """Raise MiniVLMError for keys, settings of answers, or files of `--ask` and `--image` that can't be used."""
+    """Raise MiniVLMError for keys, settings, missing extras, or files of `--ask` and `--image` that can't be used."""
     from models.config import load_config
 
     config = load_config(args.cfg_path, args.options)
@@ -225,6 +225,10 @@ def check_before_loading(args: argparse.Namespace) -> None:
         check(config.sampling)
     except RequestError as error:
         raise ConfigError(f"{args.cfg_path}: sampling: {error}") from error
+    if getattr(config, "ocr", False):
+        from app.ocr import check_installed
+
+        check_installed()
     if args.ask:
         from app.terminal import read_questions
 

@@ -55,10 +55,15 @@ class TextReader:
         return tuple(text for text, confidence in pieces if confidence > MIN_CONFIDENCE)
 
 
-def load_engine() -> Any:
-    """RapidOCR with the networks that come in its package."""
+def check_installed() -> None:
+    """Raises RequestError, with what to install, where the extra is missing."""
     if not TextReader.is_installed():
         raise RequestError(f"Reading the text in images needs RapidOCR, which is not installed: {INSTALL}")
+
+
+def load_engine() -> Any:
+    """RapidOCR with the networks that come in its package."""
+    check_installed()
     from rapidocr import RapidOCR
 
     return RapidOCR(params={"Global.text_score": MIN_CONFIDENCE, "Global.log_level": "critical"})

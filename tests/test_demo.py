@@ -187,6 +187,17 @@ def test_settings_out_of_range_are_told_before_the_model_loads(
     assert not loaded.called
 
 
+def test_a_missing_extra_is_told_before_the_model_loads(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = Mock()
+    monkeypatch.setattr("models.loader.load_model", loaded)
+    monkeypatch.setattr("app.ocr.TextReader.is_installed", lambda: False)
+    config = "eval_configs/tiny_mini_gemini.yaml"
+    assert 'pip install -e ".[ocr]"' in failing(["--port", "0", "--cfg-path", config, "--ocr"], capsys)
+    assert not loaded.called
+
+
 @pytest.mark.parametrize("argv", [["--port", "0"], ["--terminal"]])
 def test_a_context_too_short_for_any_question_is_told(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert "context_tokens is 10, but" in failing([*argv, "--options", "context_tokens=10"], capsys)

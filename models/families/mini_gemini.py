@@ -171,6 +171,11 @@ def _convnext_part(config: Config, files: ReleasedFiles, shards: Tensors, source
     """ConvNeXt: the OpenCLIP file where there is one (as the reference does), else the shards."""
     folder = tower_folder(config, files, "vision_tower_aux")
     file = folder / "open_clip_pytorch_model.bin" if folder is not None else None
+    if config.vision_tower_aux is not None and file is not None and not file.is_file():
+        raise CheckpointMissing(
+            f"{config.source}: vision_tower_aux is {config.vision_tower_aux}, which holds no {file.name}; finish its "
+            "download, or leave the key out to use what the model's own files hold."
+        )
     released = files.read(file) if file is not None and file.is_file() else shards
     if not released:
         name = "laion/CLIP-convnext_large_d_320.laion2B-s29B-b131K-ft-soup"

@@ -31,6 +31,8 @@ _RULES = (
     Rename(r"^blocks\.(\d+)\.mlp\.", r"encoder.layers.\1.mlp."),
 )
 
+_MOST_PATCHES = 80  # a side; attention between the 41 million patches of a wrong size would take all memory
+
 
 class EvaVisionTower(Blip2VisionModel):
     """`Blip2VisionModel` with the originals' eps in its last LayerNorm. [B, 3, S, S] -> [B, 1 + patches, width]."""
@@ -69,6 +71,11 @@ def eva_vision_config(
     if not 0 < int(config.patch_size) <= int(config.image_size):  # type: ignore[arg-type]  # single numbers here
         raise ConfigError(
             f"{where}: images of {config.image_size} px can't be cut into patches of {config.patch_size}."
+        )
+    if patch_grid(config) > _MOST_PATCHES:
+        raise ConfigError(
+            f"{where}: images of {config.image_size} px have {patch_grid(config)} patches a side; at most "
+            f"{_MOST_PATCHES} are read (released towers have 16 or 32)."
         )
     return config
 

@@ -188,17 +188,20 @@ class SparseFeedForward(nn.Module):
 
 
 def sparse_layers_of(moe: Mapping[str, Any], *, samples_second: bool, is_stacked: bool) -> SparseLayers:
-    """The `moe` entry of a released config.json; an empty one is a dense model."""
+    """The `moe` entry of a released config.json; an empty one is a dense model. Raises ValueError, TypeError."""
     indices = tuple(moe.get("moe_layers_idx") or ())
     counts = moe.get("num_experts") or ()
     counts = (counts,) * len(indices) if isinstance(counts, int) else tuple(counts)
-    known = ("capacity_factor", "eval_capacity_factor", "min_capacity", "router_aux_loss_coef", "use_residual")
+    kinds = {
+        "capacity_factor": float, "eval_capacity_factor": float, "min_capacity": int, "router_aux_loss_coef": float,
+        "use_residual": bool,
+    }  # fmt: skip
     return SparseLayers(
         indices=indices,
         num_experts=counts * len(indices) if len(counts) == 1 else counts,
         samples_second=samples_second,
         is_stacked=is_stacked,
-        **{name: moe[name] for name in known if name in moe},
+        **{name: kind(moe[name]) for name, kind in kinds.items() if name in moe},
     )
 
 

@@ -128,6 +128,7 @@ WRONG_VALUES: list[tuple[str, dict[str, object], type[MiniVLMError], str]] = [
     (PHI, {"num_attention_heads": 0}, ConfigError, "no language model can be made"),
     (PHI, {"num_hidden_layers": None}, ConfigError, r"config.json: its values can't be used"),
     (STABLELM, {"moe": 5}, ConfigError, r"config.json: its values can't be used"),
+    (STABLELM, {"moe": {"num_experts": [4], "capacity_factor": "x"}}, ConfigError, r"its values can't be used .*'x'"),
     (STABLELM, {"hidden_act": "foo"}, ConfigError, "no language model can be made .*'foo'"),
 ]
 
@@ -156,3 +157,19 @@ def test_a_yaml_of_another_family_is_explained(golden: str, family: str, message
     text = yaml.read_text()
     yaml.write_text("\n".join(f"family: {family}" if line.startswith("family") else line for line in text.splitlines()))
     failure(tmp_path, CheckpointMismatch, message)
+
+
+def test_a_named_tower_without_its_file_is_not_passed_over(tmp_path: Path) -> None:
+    folder = copied(MGM, tmp_path)
+    yaml = tmp_path / "case" / "config.yaml"
+    kept = [line for line in yaml.read_text().splitlines() if not line.startswith("vision_tower_aux")]
+    yaml.write_text("\n".join([*kept, f"vision_tower_aux: {folder}"]))
+    failure(tmp_path, CheckpointMissing, r"vision_tower_aux is .*, which holds no open_clip_pytorch_model.bin")
+
+
+def test_pictures_that_no_memory_holds_are_refused(tmp_path: Path) -> None:
+    shutil.copytree(GOLDENS / "minigpt_v2", tmp_path / "case")
+    yaml = tmp_path / "case" / "config.yaml"
+    kept = [line for line in yaml.read_text().splitlines() if not line.startswith("image_size")]
+    yaml.write_text("\n".join([*kept, "image_size: 1000000"]))
+    failure(tmp_path, ConfigError, r"images of 1000000 px have \d+ patches a side; at most 80")
