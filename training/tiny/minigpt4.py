@@ -66,13 +66,16 @@ QUERY_RECIPES = (
 
 MINIGPT4 = replace(
     ALIGNMENT,
-    steps=400,
-    mixture=replace(MINIGPT4_MIXTURE, weights=MINIGPT4_MIXTURE.weights | {"caption": 0.75, "chat_caption": 1.5}),
+    steps=650,
+    mixture=replace(
+        MINIGPT4_MIXTURE,
+        weights=MINIGPT4_MIXTURE.weights | {"caption": 0.8, "chat_caption": 1.6, "count": 2.8, "relation": 1.8},
+    ),
     images=20,
     rows=9,
-    blend=SceneBlend(text=0.08, entangled=0.2),
+    blend=SceneBlend(text=0.08, entangled=0.2, aligned=0.05),
     rates=LearningRates(muon=0.009, adamw=1.8e-3),
-    crowded=0.3,
+    crowded=0.35,
     tower_factor=0.08,
     connector_factor=0.3,
     decoder_factor=1.0,

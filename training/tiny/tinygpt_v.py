@@ -44,11 +44,19 @@ INNER_WIDTH = 128  # between the two projections
 END = "###"
 
 STAGE_4 = LanguageRecipe(
-    steps=2100,
+    steps=2400,
     mixture=replace(
         MINIGPT_V2_REFINING_MIXTURE,
         weights=MINIGPT_V2_REFINING_MIXTURE.weights
-        | {"identify": 1.6, "detection": 1.6, "chat_caption": 0.8, "relation": 4.0, "reading": 1.6, "background": 0.4},
+        | {
+            "identify": 1.8,
+            "detection": 2.2,
+            "caption": 1.0,
+            "chat_caption": 1.2,
+            "relation": 3.6,
+            "reading": 1.6,
+            "background": 0.4,
+        },
         emphasis=MINIGPT_V2_REFINING_MIXTURE.emphasis | {"relation": 1.6},
     ),
     rows=8,
@@ -65,8 +73,11 @@ STAGE_4 = LanguageRecipe(
     seed=43,
 )
 STAGE_3 = LanguageRecipe(
-    steps=450,
-    mixture=replace(MINIGPT4_MIXTURE, weights=MINIGPT4_MIXTURE.weights | {"relation": 3.0, "reading": 1.8}),
+    steps=650,
+    mixture=replace(
+        MINIGPT4_MIXTURE,
+        weights=MINIGPT4_MIXTURE.weights | {"caption": 0.9, "chat_caption": 1.6, "relation": 3.5, "reading": 1.7},
+    ),
     images=20,
     rows=9,
     blend=SceneBlend(text=0.06, entangled=0.12),
