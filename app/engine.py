@@ -144,8 +144,7 @@ class ChatEngine:
 
     def start(self) -> ChatEngine:
         """Allocate the caches and start the generation thread. The model is for inference alone from then on."""
-        for module in (self._model.language_model, self._model.vision_tower, self._model.connector):
-            pack_weights(module)
+        pack_weights(self._model)
         self._model.language_model.set_input_embeddings(self._bank.embedding)
         self._is_started = True
         try:

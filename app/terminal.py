@@ -28,6 +28,7 @@ from models.conversation import Answer, Sampling, Turn
 from models.errors import MiniVLMError, RequestError
 from models.generation import generate
 from models.model_info import ModelInfo
+from models.parts.packed_weights import pack_weights
 from models.vision_language_model import VisionLanguageModel
 
 HELP = "/image FILE shows the model another image, /new begins a new chat, /quit ends."
@@ -132,12 +133,14 @@ class AnswerPrinter(BaseStreamer):
 class GeneratingModel:
     """The model as a ChatModel that answers through `generate`, in the thread that asks.
 
-    A stream is one answer, the final one. If there is an `out`, the text is written to it while it comes.
+    A stream is one answer, the final one. If there is an `out`, the text is written to it while it comes. The model is
+    for inference alone from then on.
     """
 
     def __init__(
         self, model: VisionLanguageModel, *, num_beams: int = 1, prompt_lookup: int = 0, out: TextIO | None = None
     ) -> None:
+        pack_weights(model)
         self._model = model
         self._num_beams = num_beams
         self._prompt_lookup = prompt_lookup
