@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -68,9 +68,9 @@ DENSE = LanguageRecipe(
     seed=32,
 )
 SPARSE = LanguageRecipe(
-    steps=300,
-    mixture=LLAVA_MIXTURE,
-    rows=9,
+    steps=560,
+    mixture=replace(LLAVA_MIXTURE, weights=LLAVA_MIXTURE.weights | {"caption": 0.9, "chat_caption": 2.1}),
+    rows=8,
     rates=LearningRates(muon=0.006, adamw=1.5e-3),
     crowded=0.2,
     set_weight=1.0,
