@@ -18,13 +18,12 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import StoppingCriteria, StoppingCriteriaList
 
+from app.decoding import stop_check
 from benchmarks.measure import Clock
 from models.conversation import Turn
 from models.parts.moe_routing import Routing
 from models.parts.sparse_moe import PlainExperts, SparseFeedForward
 from models.vision_language_model import VisionLanguageModel
-
-_STOP_TOKENS = 4  # the most that a stop string takes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,14 +39,14 @@ class _Watch(StoppingCriteria):
     """Notes when there is a first token, and stops at a stop string, as MiniGPT-4's `StoppingCriteriaSub`."""
 
     def __init__(self, model: VisionLanguageModel, clock: Clock) -> None:
-        self._decode, self._stopped = model.tokenizer.decode, model.prompt_format.stopped
+        self._stops = stop_check(model.tokenizer.decode, model.prompt_format) or (lambda _: False)
         self._clock = clock
         self.first: float | None = None
 
     def __call__(self, input_ids: torch.LongTensor, *_: object, **__: object) -> torch.BoolTensor:
         if self.first is None:
             self.first = self._clock()
-        stopped = [self._stopped(self._decode(row)) for row in input_ids[:, -_STOP_TOKENS:].tolist()]
+        stopped = [self._stops(row) for row in input_ids.tolist()]
         return torch.tensor(stopped, device=input_ids.device)  # type: ignore[return-value]
 
 

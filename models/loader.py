@@ -156,9 +156,9 @@ def empty_module(part: Part, dtype: torch.dtype) -> nn.Module:
 def _assign(module: nn.Module, tensors: Mapping[str, Tensor], *, device: torch.device, dtype: torch.dtype) -> nn.Module:
     """Tensors that have the number format already are not copied: the parameters are the mapped file itself."""
     # To the device first: a GPU converts faster, and files are often half as large as what they become.
-    placed = {name: tensor.to(device) for name, tensor in tensors.items()}
     placed = {
-        name: converted(tensor, dtype) if tensor.is_floating_point() else tensor for name, tensor in placed.items()
+        name: converted(tensor.to(device), dtype) if tensor.is_floating_point() else tensor.to(device)
+        for name, tensor in tensors.items()
     }
     module.load_state_dict(placed, strict=False, assign=True)  # a tied weight has no tensor; see check_complete
     if isinstance(module, PreTrainedModel):
