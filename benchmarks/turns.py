@@ -60,6 +60,7 @@ def marks() -> int:
 
 def compare(
     model: VisionLanguageModel,
+    original: OriginalChat,
     turns: Sequence[Turn],
     num_new: int,
     *,
@@ -68,12 +69,8 @@ def compare(
     report: Report,
     name: str,
     goal: float | None,
-    keeps_images: bool,
 ) -> None:
     """Time to the first token of a question with `num_new` tokens, marks included, after a conversation."""
-    original = OriginalChat(model, clock, keeps_images=keeps_images)
-    if keeps_images:
-        original.encode([image for turn in turns for image in turn.images])
     answers: dict[str, list[str]] = {"ours": [], "original": []}
 
     def asked(repetition: int) -> list[Turn]:
@@ -109,23 +106,27 @@ def run(
 ) -> None:
     """The three comparisons on random models of one backbone."""
     model = random_model(backbone, size, dtype=dtype, device=clock.device)
+    original = OriginalChat(model, clock, keeps_images=True)
     for num_new, goal in ((work.few, "turn5_few"), (work.many, "turn5_many")):
+        turns = history(4, work.turn5 - num_new, model.num_image_tokens, seed=7)
+        original.encode([image for turn in turns for image in turn.images])
         compare(
             model,
-            history(4, work.turn5 - num_new, model.num_image_tokens, seed=7),
+            original,
+            turns,
             num_new,
             repeats=work.repeats,
             clock=clock,
             report=report,
             name=f"turn 5, {num_new} of {work.turn5} tokens new, time to first token",
             goal=goals.get(goal),
-            keeps_images=True,
         )
-    del model
+    del model, original  # the copy of the weights, too
     gc.collect()
     model = random_model(backbone, replace(size, image=336 if size.image > 100 else size.image, merge=1), dtype=dtype)
     compare(
         model,
+        OriginalChat(model, clock, keeps_images=False),
         history(1, model.num_image_tokens + work.turn2_text - work.turn2_new, model.num_image_tokens, seed=9),
         work.turn2_new,
         repeats=work.repeats,
@@ -133,7 +134,6 @@ def run(
         report=report,
         name=f"turn 2 about an image of {model.num_image_tokens} tokens, time to first token",
         goal=goals.get("turn2"),
-        keeps_images=False,
     )
     del model
     gc.collect()
