@@ -13,7 +13,7 @@ from typing import Any
 from torch import nn
 from transformers import Blip2VisionConfig
 
-from models.config import FamilyConfig, released_file
+from models.config import released_file
 from models.conversation import Sampling
 from models.errors import CheckpointMismatch
 from models.parts.connectors import (
@@ -24,13 +24,14 @@ from models.parts.connectors import (
     qformer_config,
     qformer_tensors,
 )
-from models.parts.eva_vision import eva_vision_config, eva_vision_part, num_patches
+from models.parts.eva_vision import eva_vision_part, num_patches
 from models.parts.minigpt import (
     BLIP2_SOURCE,
     EVA_SOURCE,
     LLAMA2_SOURCE,
     MINIGPT_BUFFERS,
     REPOSITORY,
+    MiniGPTConfig,
     assemble_minigpt,
     check_nothing_left,
     check_projection,
@@ -46,7 +47,7 @@ PROMPTS = {"vicuna_v0": VICUNA_V0, "llama_2": LLAMA_2}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(FamilyConfig):
+class Config(MiniGPTConfig):
     """Keys of a MiniGPT-4 YAML. `vision_config`, `qformer_config` override fields of transformers' BLIP-2 configs."""
 
     language_model: str = released_file(
@@ -59,8 +60,6 @@ class Config(FamilyConfig):
     conversation: str = "vicuna_v0"
     has_qformer: bool = True
     num_query_tokens: int = 32
-    image_size: int = 224
-    vision_config: dict[str, Any] = field(default_factory=dict)
     qformer_config: dict[str, Any] = field(default_factory=dict)
     sampling: Sampling = field(default_factory=lambda: Sampling(temperature=1.0, max_new_tokens=300))
 
@@ -73,7 +72,7 @@ class Config(FamilyConfig):
 
 def parts(config: Config, files: ReleasedFiles) -> dict[str, Part]:
     """The three modules and the released tensors each is loaded from."""
-    vision = _vision_config(config)
+    vision = config.tower_config
     source = files.source("checkpoint")
     checkpoint = rename(files.tensors("checkpoint"), (MINIGPT_BUFFERS,))
     if take_lora(checkpoint, prefix="llama_model.", alpha=1.0):
@@ -121,10 +120,6 @@ def _connector_part(
     )
 
 
-def _vision_config(config: Config) -> Blip2VisionConfig:
-    return eva_vision_config(config.image_size, config.vision_config, where=f"{config.source}: vision_config")
-
-
 def tokenizer(files: ReleasedFiles) -> Tokenizer:
     """The language model's tokenizer."""
     return SentencePieceTokenizer(files.path("language_model") / "tokenizer.model")
@@ -134,7 +129,7 @@ def assemble(
     config: Config, _files: ReleasedFiles, modules: Mapping[str, nn.Module], tokenizer: Tokenizer
 ) -> VisionLanguageModel:
     """Put the loaded modules together."""
-    vision = _vision_config(config)
+    vision = config.tower_config
     return assemble_minigpt(
         config,
         modules,

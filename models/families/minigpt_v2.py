@@ -7,21 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from torch import nn
-from transformers import Blip2VisionConfig
 
-from models.config import FamilyConfig, released_file
+from models.config import released_file
 from models.conversation import Sampling
 from models.errors import CheckpointMismatch
 from models.parts.connectors import MERGED_PATCHES, patch_merge_part
-from models.parts.eva_vision import eva_vision_config, eva_vision_part, num_patches
+from models.parts.eva_vision import eva_vision_part, num_patches
 from models.parts.minigpt import (
     EVA_SOURCE,
     LLAMA2_SOURCE,
     MINIGPT_BUFFERS,
     REPOSITORY,
+    MiniGPTConfig,
     assemble_minigpt,
     check_nothing_left,
     check_projection,
@@ -35,7 +34,7 @@ from models.weights import Part, check_lora_rank, rename, take_lora, take_prefix
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(FamilyConfig):
+class Config(MiniGPTConfig):
     """Keys of a MiniGPT-v2 YAML. `vision_config` overrides fields of transformers' `Blip2VisionConfig`."""
 
     language_model: str = released_file(LLAMA2_SOURCE, default="meta-llama/Llama-2-7b-chat-hf")
@@ -44,7 +43,6 @@ class Config(FamilyConfig):
         f"Download minigptv2_checkpoint.pth from {REPOSITORY} (README, MiniGPT-v2) into checkpoints/minigpt_v2/."
     )
     image_size: int = 448
-    vision_config: dict[str, Any] = field(default_factory=dict)
     lora_rank: int | None = None
     lora_alpha: float = 16.0
     sampling: Sampling = field(default_factory=lambda: Sampling(temperature=0.6, max_new_tokens=500))
@@ -52,7 +50,7 @@ class Config(FamilyConfig):
 
 def parts(config: Config, files: ReleasedFiles) -> dict[str, Part]:
     """The three modules and the released tensors each is loaded from."""
-    vision = _vision_config(config)
+    vision = config.tower_config
     source = files.source("checkpoint")
     checkpoint = rename(files.tensors("checkpoint"), (MINIGPT_BUFFERS,))
     lora = take_lora(checkpoint, prefix="llama_model.base_model.model.", alpha=config.lora_alpha)
@@ -78,10 +76,6 @@ def parts(config: Config, files: ReleasedFiles) -> dict[str, Part]:
     return {"vision_tower": tower, "connector": connector, "language_model": llm}
 
 
-def _vision_config(config: Config) -> Blip2VisionConfig:
-    return eva_vision_config(config.image_size, config.vision_config, where=f"{config.source}: vision_config")
-
-
 def tokenizer(files: ReleasedFiles) -> Tokenizer:
     """The language model's tokenizer."""
     return SentencePieceTokenizer(files.path("language_model") / "tokenizer.model")
@@ -91,7 +85,7 @@ def assemble(
     config: Config, _files: ReleasedFiles, modules: Mapping[str, nn.Module], tokenizer: Tokenizer
 ) -> VisionLanguageModel:
     """Put the loaded modules together."""
-    vision = _vision_config(config)
+    vision = config.tower_config
     return assemble_minigpt(
         config,
         modules,

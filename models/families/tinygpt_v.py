@@ -15,16 +15,17 @@ from torch import nn
 from transformers import PhiConfig
 
 from models.codegen_tokenizer import CodeGenTokenizer
-from models.config import FamilyConfig, released_file
+from models.config import released_file
 from models.conversation import Sampling
 from models.errors import CheckpointMismatch, ConfigError
 from models.module_config import explained
 from models.parts.connectors import BLIP2_UNUSED, QFormerConnector, qformer_config, qformer_tensors
-from models.parts.eva_vision import eva_vision_config, eva_vision_part
+from models.parts.eva_vision import eva_vision_part
 from models.parts.minigpt import (
     BLIP2_SOURCE,
     EVA_SOURCE,
     MINIGPT_BUFFERS,
+    MiniGPTConfig,
     assemble_minigpt,
     check_nothing_left,
 )
@@ -53,7 +54,7 @@ _PHI_BUFFERS = Drop(r"rotary_emb\.inv_freq$|\.(masked_)?bias_mask$", why="a buff
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(FamilyConfig):
+class Config(MiniGPTConfig):
     """Keys of a TinyGPT-V YAML. `vision_config`, `qformer_config` override fields of transformers' BLIP-2 configs."""
 
     language_model: str = released_file(
@@ -67,8 +68,6 @@ class Config(FamilyConfig):
     )
     conversation: str = "vicuna_v0"
     num_query_tokens: int = 32
-    image_size: int = 224
-    vision_config: dict[str, Any] = field(default_factory=dict)
     qformer_config: dict[str, Any] = field(default_factory=dict)
     lora_rank: int | None = None
     lora_alpha: float = 16.0
@@ -84,7 +83,7 @@ def parts(config: Config, files: ReleasedFiles) -> dict[str, Part]:
     source = files.source("checkpoint")
     stage = rename(files.tensors("checkpoint"), _STAGE_RULES)
     llm = _language_model_part(config, files, stage)
-    vision = eva_vision_config(config.image_size, config.vision_config, where=f"{config.source}: vision_config")
+    vision = config.tower_config
     frozen = rename(files.tensors("qformer"), (BLIP2_UNUSED,))
     frozen |= {name: stage.pop(name) for name in list(stage) if not name.startswith("llama_proj")}
     ln_vision = take_prefix(frozen, "ln_vision.")

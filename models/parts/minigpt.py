@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor, nn
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers import Blip2VisionConfig, LlamaConfig, LlamaForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from models.config import FamilyConfig
 from models.errors import CheckpointMismatch, ConfigError
 from models.model_info import ModelInfo
-from models.parts.eva_vision import EvaVisionTower
+from models.parts.eva_vision import EvaVisionTower, eva_vision_config
 from models.preprocessing import SquareResize
 from models.prompt import PromptFormat
 from models.released import ReleasedFiles
@@ -36,6 +38,19 @@ REPOSITORY = "https://github.com/Vision-CAIR/MiniGPT-4"
 
 CONTEXT_TOKENS = 2000  # `max_length` of the originals' Chat
 _SIZES = {4096: "7B", 5120: "13B"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class MiniGPTConfig(FamilyConfig):
+    """The keys about the vision tower that all families with EVA-CLIP take."""
+
+    image_size: int = 224
+    vision_config: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def tower_config(self) -> Blip2VisionConfig:
+        """The tower's sizes. Raises ConfigError."""
+        return eva_vision_config(self.image_size, self.vision_config, where=f"{self.source}: vision_config")
 
 
 def llama_part(files: ReleasedFiles, *, lora: Lora | None = None) -> Part:

@@ -11,7 +11,6 @@ from typing import Any, cast
 from models.config import FamilyConfig
 from models.families.minigpt4 import Config
 from models.parts.connectors import MERGED_PATCHES, qformer_config
-from models.parts.eva_vision import eva_vision_config
 from models.released import ReleasedFiles
 from training.prompts import minigpt_prompts
 from training.recipe import Recipe
@@ -29,7 +28,7 @@ def starting_values(recipe: Recipe, folder: Path) -> dict[str, Any]:
     if recipe.model.get("checkpoint"):
         return {}
     config = cast(Config, config_without_checkpoint(recipe))
-    vision_width = eva_vision_config(config.image_size, config.vision_config).hidden_size
+    vision_width = config.tower_config.hidden_size
     merged = qformer_config(vision_width, config.qformer_config).hidden_size
     inputs = merged if config.has_qformer else vision_width * MERGED_PATCHES
     outputs = ReleasedFiles(config).language_model_config("language_model").hidden_size

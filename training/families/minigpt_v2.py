@@ -11,7 +11,6 @@ from typing import Any, cast
 from models.config import FamilyConfig
 from models.families.minigpt_v2 import Config
 from models.parts.connectors import MERGED_PATCHES
-from models.parts.eva_vision import eva_vision_config
 from models.released import ReleasedFiles
 from training.prompts import minigpt_prompts
 from training.recipe import Recipe
@@ -30,7 +29,7 @@ def starting_values(recipe: Recipe, folder: Path) -> dict[str, Any]:
     if recipe.model.get("checkpoint"):
         return {}
     config = cast(Config, config_without_checkpoint(recipe))
-    vision_width = eva_vision_config(config.image_size, config.vision_config).hidden_size
+    vision_width = config.tower_config.hidden_size
     llama = ReleasedFiles(config).language_model_config("language_model")
     weight, bias = fresh_linear(vision_width * MERGED_PATCHES, llama.hidden_size, recipe.seed)
     tensors = {"llama_proj.weight": weight, "llama_proj.bias": bias}

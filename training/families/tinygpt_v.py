@@ -15,7 +15,6 @@ from torch import Tensor
 from models.config import FamilyConfig
 from models.families.tinygpt_v import Config
 from models.parts.connectors import qformer_config
-from models.parts.eva_vision import eva_vision_config
 from models.parts.phi import join_interleaved, phi_config, split_qkv_layout
 from models.released import ReleasedFiles
 from training.prompts import minigpt_prompts
@@ -46,7 +45,7 @@ def starting_values(recipe: Recipe, folder: Path) -> dict[str, Any]:
     files = ReleasedFiles(config)
     phi = phi_config(files.config_values("language_model"))
     width, head = phi.hidden_size, phi.hidden_size // phi.num_attention_heads
-    vision_width = eva_vision_config(config.image_size, config.vision_config).hidden_size
+    vision_width = config.tower_config.hidden_size
     queries = qformer_config(vision_width, config.qformer_config).hidden_size
     tensors: dict[str, Tensor] = {}
     for number, (name, inputs, outputs) in enumerate(
