@@ -7,8 +7,8 @@ prefix sharing -> text. Each question's thread prepares its own prompt and image
     engine_prompt   a prompt that fits the context     engine_batching   the library it runs, adapted
     engine_memory   sizes                              engine_stream     one answer as it comes (decoding, sampling)
     engine_images   the vision tower's passes          engine_pages      its pages, read and written quickly
-    engine_solo     a lone chat without pages          engine_attention  attention in bfloat16 on a CPU
-                                                       engine_graphs     decoding steps on a GPU
+    engine_steady   decoding while nobody comes        engine_attention  attention in bfloat16 on a CPU
+    engine_contiguous  its keys and values             engine_graphs     decoding steps on a GPU
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ class ChatEngine:
             embed_scale=model.embed_scale,
         )
         self._bank = ImageBank(embedding)
-        config, may_copy = batching_config(
+        config, copy_tokens = batching_config(
             language_model,
             context_tokens=context_tokens,
             max_concurrent=max_concurrent,
@@ -120,7 +120,7 @@ class ChatEngine:
             config=config,
             busy_prefill_tokens=busy_prefill_tokens or (20 if on_cpu else None),
             context_tokens=context_tokens,
-            decodes_alone=may_copy,
+            copy_tokens=copy_tokens,
             eos_token_ids=model.eos_token_ids,
             penalised_ids=model.penalised_ids,
             stops=stop_check(model.tokenizer.decode, model.prompt_format),

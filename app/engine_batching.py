@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
@@ -23,8 +24,12 @@ from transformers.generation.continuous_batching.requests import GenerationOutpu
 
 from app.engine_graphs import GraphedRunner
 from app.engine_pages import update_quickly
-from app.engine_solo import SoloDecoder, can_decode_alone
+from app.engine_steady import SteadyDecoder, can_decode_steadily
 from app.sampling import RequestSampler
+
+# Seconds by which an idle loop lets others catch up with a question. A step begun for one of several that come at once
+# keeps the rest waiting, and then they are read in small pieces.
+_GATHERING = 0.003
 
 
 class Mailbox:
@@ -117,8 +122,9 @@ class Manager(ContinuousBatchingManager):
     num_reused = 0  # prompt tokens found in the prefix cache
     busy_prefill_tokens: int | None = None  # see `_generation_loop_body`
     graph_context_tokens: int | None = None  # the longest conversation, where decoding steps are to be CUDA graphs
-    sampler: RequestSampler | None = None  # for a lone chat; without it, that is decoded like several
-    solo: SoloDecoder | None = None
+    sampler: RequestSampler | None = None  # set before the start
+    copy_tokens = 0  # see SteadyDecoder
+    steady: SteadyDecoder | None = None
 
     def start(self) -> None:
         self.background_thread_status.clear()
@@ -128,7 +134,7 @@ class Manager(ContinuousBatchingManager):
 
     def stop(self, *args: Any, **kwargs: Any) -> None:
         super().stop(*args, **kwargs)
-        self.solo = None  # it holds the KV cache, which the library lets go of here
+        self.steady = None  # it holds the KV cache, which the library lets go of here
 
     def _handle_critical_error(self, error: Exception, batch_processor: ContinuousBatchProcessor | None) -> None:
         self.crash = error  # before the requests hear of it
@@ -139,11 +145,12 @@ class Manager(ContinuousBatchingManager):
         super()._run_generation_loop()
 
     def _generation_loop_body(self, batch_processor: ContinuousBatchProcessor, bootstrapping: bool) -> bool:
-        solo = self.solo
-        if solo is not None and solo.run():
+        if self.steady is not None and self.steady.run():
             return True
         scheduler = batch_processor.scheduler
         running = list(scheduler.active_requests.values())
+        if not running and not self.input_queue.empty():
+            time.sleep(_GATHERING)
         # When memory ran out the library admits nobody until a running request finishes. If those were all cancelled
         # instead, it would wait forever.
         if scheduler.block_new_requests and not running:
@@ -173,8 +180,15 @@ class Manager(ContinuousBatchingManager):
             update_quickly(processor.cache)
             if self.graph_context_tokens is not None:
                 processor.model_runner = GraphedRunner(processor.model_runner)
-            elif self.sampler is not None and can_decode_alone(processor.cache):
-                self.solo = SoloDecoder(self.model, processor, self.sampler, self._is_disturbed)
+            elif self.sampler is not None and self.copy_tokens and can_decode_steadily(processor.cache):
+                self.steady = SteadyDecoder(
+                    self.model,
+                    processor,
+                    self.sampler,
+                    max_tokens=self.copy_tokens,
+                    cancellations=self.cancel_queue,
+                    is_disturbed=self._is_disturbed,
+                )
         return processor
 
     def warmup(self) -> None:
@@ -186,10 +200,10 @@ class Manager(ContinuousBatchingManager):
                 runner.warm_up(self.model, context_tokens=self.graph_context_tokens, report=print)
 
     def _is_disturbed(self) -> bool:
-        """Whether anything waits for the loop: a request, a cancellation, somebody who wants it to stop or to pause."""
+        """Whether anything waits for the loop: a request, somebody who wants it to stop or to pause."""
         status = self.background_thread_status
-        has_news = not self.input_queue.empty() or not self.cancel_queue.empty()
-        return has_news or status.local_status != status.DONT_STOP or status.is_pause_requested()
+        is_to_rest = status.local_status != status.DONT_STOP or status.is_pause_requested()
+        return is_to_rest or not self.input_queue.empty()
 
     def _count_reuse(self, cache: PagedAttentionCache) -> None:
         search = cache.search_prefix_match

@@ -9,11 +9,13 @@ from transformers import PreTrainedModel
 from transformers.generation.configuration_utils import ContinuousBatchingConfig
 from transformers.generation.continuous_batching.utils import find_head_dim, find_num_key_value_heads
 
+from app.engine_contiguous import room_for
 from models.devices import free_bytes
 from models.errors import NotEnoughMemory
 
 _SHARE_OF_FREE = 0.5  # the rest is for activations, vision tower and whatever else runs on the machine
-_COPY = 1.5  # KV of a lone chat beside its pages: keys or values twice while their room grows
+_COPY = 1.5  # keys and values of chats beside their pages: keys or values are there twice while their room grows
+_COPY_SHARE = 0.25  # of what is there for keys and values, for such copies, if one conversation needs no more
 _PARKED = 2.0  # KV for this many times the running chats: the rest keeps the prefixes of chats between two questions
 
 
@@ -25,8 +27,8 @@ def batching_config(
     max_batch_tokens: int,
     page_size: int,
     kv_bytes: int | None,
-) -> tuple[ContinuousBatchingConfig, bool]:
-    """Sizes for the generation loop, and whether a lone chat's keys and values may be copied (see engine_solo).
+) -> tuple[ContinuousBatchingConfig, int]:
+    """Sizes for the generation loop, and of how many tokens the keys and values may be copied (see engine_steady).
 
     Raises NotEnoughMemory when not even one full conversation fits.
     """
@@ -42,11 +44,15 @@ def batching_config(
             f"its keys and values, but {budget / 2**20:.1f} MiB are set aside on {language_model.device}. Close other "
             "programs, or use a smaller model, quantization or a shorter context."
         )
-    beside_copy = (budget - _COPY * context_tokens * kv_bytes_per_token(language_model)) // (per_token * page_size)
-    may_copy = beside_copy >= least
+    copied = kv_bytes_per_token(language_model) * _COPY
+    one_copy = room_for(context_tokens)
+    copy_tokens = max(one_copy, min(max_concurrent * one_copy, int(budget * _COPY_SHARE / copied)))
+    beside_copy = int(budget - copied * copy_tokens) // (per_token * page_size)
+    if beside_copy < least:
+        copy_tokens, beside_copy = 0, affordable
     config = ContinuousBatchingConfig(
         page_size=page_size,
-        num_blocks=int(min(wanted, beside_copy if may_copy else affordable)),
+        num_blocks=int(min(wanted, beside_copy)),
         max_batch_tokens=max(max_batch_tokens, max_concurrent),
         max_requests_per_batch=max_concurrent,
         max_memory_percent=1.0,  # checked above, against what is free rather than what is installed
@@ -54,7 +60,7 @@ def batching_config(
         auto_switch_to_flash=False,  # with flash kernels, steps could not be captured (engine_graphs)
         use_cuda_graph=False,  # the sampler runs Python between the forward pass and the choice of tokens
     )
-    return config, may_copy
+    return config, copy_tokens
 
 
 def kv_bytes_per_token(language_model: PreTrainedModel) -> int:

@@ -157,10 +157,11 @@ class RequestSampler(ContinuousBatchingLogitsProcessor):
             scores = scores.index_put((rows, tokens), torch.tensor(math.inf, device=scores.device))
         return scores
 
-    def choose(self, state: RequestState, logits: Tensor) -> int:
-        """The next token of a request that is decoded alone, from its logits [1, V] in fp32."""
-        rows = self.prepare_tensor_args([FutureRequestState(state, True, {}, 1)])
-        return int(self(logits, rows).argmax())
+    def choose(self, states: Sequence[RequestState], logits: Tensor) -> list[int]:
+        """The next token of each request, from logits [R, V] in fp32, outside of the library's steps."""
+        rows = self.prepare_tensor_args([FutureRequestState(state, True, {}, 1) for state in states])
+        tokens: list[int] = self(logits, rows).argmax(dim=1).tolist()
+        return tokens
 
     def _mark(self, row: _Row, generated: Sequence[int]) -> None:
         """Bring a request's row of `seen` up to date."""

@@ -50,12 +50,12 @@ class Plan:
         """Eight chats and one, on every backbone; the first in both number formats."""
         for index, backbone in enumerate(self._backbones):
             for dtype, goals in CHATS.items() if index == 0 else [(FP32, CHATS[FP32])]:
-                work = chats.SMALL if self._small else chats.Work(repeats=1 if index else 2, alone=1 if index else 3)
+                work = chats.SMALL if self._small else chats.Work(repeats=1 if index else 2, alone=2 if index else 3)
                 chats.run(backbone, self._size_of(backbone), work, dtype, self._clock, report, goals)
 
     def bundled(self, report: Report) -> None:
         """The same on the models that ship."""
-        bundled.run(chats.SMALL if self._small else chats.Work(repeats=5, alone=10), self._clock, report, CHATS[FP32])
+        bundled.run(chats.SMALL if self._small else chats.Work(repeats=5, alone=20), self._clock, report, CHATS[FP32])
 
     def turns(self, report: Report) -> None:
         """Later turns of one chat."""

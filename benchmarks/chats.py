@@ -20,7 +20,7 @@ from benchmarks.random_models import Size, picture, question, random_model
 from models.conversation import Answer, Sampling, Turn
 from models.vision_language_model import VisionLanguageModel
 
-KV_BYTES = 600 * 2**20
+KV_BYTES = 1536 * 2**20
 
 
 @dataclass(frozen=True, kw_only=True)

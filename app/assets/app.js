@@ -103,7 +103,14 @@
     const task = tasks()[button?.id.match(/^mv-task-(\d+)$/)?.[1]];
     // A task with a box goes on in the image. On a touch screen the keyboard would cover the page.
     if (task?.takes_box || matchMedia("(pointer: coarse)").matches) return;
-    document.querySelector("#mv-question textarea").focus();
+    focusQuestion();
+  }
+
+  // Gradio takes the field away for a moment when it draws it anew.
+  function focusQuestion(tries = 60) {
+    const field = document.querySelector("#mv-question textarea");
+    if (field) field.focus();
+    else if (tries) requestAnimationFrame(() => focusQuestion(tries - 1));
   }
 
   function onClick(event) {

@@ -16,7 +16,7 @@ from app.engine_batching import Mailbox, OldestFirstLedger
 from app.engine_queue import Admission
 from models.conversation import Turn
 from models.errors import Busy
-from tests.app.tiny_model import GREEDY, ask, say, tiny_model
+from tests.app.tiny_model import GREEDY, ask, prompt_tokens, say, tiny_model
 
 pytestmark = pytest.mark.usefixtures("quick")
 
@@ -79,6 +79,22 @@ def test_prompts_are_read_in_small_pieces_while_an_answer_is_written() -> None:
                 list(pool.map(lambda turns: list(engine.stream(turns, GREEDY)), others))
             assert 16 < max(sizes) <= 16 + 4  # one token of each answer under way
         hook.remove()
+
+
+def test_questions_that_come_at_once_are_read_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.engine_batching._GATHERING", 0.5)
+    model = tiny_model()
+    sizes: list[int] = []
+
+    def note(_module: nn.Module, args: tuple[Tensor]) -> None:
+        sizes.append(args[0].numel())
+
+    chats = [ask(f"{number} of three questions") for number in range(3)]
+    with ChatEngine(model, update_interval=0) as engine, ThreadPoolExecutor(3) as pool:
+        hook = model.language_model.get_input_embeddings().register_forward_pre_hook(note)
+        list(pool.map(lambda turns: list(engine.stream(turns, GREEDY)), chats))
+        hook.remove()
+    assert sizes[0] == sum(prompt_tokens(model, chat) for chat in chats)
 
 
 def test_a_mailbox_holds_the_newest_output_and_never_makes_the_writer_wait() -> None:

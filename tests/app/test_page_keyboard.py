@@ -32,6 +32,7 @@ def test_whoever_chose_a_task_or_changes_a_question_types_on(quiet_page: Page) -
     page.keyboard.type("the dog")
     expect(question(page)).to_have_value("[refer] the dog")
     page.get_by_role("button", name="Identify", exact=True).click()
+    expect(question(page)).to_have_value("[identify] the dog")
     expect(question(page)).not_to_be_focused()  # a box comes first
     ask(page, "hello")
     done(page, 1)

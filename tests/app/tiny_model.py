@@ -53,13 +53,14 @@ class ScriptedLlama(LlamaForCausalLM):
         output = super().forward(*args, logits_to_keep=logits_to_keep, **kwargs)
         if self.script is not None:
             if "position_ids" in kwargs:
-                positions = kwargs["position_ids"][0]
+                positions = kwargs["position_ids"]
             else:  # through `generate`
-                positions = torch.arange(kwargs["attention_mask"].shape[1])[-output.logits.shape[1] :]
-            kept = positions[logits_to_keep] if isinstance(logits_to_keep, Tensor) else positions
+                positions = torch.arange(kwargs["attention_mask"].shape[1])[None, -output.logits.shape[1] :]
+            kept = positions[:, logits_to_keep] if isinstance(logits_to_keep, Tensor) else positions
             output.logits.zero_()
-            for row, position in enumerate(kept.tolist()):
-                output.logits[0, row, self.script(position)] = 1.0
+            for logits, places in zip(output.logits, kept.tolist(), strict=True):
+                for row, position in enumerate(places):
+                    logits[row, self.script(position)] = 1.0
         return output
 
 

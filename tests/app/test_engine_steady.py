@@ -1,8 +1,9 @@
-"""A lone chat is decoded without pages, and nobody can tell: same answers, same pages afterwards, same manners."""
+"""Chats are decoded without pages, and nobody can tell: same answers, same pages afterwards, same manners."""
 
 from __future__ import annotations
 
 import logging
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -12,14 +13,17 @@ from torch import Tensor
 from transformers import MistralConfig, MistralForCausalLM
 
 from app.engine import ChatEngine
+from app.engine_contiguous import ContiguousCache
 from app.engine_loop import LoopStopped
-from app.engine_solo import SoloDecoder
+from app.engine_pages import token_rows
+from app.engine_steady import SteadyDecoder
 from benchmarks import random_models
 from models.conversation import Sampling, Turn
 from models.generation import generate
 from models.vision_language_model import VisionLanguageModel
+from tests.app.test_engine import together
 from tests.app.test_engine_limits import assert_idle, eventually, talk_forever
-from tests.app.tiny_model import GREEDY, ask, picture, tiny_model
+from tests.app.tiny_model import GREEDY, ask, picture, prompt_tokens, tiny_model
 
 PAGE = 8
 
@@ -34,20 +38,20 @@ def text(engine: ChatEngine, turns: tuple[Turn, ...], sampling: Sampling = GREED
     return list(engine.stream(turns, sampling))[-1].text
 
 
-def solo_of(engine: ChatEngine) -> SoloDecoder:
+def steady_of(engine: ChatEngine) -> SteadyDecoder:
     manager = engine._loop._manager
     assert manager is not None
-    assert manager.solo is not None
-    return manager.solo
+    assert manager.steady is not None
+    return manager.steady
 
 
-def goes_on(solo: SoloDecoder) -> bool:
-    before = solo.num_tokens
-    return eventually(lambda: solo.num_tokens > before)
+def goes_on(steady: SteadyDecoder) -> bool:
+    before = steady.num_tokens
+    return eventually(lambda: steady.num_tokens > before)
 
 
-def without_solo(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("app.engine_batching.can_decode_alone", lambda _: False)
+def without_steady(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.engine_batching.can_decode_steadily", lambda _: False)
 
 
 def full_pages(engine: ChatEngine) -> dict[int, list[Tensor]]:
@@ -73,7 +77,20 @@ def test_every_backbone_answers_as_generate_does(backbone: str) -> None:
         expected = generate(model, [chat], sampling)[0]
         with start(model) as engine:
             assert text(engine, chat, sampling) == expected.text
-            assert solo_of(engine).num_tokens == len(expected.ids) - 1 > 0  # the prompt's step gives the first
+            assert steady_of(engine).num_tokens == len(expected.ids) - 1 > 0  # the prompt's step gives the first
+
+
+@pytest.mark.parametrize("backbone", random_models.BACKBONES)
+def test_several_chats_of_any_lengths_on_every_backbone(backbone: str) -> None:
+    model = random_models.random_model(backbone, random_models.SMALL, context_tokens=256)
+    chats = [ask("what is it " * length, random_models.picture(length)) for length in (1, 7, 3, 4)]
+    samplings = [replace(GREEDY, max_new_tokens=count, repetition_penalty=1.2) for count in (40, 40, 25, 33)]
+    expected = [generate(model, [chat], sampling)[0] for chat, sampling in zip(chats, samplings, strict=True)]
+    with start(model) as engine:
+        assert [answer.text for answer in together(engine, chats, samplings)] == [answer.text for answer in expected]
+        # All but the few steps in which prompts are read.
+        assert steady_of(engine).num_tokens > 0.7 * sum(len(answer.ids) for answer in expected)
+        assert_idle(engine)
 
 
 @pytest.mark.parametrize("extra", range(PAGE))
@@ -85,7 +102,7 @@ def test_any_length_of_prompt_and_answer(model: VisionLanguageModel, extra: int)
 
 
 def test_its_room_grows(model: VisionLanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("app.engine_solo._ROOM", 4)
+    monkeypatch.setattr("app.engine_contiguous.ROOM", 4)
     sampling = replace(GREEDY, max_new_tokens=100)
     with start(model) as engine:
         assert text(engine, ask("Go on"), sampling) == generate(model, [ask("Go on")], sampling)[0].text
@@ -95,11 +112,11 @@ def test_drawn_answers_are_those_of_the_batch(model: VisionLanguageModel, monkey
     samplings = [Sampling(temperature=1.0, top_p=0.9, seed=i, max_new_tokens=30) for i in range(4)]
     with start(model) as engine:
         alone = [text(engine, ask("Go on", picture(1)), sampling) for sampling in samplings]
-    without_solo(monkeypatch)
+    without_steady(monkeypatch)
     with start(model) as engine:
         assert [text(engine, ask("Go on", picture(1)), sampling) for sampling in samplings] == alone
         assert engine._loop._manager is not None
-        assert engine._loop._manager.solo is None
+        assert engine._loop._manager.steady is None
 
 
 def test_later_turns_find_the_pages_that_the_batch_would_have_left(
@@ -108,7 +125,7 @@ def test_later_turns_find_the_pages_that_the_batch_would_have_left(
     chat, left = ask("Tell me about it.", picture(1)), []
     for turned_off in (False, True):
         if turned_off:
-            without_solo(monkeypatch)
+            without_steady(monkeypatch)
         with start(model) as engine:
             first = text(engine, chat, replace(GREEDY, max_new_tokens=45))
             pages, kept = full_pages(engine), engine.stats().pages_kept
@@ -135,15 +152,15 @@ def test_others_join_and_leave(model: VisionLanguageModel) -> None:
     others = [ask(f"question {number}", picture(number)) for number in range(3)]
     answers = [generate(model, [other], GREEDY)[0].text for other in others]
     with start(model) as engine:
-        solo = solo_of(engine)
+        steady = steady_of(engine)
         with engine.stream(long, sampling) as stream:
             for other, answer in zip(others, answers, strict=True):
                 next(stream)
-                assert goes_on(solo)
+                assert goes_on(steady)
                 assert text(engine, other) == answer
             final = list(stream)[-1]
         assert (final.text, final.num_new_tokens) == (expected, 300)
-        assert 20 < solo.num_tokens < 300 + 3 * 24
+        assert 20 < steady.num_tokens < 300 + 3 * 24
         assert_idle(engine)
 
 
@@ -168,7 +185,7 @@ def test_without_a_page_for_the_next_token_the_library_decides(
 ) -> None:
     sampling, refused = replace(GREEDY, max_new_tokens=60), []
     with start(model) as engine:
-        cache = solo_of(engine)._cache
+        cache = steady_of(engine)._cache
         can_store = cache.can_store_request_tokens
 
         def refuse_each_first_time(state: Any, count: int, dry_run: bool = False) -> bool:
@@ -188,21 +205,85 @@ def test_an_error_ends_the_answer_and_the_next_question_works(model: VisionLangu
     language_model: Any = model.language_model
     expected = generate(model, [ask("Go on")], GREEDY)[0].text
     with start(model) as engine:
-        solo = solo_of(engine)
+        steady = steady_of(engine)
 
         def broken() -> None:
-            if solo.num_tokens == 5 and engine.stats().restarts == 0:
+            if steady.num_tokens == 5 and engine.stats().restarts == 0:
                 raise ZeroDivisionError("the model broke")
 
         language_model.on_forward = broken
         with pytest.raises(LoopStopped):
             text(engine, ask("Go on"))
         assert text(engine, ask("Go on")) == expected
-        assert solo_of(engine) is not solo
+        assert steady_of(engine) is not steady
         assert_idle(engine)
         manager = engine._loop._manager
     assert manager is not None
-    assert manager.solo is None  # or an answer that somebody keeps would keep the pages
+    assert manager.steady is None  # or an answer that somebody keeps would keep the pages
+
+
+def test_one_of_several_leaves(model: VisionLanguageModel) -> None:
+    """The others' answers are those of `generate`, and its pages are there for its next question."""
+    talk_forever(model, seconds_per_token=0.001)
+    chats = [ask(f"Tell me about it, {'please ' * number}", picture(number)) for number in range(3)]
+    sampling = replace(GREEDY, max_new_tokens=300)
+    with start(model) as engine, ThreadPoolExecutor(2) as pool:
+        others = [pool.submit(text, engine, chat, sampling) for chat in chats[:2]]
+        with engine.stream(chats[2], sampling) as stream:
+            said = next(answer for answer in stream if answer.num_new_tokens > 60)
+        assert [len(other.result()) for other in others] == [300, 300]
+        assert_idle(engine)
+        assert steady_of(engine).num_tokens > 400
+        before = engine.stats().prompt_tokens_reused
+        text(engine, (*chats[2], Turn("assistant", said.text), Turn("user", "Go on")))
+        assert engine.stats().prompt_tokens_reused - before >= 5 * PAGE + len(chats[2][0].text)
+        assert_idle(engine)
+
+
+def test_several_without_memory_for_their_copies(model: VisionLanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One chat is decoded without pages, two with them."""
+    monkeypatch.setattr("app.engine_contiguous.ROOM", 8)
+    chats, sampling = [ask(f"question {number}", picture(number)) for number in range(2)], GREEDY
+    expected = [generate(model, [chat], sampling)[0] for chat in chats]
+    with start(model) as engine:
+        steady = steady_of(engine)
+        alone = prompt_tokens(model, chats[0]) + len(expected[0].ids) + 8
+        monkeypatch.setattr(steady, "_max_tokens", alone)
+        assert text(engine, chats[0]) == expected[0].text
+        decoded = steady.num_tokens
+        assert decoded == len(expected[0].ids) - 1
+        answers = together(engine, chats, [sampling] * 2)
+        assert [answer.text for answer in answers] == [answer.text for answer in expected]
+        assert steady.num_tokens - decoded < len(expected[0].ids)
+
+
+def test_the_copy_pads_and_forgets(model: VisionLanguageModel) -> None:
+    with start(model) as engine:
+        allocator = steady_of(engine)._allocator
+        pages = [side for layer in allocator.layer_indices for side in token_rows(allocator)[layer]]
+        for side in pages:
+            side.copy_(torch.rand(side.shape))
+        requests = [list(range(3)), list(range(20, 27)), list(range(40, 45))]
+        cache = ContiguousCache(allocator, requests)
+        assert cache.mask is not None
+        assert (cache.mask[:, 0, 0] == 0).sum(1).tolist() == [3, 7, 5]
+        cache.begin_token()
+        new = torch.rand(3, allocator.num_key_value_heads, 1, allocator.head_dim)
+        for layer in range(len(pages) // 2):
+            cache.update(new, new, layer)
+        cache.keep([2, 0])
+        assert (cache.mask[:, 0, 0] == 0).tolist() == [[True] * 6, [False] * 2 + [True] * 4]
+        cache.begin_token()
+        for layer in range(len(pages) // 2):
+            for row, request in enumerate((2, 0)):
+                own = requests[request]
+                for found, side in zip(cache.update(new[:2], -new[:2], layer), pages[2 * layer :][:2], strict=True):
+                    expected = side[own].view(len(own), allocator.num_key_value_heads, -1).transpose(0, 1)
+                    assert torch.equal(found[row, :, -2 - len(own) : -2], expected)
+                    assert torch.equal(found[row, :, -2], new[request, :, 0])
+        cache.store(1, [60, 61])
+        assert torch.equal(pages[0][60], new[0].flatten())
+        assert torch.equal(pages[1][61], -new[1].flatten())
 
 
 def test_sliding_windows_stay_with_the_library() -> None:
@@ -217,7 +298,7 @@ def test_sliding_windows_stay_with_the_library() -> None:
     with start(model) as engine:
         assert text(engine, ask("Go on")) == expected
         assert engine._loop._manager is not None
-        assert engine._loop._manager.solo is None
+        assert engine._loop._manager.steady is None
 
 
 def test_without_memory_for_a_copy_there_is_none(model: VisionLanguageModel) -> None:
@@ -225,4 +306,4 @@ def test_without_memory_for_a_copy_there_is_none(model: VisionLanguageModel) -> 
     with start(model, kv_bytes=400_000) as engine:  # one conversation and a little
         assert text(engine, ask("Go on")) == expected
         assert engine._loop._manager is not None
-        assert engine._loop._manager.solo is None
+        assert engine._loop._manager.steady is None
