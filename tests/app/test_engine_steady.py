@@ -13,9 +13,7 @@ from torch import Tensor
 from transformers import MistralConfig, MistralForCausalLM
 
 from app.engine import ChatEngine
-from app.engine_contiguous import ContiguousCache
 from app.engine_loop import LoopStopped
-from app.engine_pages import token_rows
 from app.engine_steady import SteadyDecoder
 from benchmarks import random_models
 from models.conversation import Sampling, Turn
@@ -255,35 +253,6 @@ def test_several_without_memory_for_their_copies(model: VisionLanguageModel, mon
         answers = together(engine, chats, [sampling] * 2)
         assert [answer.text for answer in answers] == [answer.text for answer in expected]
         assert steady.num_tokens - decoded < len(expected[0].ids)
-
-
-def test_the_copy_pads_and_forgets(model: VisionLanguageModel) -> None:
-    with start(model) as engine:
-        allocator = steady_of(engine)._allocator
-        pages = [side for layer in allocator.layer_indices for side in token_rows(allocator)[layer]]
-        for side in pages:
-            side.copy_(torch.rand(side.shape))
-        requests = [list(range(3)), list(range(20, 27)), list(range(40, 45))]
-        cache = ContiguousCache(allocator, requests)
-        assert cache.mask is not None
-        assert (cache.mask[:, 0, 0] == 0).sum(1).tolist() == [3, 7, 5]
-        cache.begin_token()
-        new = torch.rand(3, allocator.num_key_value_heads, 1, allocator.head_dim)
-        for layer in range(len(pages) // 2):
-            cache.update(new, new, layer)
-        cache.keep([2, 0])
-        assert (cache.mask[:, 0, 0] == 0).tolist() == [[True] * 6, [False] * 2 + [True] * 4]
-        cache.begin_token()
-        for layer in range(len(pages) // 2):
-            for row, request in enumerate((2, 0)):
-                own = requests[request]
-                for found, side in zip(cache.update(new[:2], -new[:2], layer), pages[2 * layer :][:2], strict=True):
-                    expected = side[own].view(len(own), allocator.num_key_value_heads, -1).transpose(0, 1)
-                    assert torch.equal(found[row, :, -2 - len(own) : -2], expected)
-                    assert torch.equal(found[row, :, -2], new[request, :, 0])
-        cache.store(1, [60, 61])
-        assert torch.equal(pages[0][60], new[0].flatten())
-        assert torch.equal(pages[1][61], -new[1].flatten())
 
 
 def test_sliding_windows_stay_with_the_library() -> None:
