@@ -22,6 +22,7 @@ from PIL import Image
 from torch import Tensor
 
 from app.decoding import stop_check
+from app.engine_graphs import can_use_graphs
 from app.engine_images import ImageEncoder
 from app.engine_loop import GenerationLoop
 from app.engine_memory import batching_config, image_slots, is_out_of_memory, kv_bytes_per_token
@@ -58,6 +59,7 @@ class EngineStats:
     image_slots: int
     page_bytes: int  # of one page; times the number of pages, what is reserved for keys and values
     image_bytes: int
+    copy_bytes: int  # set aside for keys and values that are decoded without pages
     images_encoded: int
     images_reused: int
     prompt_tokens: int
@@ -71,7 +73,7 @@ class ChatEngine:
 
     `max_concurrent` chats are answered at once, `max_queue` more wait. `kv_bytes` bounds the KV cache (default: half of
     what is free). A step takes at most `max_batch_tokens` tokens (default: 512 on a CPU, 2048 elsewhere). While answers
-    are being written it reads only `busy_prefill_tokens` of new prompts (default: 20 on a CPU, no limit elsewhere), so
+    are being written it reads only `busy_prefill_tokens` of new prompts (default: 10 on a CPU, no limit elsewhere), so
     that these keep flowing, or as many times that as there are prompts for each answer. `update_interval` is the least
     time in seconds between two partial answers of one stream.
     """
@@ -114,11 +116,12 @@ class ChatEngine:
             max_batch_tokens=max_batch_tokens or (512 if on_cpu else 2048),
             page_size=page_size,
             kv_bytes=kv_bytes,
+            with_copies=not can_use_graphs(language_model),
         )
         self._loop = GenerationLoop(
             language_model,
             config=config,
-            busy_prefill_tokens=busy_prefill_tokens or (20 if on_cpu else None),
+            busy_prefill_tokens=busy_prefill_tokens or (10 if on_cpu else None),
             context_tokens=context_tokens,
             copy_tokens=copy_tokens,
             eos_token_ids=model.eos_token_ids,
@@ -218,6 +221,7 @@ class ChatEngine:
             images_held=self._bank.num_held,
             image_slots=self._bank.embedding.num_slots,
             page_bytes=kv_bytes_per_token(self._model.language_model) * self._page_size,
+            copy_bytes=kv_bytes_per_token(self._model.language_model) * self._loop.copy_tokens,
             image_bytes=self._bank.embedding.rows.nbytes // self._bank.embedding.num_slots,
             images_encoded=self._encoded,
             images_reused=self._reused,

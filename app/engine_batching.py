@@ -20,7 +20,7 @@ from transformers.generation.continuous_batching.continuous_api import (
     ContinuousBatchProcessor,
     OutputRouter,
 )
-from transformers.generation.continuous_batching.requests import GenerationOutput, RequestStatus
+from transformers.generation.continuous_batching.requests import GenerationOutput, RequestState, RequestStatus
 
 from app.engine_graphs import GraphedRunner
 from app.engine_pages import update_quickly
@@ -30,6 +30,8 @@ from app.sampling import RequestSampler
 # Seconds by which an idle loop lets others catch up with a question. A step begun for one of several that come at once
 # keeps the rest waiting, and then they are read in small pieces.
 _GATHERING = 0.003
+_BURST = 12  # times `busy_prefill_tokens`, of several prompts that came together
+_SETTLED = 8  # tokens from which on an answer is to flow evenly
 
 
 class Mailbox:
@@ -155,16 +157,26 @@ class Manager(ContinuousBatchingManager):
         # instead, it would wait forever.
         if scheduler.block_new_requests and not running:
             scheduler.block_new_requests = False
-        # A step costs as much as the prompts it reads. With answers under way it takes a few tokens of them, and more
-        # where more wait than are answered.
-        batch_processor.max_batch_tokens = batch_processor.cache.max_batch_tokens
-        answering = sum(state.status == RequestStatus.DECODING for state in running)
-        if answering and self.busy_prefill_tokens is not None:
-            prompts = len(running) - answering + len(scheduler.waiting_requests) + self.input_queue.qsize()
-            step = answering + self.busy_prefill_tokens * max(1, prompts // answering)
-            batch_processor.max_batch_tokens = min(step, batch_processor.max_batch_tokens)
+        batch_processor.max_batch_tokens = self._step_tokens(batch_processor, running)
         go_on: bool = super()._generation_loop_body(batch_processor, bootstrapping)
         return go_on
+
+    def _step_tokens(self, batch_processor: ContinuousBatchProcessor, running: Sequence[RequestState]) -> int:
+        """The most tokens of the next step, which takes as long as the prompts it reads.
+
+        With answers under way it reads a few tokens of prompts, and more where more wait than are answered. Of prompts
+        that came together it reads one after the other, as then most are answered sooner and none later.
+        """
+        most: int = batch_processor.cache.max_batch_tokens
+        if self.busy_prefill_tokens is None:
+            return most
+        answers = [state.generated_len() for state in running if state.status == RequestStatus.DECODING]
+        prompts = len(running) - len(answers) + len(batch_processor.scheduler.waiting_requests)
+        prompts += self.input_queue.qsize()
+        settled = sum(length >= _SETTLED for length in answers)
+        if settled:
+            return min(most, len(answers) + self.busy_prefill_tokens * max(1, prompts // settled))
+        return min(most, len(answers) + self.busy_prefill_tokens * _BURST) if prompts > 1 else most
 
     def _create_batch_processor(self) -> ContinuousBatchProcessor:
         is_new = self.batch_processor is None

@@ -57,7 +57,7 @@ class GenerationLoop:
         self._config = config
         self._busy_prefill_tokens = busy_prefill_tokens
         self._context_tokens = context_tokens
-        self._copy_tokens = copy_tokens
+        self.copy_tokens = copy_tokens
         self._eos_token_ids = list(eos_token_ids)
         self._penalised_ids = list(penalised_ids)
         self._stops = stops
@@ -187,7 +187,7 @@ class GenerationLoop:
             manager.busy_prefill_tokens = self._busy_prefill_tokens
             manager.graph_context_tokens = self._context_tokens if can_use_graphs(self._model) else None
             manager.logit_processor = self._sampler.processors()
-            manager.sampler, manager.copy_tokens = self._sampler, self._copy_tokens
+            manager.sampler, manager.copy_tokens = self._sampler, self.copy_tokens
             manager.output_router = MailboxRouter(self._mailboxes)
             # A cancellation can overtake its request in the library's two queues: then it is asked for again.
             self._sampler.on_unknown = manager.cancel_request

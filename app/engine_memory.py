@@ -9,13 +9,13 @@ from transformers import PreTrainedModel
 from transformers.generation.configuration_utils import ContinuousBatchingConfig
 from transformers.generation.continuous_batching.utils import find_head_dim, find_num_key_value_heads
 
-from app.engine_contiguous import room_for
 from models.devices import free_bytes
 from models.errors import NotEnoughMemory
 
 _SHARE_OF_FREE = 0.5  # the rest is for activations, vision tower and whatever else runs on the machine
-_COPY = 1.5  # keys and values of chats beside their pages: keys or values are there twice while their room grows
-_COPY_SHARE = 0.25  # of what is there for keys and values, for such copies, if one conversation needs no more
+_COPY_SHARE = (
+    0.25  # of what is there for keys and values, for copies of those in use, if one conversation needs no more
+)
 _PARKED = 2.0  # KV for this many times the running chats: the rest keeps the prefixes of chats between two questions
 
 
@@ -27,8 +27,9 @@ def batching_config(
     max_batch_tokens: int,
     page_size: int,
     kv_bytes: int | None,
+    with_copies: bool,
 ) -> tuple[ContinuousBatchingConfig, int]:
-    """Sizes for the generation loop, and of how many tokens the keys and values may be copied (see engine_steady).
+    """Sizes for the generation loop, and of how many tokens keys and values may be copied (see engine_steady).
 
     Raises NotEnoughMemory when not even one full conversation fits.
     """
@@ -44,15 +45,14 @@ def batching_config(
             f"its keys and values, but {budget / 2**20:.1f} MiB are set aside on {language_model.device}. Close other "
             "programs, or use a smaller model, quantization or a shorter context."
         )
-    copied = kv_bytes_per_token(language_model) * _COPY
-    one_copy = room_for(context_tokens)
-    copy_tokens = max(one_copy, min(max_concurrent * one_copy, int(budget * _COPY_SHARE / copied)))
-    beside_copy = int(budget - copied * copy_tokens) // (per_token * page_size)
-    if beside_copy < least:
+    copied = kv_bytes_per_token(language_model)
+    copy_tokens = max(context_tokens, min(max_concurrent * context_tokens, int(budget * _COPY_SHARE) // copied))
+    beside_copy = (budget - copied * copy_tokens) // (per_token * page_size)
+    if beside_copy < least or not with_copies:
         copy_tokens, beside_copy = 0, affordable
     config = ContinuousBatchingConfig(
         page_size=page_size,
-        num_blocks=int(min(wanted, beside_copy)),
+        num_blocks=min(wanted, beside_copy),
         max_batch_tokens=max(max_batch_tokens, max_concurrent),
         max_requests_per_batch=max_concurrent,
         max_memory_percent=1.0,  # checked above, against what is free rather than what is installed

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from itertools import pairwise, starmap
 from typing import Any
 
 from torch import Tensor
@@ -9,7 +11,7 @@ from transformers.generation.continuous_batching.cache import PagedAttentionCach
 from transformers.generation.continuous_batching.cache_allocators.full_attention import FullAttentionCacheAllocator
 from transformers.generation.continuous_batching.utils import attn_mask_is_needed
 
-from app.engine_attention import quick
+from app.engine_attention import Bounds, quick
 
 
 def plain_pages(cache: PagedAttentionCache) -> FullAttentionCacheAllocator | None:
@@ -39,6 +41,7 @@ def update_quickly(cache: PagedAttentionCache) -> None:
     if allocator is None:
         return
     rows, head = token_rows(allocator), (allocator.num_key_value_heads, allocator.head_dim)
+    bounds_of = _bounds_by_step()
 
     def update(key_states: Tensor, value_states: Tensor, layer_idx: int, kwargs: dict[str, Any]) -> Any:
         """The keys and values [1, K, Q, D] of new tokens -> those of all tokens to read, [1, K, L, D]."""
@@ -47,8 +50,26 @@ def update_quickly(cache: PagedAttentionCache) -> None:
         keys.index_copy_(0, write, key_states[0].transpose(0, 1).flatten(1))
         values.index_copy_(0, write, value_states[0].transpose(0, 1).flatten(1))
         if not read.numel():
-            return quick(key_states), value_states
+            return quick(key_states, bounds_of(kwargs), num_queries=key_states.shape[2]), value_states
         keys, values = (side.index_select(0, read).unflatten(1, head).transpose(0, 1) for side in (keys, values))
-        return quick(keys.unsqueeze(0)), values.unsqueeze(0)
+        return quick(keys.unsqueeze(0), bounds_of(kwargs), num_queries=key_states.shape[2]), values.unsqueeze(0)
 
     setattr(cache, "update", update)  # noqa: B010 (the library has no hook for it)
+
+
+def _bounds_by_step() -> Callable[[dict[str, Any]], Bounds]:
+    """From the arguments of a step's attention, which are the same in all layers, the tokens of each request."""
+    seen: Tensor | None = None
+    bounds: Bounds = ()
+
+    def bounds_of(kwargs: dict[str, Any]) -> Bounds:
+        nonlocal seen, bounds
+        ends = kwargs["cu_seq_lens_q"]
+        if ends is not seen:
+            key_ends = kwargs["cu_seq_lens_k"]
+            (key_ends,) = key_ends.values() if isinstance(key_ends, dict) else (key_ends,)
+            slices = (starmap(slice, pairwise(each.tolist())) for each in (ends, key_ends))
+            seen, bounds = ends, tuple(zip(*slices, strict=True))
+        return bounds
+
+    return bounds_of

@@ -28,6 +28,7 @@ _HELP = {
     "image_slots": "Places for encoded images, fixed at the start.",
     "page_bytes": "Bytes of one page, all layers.",
     "image_bytes": "Bytes of one place for an image.",
+    "copy_bytes": "Bytes set aside for keys and values that are decoded without pages, fixed at the start.",
     "images_encoded": "Images encoded since the start.",
     "images_reused": "Images found in memory since the start.",
     "prompt_tokens": "Prompt tokens since the start.",

@@ -45,7 +45,7 @@ class Work:
     inner: int = 6144
     heads: int = 16
     blocks: int = 18
-    repeats: int = 2
+    repeats: int = 3
     in_process: bool = False
 
 

@@ -20,23 +20,25 @@ def test_the_copy_pads_and_forgets(model: VisionLanguageModel) -> None:
         for side in pages:
             side.copy_(torch.rand(side.shape))
         requests = [list(range(3)), list(range(20, 27)), list(range(40, 45))]
-        cache = ContiguousCache(allocator, requests)
+        cache = ContiguousCache(allocator, max_tokens=100)
+        cache.load(requests)
         assert cache.mask is not None
         assert (cache.mask[:, 0, 0] == 0).sum(1).tolist() == [3, 7, 5]
         cache.begin_token()
         new = torch.rand(3, allocator.num_key_value_heads, 1, allocator.head_dim)
         for layer in range(len(pages) // 2):
             cache.update(new, new, layer)
-        cache.keep([2, 0])
-        assert (cache.mask[:, 0, 0] == 0).tolist() == [[True] * 6, [False] * 2 + [True] * 4]
+        cache.drop(1)
+        assert cache.mask is not None
+        assert (cache.mask[:, 0, 0] == 0).tolist() == [[False] * 2 + [True] * 4, [True] * 6]
         cache.begin_token()
         for layer in range(len(pages) // 2):
-            for row, request in enumerate((2, 0)):
+            for row, request in enumerate((0, 2)):
                 own = requests[request]
                 for found, side in zip(cache.update(new[:2], -new[:2], layer), pages[2 * layer :][:2], strict=True):
                     expected = side[own].view(len(own), allocator.num_key_value_heads, -1).transpose(0, 1)
                     assert torch.equal(found[row, :, -2 - len(own) : -2], expected)
                     assert torch.equal(found[row, :, -2], new[request, :, 0])
-        cache.store(1, [60, 61])
+        cache.store(0, [60, 61])
         assert torch.equal(pages[0][60], new[0].flatten())
-        assert torch.equal(pages[1][61], -new[1].flatten())
+        assert torch.equal(pages[1][61], -new[0].flatten())

@@ -183,7 +183,7 @@ def test_without_a_page_for_the_next_token_the_library_decides(
 ) -> None:
     sampling, refused = replace(GREEDY, max_new_tokens=60), []
     with start(model) as engine:
-        cache = steady_of(engine)._cache
+        cache = steady_of(engine)._paged
         can_store = cache.can_store_request_tokens
 
         def refuse_each_first_time(state: Any, count: int, dry_run: bool = False) -> bool:
@@ -246,7 +246,7 @@ def test_several_without_memory_for_their_copies(model: VisionLanguageModel, mon
     with start(model) as engine:
         steady = steady_of(engine)
         alone = prompt_tokens(model, chats[0]) + len(expected[0].ids) + 8
-        monkeypatch.setattr(steady, "_max_tokens", alone)
+        monkeypatch.setattr(steady._cache, "_max_tokens", alone)
         assert text(engine, chats[0]) == expected[0].text
         decoded = steady.num_tokens
         assert decoded == len(expected[0].ids) - 1
