@@ -50,7 +50,8 @@ class Plan:
         """Eight chats and one, on every backbone; the first in both number formats."""
         for index, backbone in enumerate(self._backbones):
             for dtype, goals in CHATS.items() if index == 0 else [(FP32, CHATS[FP32])]:
-                work = chats.SMALL if self._small else chats.Work(repeats=1 if index else 2, alone=2 if index else 3)
+                usual = chats.Work(repeats=1, alone_tokens=32) if index else chats.Work(repeats=2)
+                work = chats.SMALL if self._small else usual
                 chats.run(backbone, self._size_of(backbone), work, dtype, self._clock, report, goals)
 
     def bundled(self, report: Report) -> None:

@@ -27,7 +27,7 @@ KV_BYTES = 1536 * 2**20
 class Work:
     """How much is asked: chats at once, new tokens, the questions' least length, what is added from chat to chat.
 
-    `repeats` of all chats, `alone` of one, as a single answer varies more than eight.
+    `repeats` of all chats, `alone` of one with `alone_tokens` new ones, as a single answer varies more than eight.
     """
 
     chats: int = 8
@@ -35,10 +35,11 @@ class Work:
     shortest: int = 8
     step: int = 12
     repeats: int = 3
-    alone: int = 5
+    alone: int = 3
+    alone_tokens: int = 64
 
 
-SMALL = Work(chats=3, new_tokens=6, repeats=1, alone=1)
+SMALL = Work(chats=3, new_tokens=6, repeats=1, alone=1, alone_tokens=12)
 
 
 Ask = Callable[[int, int, Turn], Turn]  # repetition, number of the chat, a turn with its image -> the question
@@ -94,26 +95,26 @@ class _Sides:
     engine: ChatEngine
     original: OriginalChat
     clock: Clock
-    new_tokens: int
+    work: Work
     conversations: Callable[[int], list[list[Turn]]]
     our_answers: list[str] = field(default_factory=list)
     original_answers: list[str] = field(default_factory=list)
 
     def ours(self, repetition: int) -> dict[str, float]:
         """All chats at once."""
-        return self._ours(self.conversations(repetition), self.new_tokens)
+        return self._ours(self.conversations(repetition), self.work.new_tokens)
 
     def theirs(self, repetition: int) -> dict[str, float]:
         """One `generate` after the other."""
-        return self._theirs(self.conversations(repetition), self.new_tokens)
+        return self._theirs(self.conversations(repetition), self.work.new_tokens)
 
     def ours_alone(self, repetition: int) -> dict[str, float]:
         """One chat."""
-        return self._ours(self.conversations(100 + repetition)[:1], 2 * self.new_tokens)
+        return self._ours(self.conversations(100 + repetition)[:1], self.work.alone_tokens)
 
     def theirs_alone(self, repetition: int) -> dict[str, float]:
         """One `generate`."""
-        return self._theirs(self.conversations(100 + repetition)[:1], 2 * self.new_tokens)
+        return self._theirs(self.conversations(100 + repetition)[:1], self.work.alone_tokens)
 
     def _ours(self, asked: Sequence[Sequence[Turn]], new_tokens: int) -> dict[str, float]:
         start = self.clock()
@@ -152,7 +153,7 @@ def compare(
             engine=engine,
             original=original,
             clock=clock,
-            new_tokens=work.new_tokens,
+            work=work,
             conversations=lambda repetition: [[ask(repetition, n, turn)] for n, turn in enumerate(images)],
         )
         ask_together(engine, [[turn] for turn in map(_ask_about, images)], 2, clock)  # encodes the images
@@ -165,10 +166,17 @@ def compare(
         (f"{work.chats} chats, mean time to first token", "s", together, "first", "first_token"),
         ("1 chat", "tokens/s", alone, "speed", "one"),
     ):
-        mine, other = found["ours"][key], found["original"][key]
-        ratio = mine / other if unit == "tokens/s" else other / mine
+        is_speed = unit == "tokens/s"
         report.add(
-            Figure(name=name, setting=setting, unit=unit, ours=mine, original=other, ratio=ratio, goal=goals.get(goal))
+            Figure(
+                name=name,
+                setting=setting,
+                unit=unit,
+                ours=found.median("ours", key),
+                original=found.median("original", key),
+                ratio=found.ratio(key, *(("ours", "original") if is_speed else ("original", "ours"))),
+                goal=goals.get(goal),
+            )
         )
 
 

@@ -55,15 +55,14 @@ def compare_blocks(
         if dtype == torch.float32:
             close = torch.allclose(served(tokens), dispatch_by_einsum(block, tokens), rtol=1e-4, atol=1e-5)
             report.check_equal(f"MoE block {name}, {count} tokens", [str(close)], ["True"])
-        mine, other = found["ours"]["time"], found["original"]["time"]
         report.add(
             Figure(
                 name=f"MoE block, {count} token{'s' * (count > 1)}",
                 setting=name,
                 unit="s",
-                ours=mine,
-                original=other,
-                ratio=other / mine,
+                ours=found.median("ours", "time"),
+                original=found.median("original", "time"),
+                ratio=found.ratio("time", "original", "ours"),
                 goal=goal,
             )
         )
@@ -79,7 +78,6 @@ def compare_with_dense(
             backbone, replace(size, num_experts=0), dtype=dtype, device=clock.device, context_tokens=512
         ),
     }
-    speeds: dict[str, float] = {}
     engines = {name: ChatEngine(model, max_concurrent=1, kv_bytes=KV_BYTES // 4) for name, model in models.items()}
     with engines["sparse"], engines["dense"]:
 
@@ -90,16 +88,15 @@ def compare_with_dense(
             return {"speed": read.answer.num_new_tokens / (clock() - start)}
 
         found = take_turns({name: partial(speed, name) for name in models}, repeats=repeats)
-        speeds = {name: values["speed"] for name, values in found.items()}
     read_bytes = {name: _read_per_token(model.language_model) for name, model in models.items()}
     report.add(
         Figure(
             name="experts, 1 chat against its dense equivalent",
             setting=f"{models['sparse'].info.name}, {models['sparse'].info.dtype}",
             unit="tokens/s",
-            ours=speeds["sparse"],
-            original=speeds["dense"],
-            ratio=speeds["sparse"] / speeds["dense"],
+            ours=found.median("sparse", "speed"),
+            original=found.median("dense", "speed"),
+            ratio=found.ratio("speed", "sparse", "dense"),
         )
     )
     report.note(

@@ -1,7 +1,7 @@
 """Time, medians and the figures of a report.
 
 On a CPU the clock is the CPU time of this process, so that other programs on the machine change little; the variants of
-a comparison take turns, and each figure is a median. Elsewhere the clock is wall time with the device's work finished.
+a comparison take turns, and each figure is a median, ratios that of the repetitions' ratios. Elsewhere the clock is wall time with the device's work finished.
 """
 
 from __future__ import annotations
@@ -115,8 +115,24 @@ def line(figure: Figure) -> str:
     return f"  {figure.name}, {figure.setting}: {figure.ratio:.2f}x ({sides}){goal}"
 
 
-def take_turns(variants: Mapping[str, Run], *, repeats: int) -> dict[str, dict[str, float]]:
-    """Run each variant once per repetition, in turn; the medians of what they return, by variant and name.
+@dataclass(frozen=True)
+class Samples:
+    """What variants returned: by variant, what each repetition gave."""
+
+    found: Mapping[str, Sequence[Mapping[str, float]]]
+
+    def median(self, variant: str, key: str) -> float:
+        """Over the repetitions."""
+        return statistics.median(sample[key] for sample in self.found[variant])
+
+    def ratio(self, key: str, over: str, under: str) -> float:
+        """Median of the repetitions' ratios: whatever slows the machine for some of them slows both sides alike."""
+        pairs = zip(self.found[over], self.found[under], strict=True)
+        return statistics.median(above[key] / below[key] for above, below in pairs)
+
+
+def take_turns(variants: Mapping[str, Run], *, repeats: int) -> Samples:
+    """Run each variant once per repetition, in turn.
 
     A variant is given the number of the repetition, so that it can avoid what an earlier one left in a cache.
     """
@@ -124,10 +140,7 @@ def take_turns(variants: Mapping[str, Run], *, repeats: int) -> dict[str, dict[s
     for repetition in range(repeats):
         for name, run in variants.items():
             samples[name].append(run(repetition))
-    return {
-        name: {key: statistics.median(sample[key] for sample in found) for key in found[0]}
-        for name, found in samples.items()
-    }
+    return Samples(samples)
 
 
 @contextmanager

@@ -74,7 +74,8 @@ def as_markdown(values: Mapping[str, Any]) -> str:
         f"# Speed, {values['date']}",
         "",
         f"{values['device']}, {values['cores']} cores, {values['threads']} thread(s) used, load "
-        f"{values['load_at_start']} at the start; {versions}. Clock: {values['clock']}.",
+        f"{values['load_at_start']} at the start; {versions}. Clock: {values['clock']}. Ratios are medians of "
+        "the repetitions' ratios.",
         "",
         "| Comparison | Setting | Ratio | Goal | Ours | Original | |",
         "|---|---|--:|--:|--:|--:|---|",

@@ -89,6 +89,7 @@ def test_prompts_are_read_in_small_pieces_while_an_answer_is_written() -> None:
 
 def test_questions_that_come_at_once_are_read_one_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("app.engine_batching._GATHERING", 0.5)
+    monkeypatch.setattr("app.engine_batching._BURST", 6)
     model = tiny_model()
     sizes: list[int] = []
 

@@ -135,7 +135,8 @@ def test_variants_take_turns_and_medians_are_reported() -> None:
         repeats=3,
     )
     assert order == ["a", "b"] * 3
-    assert found == {"a": {"time": 2}, "b": {"time": 5}}
+    assert (found.median("a", "time"), found.median("b", "time")) == (2, 5)
+    assert found.ratio("time", "b", "a") == 3  # of 4, 5/9 and 3
 
 
 def test_a_different_answer_fails_the_run(
