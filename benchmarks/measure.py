@@ -1,7 +1,8 @@
 """Time, medians and the figures of a report.
 
-On a CPU the clock is the CPU time of this process, so that other programs on the machine change little; the variants of
-a comparison take turns, and each figure is a median, ratios that of the repetitions' ratios. Elsewhere the clock is wall time with the device's work finished.
+On a CPU the clock is the CPU time of this process, so that other programs on the machine change little. The variants
+of a comparison take turns; each figure is a median, and a ratio that of the ratios of the repetitions. Elsewhere the
+clock is wall time with the work of the device finished.
 """
 
 from __future__ import annotations
