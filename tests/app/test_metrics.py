@@ -39,9 +39,16 @@ def test_every_counter_has_a_line_with_its_type(engine: ChatEngine) -> None:
 
 def test_the_log_says_how_much_of_the_memory_is_in_use(engine: ChatEngine) -> None:
     stats = dataclasses.replace(
-        engine.stats(), pages_in_use=3, pages_kept=1, pages_total=8, page_bytes=2**20, images_held=2, image_slots=4
+        engine.stats(),
+        pages_in_use=3,
+        pages_kept=1,
+        pages_total=8,
+        page_bytes=2**20,
+        copy_bytes=5 * 2**20,
+        images_held=2,
+        image_slots=4,
     )
-    assert "keys and values 4 of 8 MiB (3 pages in use, 1 kept)" in as_line(stats)
+    assert "keys and values 4 of 8 MiB (3 pages in use, 1 kept), 5 MiB more to decode in" in as_line(stats)
 
 
 def test_the_page_serves_them(engine: ChatEngine) -> None:
