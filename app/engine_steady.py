@@ -1,9 +1,9 @@
 """Decoding while the same chats are answered and nobody comes: over contiguous keys and values, as `generate` does.
 
-With pages, keys and values are written and gathered in every layer at every token, each request attends to the pages of
-all under a mask, and a batch is prepared anew each time; while nothing changes all of that is in vain. So the requests'
-pages are copied once into a cache of their own, and what was added is copied back when anything else comes up. To the
-library, its scheduler and its prefix cache this looks as if it had done the steps itself.
+With pages, keys and values are written and gathered in every layer at every token, under a mask and with a batch that
+are prepared anew each time; while nothing changes all of that is in vain. So the requests' pages are copied once into
+a cache of their own, and what was added is copied back when anything else comes up. To the library, its scheduler and
+its prefix cache this looks as if it had done the steps itself.
 
 B requests, V vocabulary.
 """

@@ -60,7 +60,8 @@ def as_line(stats: EngineStats) -> str:
     return (
         f"{stats.active} answering, {stats.waiting} waiting; keys and values {pages * stats.page_bytes / mib:.0f} of "
         f"{stats.pages_total * stats.page_bytes / mib:.0f} MiB ({stats.pages_in_use} pages in use, {stats.pages_kept} "
-        f"kept), {stats.copy_bytes / mib:.0f} MiB more to decode in; images {stats.images_held * stats.image_bytes / mib:.1f} of "
+        f"kept), {stats.copy_bytes / mib:.0f} MiB more to decode in; images "
+        f"{stats.images_held * stats.image_bytes / mib:.1f} of "
         f"{stats.image_slots * stats.image_bytes / mib:.1f} MiB ({stats.images_pinned} in use)"
     )
 

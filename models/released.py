@@ -10,7 +10,7 @@ from transformers import AutoConfig, PreTrainedConfig
 
 from models.checkpoints import find_local, find_near, resolve
 from models.config import FamilyConfig
-from models.errors import CheckpointCorrupt, CheckpointMissing
+from models.errors import CheckpointCorrupt, CheckpointMissing, ConfigError
 from models.module_config import explained
 from models.weights import Tensors, read_tensors
 
@@ -85,3 +85,13 @@ class ReleasedFiles:
         values = self.config_values(key)
         with explained(f"{self.source(key)}/config.json"):
             return AutoConfig.for_model(**values)
+
+    def trained_context(self) -> int:
+        """How many tokens the LLaVA line's models were trained to read, by their config.json. Raises ConfigError."""
+        tokens = self.config_values("language_model").get("tokenizer_model_max_length") or 2048
+        if type(tokens) is not int or tokens < 1:
+            raise ConfigError(
+                f"{self.source('language_model')}/config.json: tokenizer_model_max_length is {tokens!r}; it must be a "
+                "positive whole number."
+            )
+        return tokens

@@ -91,6 +91,7 @@ def parts(config: Config, files: ReleasedFiles) -> dict[str, Part]:
     if not any(name.startswith("vlm_uni") for name in visual):
         raise CheckpointMismatch(f"{source} has no patch info mining (vlm_uni_*), so it is not an MGM model.")
     values = files.config_values("language_model")
+    files.trained_context()  # refused here, before any weights are read
     folder = files.source("language_model")
     with explained(f"{folder}/config.json"):
         llm = causal_lm_part(tensors, values, source=folder, quantization=config.quantization)
@@ -256,7 +257,7 @@ def assemble(
             is_toy=config.is_toy,
             max_images_per_turn=3 if tower.grid == 1 else 1,
             aids=Aids(ocr=config.ocr, generate=config.generate, image_generator=config.image_generator),
-            context_tokens=config.context_tokens or values.get("tokenizer_model_max_length") or 2048,
+            context_tokens=config.context_tokens or files.trained_context(),
         ),
     )
     stops = (tokenizer.id_of(piece) for piece in STOP_PIECES[conversation])

@@ -82,6 +82,7 @@ def parts(config: Config, files: ReleasedFiles) -> dict[str, Part]:
     """Tower, projector and language model, from the model's folder (or from the keys that name others)."""
     source = files.source("language_model")
     values = files.config_values("language_model")
+    files.trained_context()  # refused here, before any weights are read
     tensors = files.tensors("language_model")
     visual = take_visual(tensors)
     vision_tensors = take_prefix(visual, "image_tower.image_tower.")
@@ -210,7 +211,7 @@ def assemble(
             sampling=config.sampling,
             description=config.description,
             is_toy=config.is_toy,
-            context_tokens=config.context_tokens or values.get("tokenizer_model_max_length") or 2048,
+            context_tokens=config.context_tokens or files.trained_context(),
             has_experts=bool(llm.sparse_layers),
         ),
     )

@@ -123,6 +123,8 @@ WRONG_VALUES: list[tuple[str, dict[str, object], type[MiniVLMError], str]] = [
     (MGM, {"mm_vision_tower": 5}, ConfigError, r"config.json: its values can't be used"),
     (MGM, {"hidden_size": "big"}, ConfigError, r"config.json: its values can't be used .*'hidden_size' expected int"),
     (MGM, {"rope_scaling": {"type": "foo", "factor": 2}}, ConfigError, "no language model can be made .*'foo'"),
+    (MGM, {"tokenizer_model_max_length": "2048"}, ConfigError, "max_length is '2048'; it must be a positive whole"),
+    (PHI, {"tokenizer_model_max_length": -1}, ConfigError, "max_length is -1; it must be a positive whole number"),
     (PHI, {"mm_vision_select_layer": -99}, CheckpointMismatch, "3 layers, but mm_vision_select_layer is -99"),
     (PHI, {"mm_vision_select_layer": "x"}, ConfigError, r"config.json: its values can't be used"),
     (PHI, {"num_attention_heads": 0}, ConfigError, "no language model can be made"),
