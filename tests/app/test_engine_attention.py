@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import pytest
@@ -13,6 +14,8 @@ from app import engine_attention
 from app.engine import ChatEngine
 from app.engine_attention import QuickKeys, quick
 from benchmarks import random_models
+from models.generation import generate
+from tests.app.test_engine import together
 from tests.app.tiny_model import GREEDY, ask
 
 BF16 = torch.bfloat16
@@ -86,3 +89,56 @@ def test_the_engine_uses_it_for_every_backbone(backbone: str, monkeypatch: pytes
     layers = model.language_model.config.num_hidden_layers
     assert len(queries) == layers * answer.num_new_tokens  # once per layer: for the prompt, then for a token each
     assert queries[0] == answer.num_prompt_tokens
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, BF16])
+def test_requests_in_one_row_attend_to_their_own_keys(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As under the mask that hides the others, however many new and old tokens each has."""
+    monkeypatch.setattr(engine_attention, "_MANY_PRODUCTS", 0)
+    new, all_own = (1, 5, 1, 7), (9, 5, 1, 12)
+    generator = torch.Generator().manual_seed(0)
+    query, key, value = (
+        torch.randn(1, 4, count, 16, generator=generator).to(dtype) for count in (sum(new), sum(all_own), sum(all_own))
+    )
+    visible = torch.block_diag(
+        *(torch.ones(count, own).tril(own - count) for count, own in zip(new, all_own, strict=True))
+    )
+    mask = torch.zeros(1, 1, *visible.shape).masked_fill(visible == 0, -torch.inf).to(dtype)
+    ends = [0, *itertools.accumulate(new)], [0, *itertools.accumulate(all_own)]
+    bounds = tuple(zip(*(itertools.starmap(slice, itertools.pairwise(side)) for side in ends), strict=True))
+    ours = functional.scaled_dot_product_attention(query, quick(key, bounds, num_queries=14), value, attn_mask=mask)
+    exact = functional.scaled_dot_product_attention(query.float(), key.float(), value.float(), attn_mask=mask.float())
+    assert type(ours) is Tensor
+    tolerance = 0.02 if dtype == BF16 else 1e-6  # bfloat16 has eight bits
+    torch.testing.assert_close(ours.float(), exact, rtol=tolerance, atol=tolerance)
+
+
+def test_bounds_go_along_with_repeated_keys() -> None:
+    bounds = ((slice(0, 2), slice(0, 30)), (slice(2, 3), slice(30, 50)))
+    keys = quick(torch.rand(1, 2, 50, 16, dtype=BF16), bounds, num_queries=10**6)
+    repeated = keys[:, :, None].expand(1, 2, 3, 50, 16).reshape(1, 6, 50, 16)
+    assert isinstance(repeated, QuickKeys)
+    assert repeated.bounds == bounds
+    assert quick(torch.rand(1, 2, 50, 16, dtype=BF16), bounds).__dict__ == {}  # too few to be worth it
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("backbone", random_models.BACKBONES)
+def test_prompts_read_together_on_every_backbone(backbone: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine_attention, "_MANY_PRODUCTS", 0)
+    monkeypatch.setattr("app.engine_batching._GATHERING", 0.2)
+    model = random_models.random_model(backbone, random_models.SMALL, context_tokens=256)
+    chats = [ask("what is it " * length, random_models.picture(length)) for length in (1, 5, 3)]
+    expected = [generate(model, [chat], GREEDY)[0].text for chat in chats]
+    rows: list[int] = []
+    attend_apart = engine_attention.attend_apart
+
+    def counted(query: Tensor, key: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        assert isinstance(key, QuickKeys)
+        rows.append(len(key.bounds))
+        return attend_apart(query, key, *args, **kwargs)
+
+    monkeypatch.setattr(engine_attention, "attend_apart", counted)
+    with ChatEngine(model, max_concurrent=3, page_size=8, update_interval=0) as engine:
+        assert [answer.text for answer in together(engine, chats, [GREEDY] * 3)] == expected
+    assert max(rows) > 1
