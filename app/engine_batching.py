@@ -31,7 +31,7 @@ from app.sampling import RequestSampler
 # keeps the rest waiting, and then they are read in small pieces.
 _GATHERING = 0.003
 _BURST = 12  # times `busy_prefill_tokens`, of several prompts that came together
-_SETTLED = 8  # tokens from which on an answer is to flow evenly
+_SETTLED = 8  # tokens of an answer that has waited for others long enough
 
 
 class Mailbox:
@@ -122,11 +122,12 @@ class Manager(ContinuousBatchingManager):
 
     crash: Exception | None = None
     num_reused = 0  # prompt tokens found in the prefix cache
-    busy_prefill_tokens: int | None = None  # see `_generation_loop_body`
+    busy_prefill_tokens: int | None = None  # see `_step_tokens`
     graph_context_tokens: int | None = None  # the longest conversation, where decoding steps are to be CUDA graphs
     sampler: RequestSampler | None = None  # set before the start
     copy_tokens = 0  # see SteadyDecoder
     steady: SteadyDecoder | None = None
+    _is_burst = False  # prompts are being read that came while nobody was answered
 
     def start(self) -> None:
         self.background_thread_status.clear()
@@ -148,6 +149,7 @@ class Manager(ContinuousBatchingManager):
 
     def _generation_loop_body(self, batch_processor: ContinuousBatchProcessor, bootstrapping: bool) -> bool:
         if self.steady is not None and self.steady.run():
+            self._is_burst = False
             return True
         scheduler = batch_processor.scheduler
         running = list(scheduler.active_requests.values())
@@ -164,8 +166,9 @@ class Manager(ContinuousBatchingManager):
     def _step_tokens(self, batch_processor: ContinuousBatchProcessor, running: Sequence[RequestState]) -> int:
         """The most tokens of the next step, which takes as long as the prompts it reads.
 
-        With answers under way it reads a few tokens of prompts, and more where more wait than are answered. Of prompts
-        that came together it reads one after the other, as then most are answered sooner and none later.
+        With answers under way it reads a few tokens of prompts, and more where more wait than are answered. Prompts
+        that came together while nobody was answered are read one after the other, as then most are answered sooner and
+        none later; the first to be answered wait for the rest, unless these go on coming.
         """
         most: int = batch_processor.cache.max_batch_tokens
         if self.busy_prefill_tokens is None:
@@ -173,10 +176,13 @@ class Manager(ContinuousBatchingManager):
         answers = [state.generated_len() for state in running if state.status == RequestStatus.DECODING]
         prompts = len(running) - len(answers) + len(batch_processor.scheduler.waiting_requests)
         prompts += self.input_queue.qsize()
-        settled = sum(length >= _SETTLED for length in answers)
-        if settled:
-            return min(most, len(answers) + self.busy_prefill_tokens * max(1, prompts // settled))
-        return min(most, len(answers) + self.busy_prefill_tokens * _BURST) if prompts > 1 else most
+        if not answers:
+            self._is_burst = True
+            pieces = _BURST if prompts > 1 else most
+        else:
+            self._is_burst &= prompts > 0 and max(answers) < _SETTLED
+            pieces = _BURST if self._is_burst else max(1, prompts // len(answers))
+        return min(most, len(answers) + self.busy_prefill_tokens * pieces)
 
     def _create_batch_processor(self) -> ContinuousBatchProcessor:
         is_new = self.batch_processor is None

@@ -24,7 +24,7 @@ class Work:
     """Visitors at once, questions each asks, tokens of a question and of an answer (which some leave early)."""
 
     visitors: int = 6
-    questions: int = 3
+    questions: int = 5
     shortest: int = 20
     longest: int = 160
     new_tokens: int = 48

@@ -14,7 +14,6 @@ from transformers.generation.continuous_batching.requests import GenerationOutpu
 from app.engine import ChatEngine
 from app.engine_batching import Mailbox, OldestFirstLedger
 from app.engine_queue import Admission
-from app.engine_stream import AnswerStream
 from models.conversation import Turn
 from models.errors import Busy
 from tests.app.tiny_model import GREEDY, ask, say, tiny_model
@@ -55,11 +54,6 @@ def test_a_chat_in_use_keeps_its_prefix_while_others_come_and_go() -> None:
         assert engine.stats().pages_kept <= engine.stats().pages_total
 
 
-def settled(stream: AnswerStream) -> None:
-    """Read on until the answer is long enough to be kept flowing."""
-    next(answer for answer in stream if answer.num_new_tokens >= 8)
-
-
 def test_prompts_are_read_in_small_pieces_while_an_answer_is_written() -> None:
     model = tiny_model()
     model.language_model.script = lambda _: 3 + ord("a")  # type: ignore[assignment]
@@ -74,11 +68,11 @@ def test_prompts_are_read_in_small_pieces_while_an_answer_is_written() -> None:
         assert max(sizes) > 100
         long = replace(GREEDY, max_new_tokens=450)
         with engine.stream(ask("hi"), long) as first, engine.stream(ask("you"), long) as second:
-            settled(first)
+            next(first)
             sizes.clear()
             next(engine.stream(ask("another prompt, which comes while an answer is written " * 3), GREEDY))
             assert 16 < max(sizes) <= 17
-            settled(second)
+            next(second)
             sizes.clear()
             others = [ask(f"{number} more come at the same time and share the piece " * 3) for number in range(2)]
             with ThreadPoolExecutor(2) as pool:
