@@ -49,22 +49,28 @@ def update_quickly(cache: PagedAttentionCache) -> None:
         write, read = kwargs["write_index"][0], kwargs["read_index"][0]
         keys.index_copy_(0, write, key_states[0].transpose(0, 1).flatten(1))
         values.index_copy_(0, write, value_states[0].transpose(0, 1).flatten(1))
-        if not read.numel():
-            return quick(key_states, bounds_of(kwargs), num_queries=key_states.shape[2]), value_states
-        keys, values = (side.index_select(0, read).unflatten(1, head).transpose(0, 1) for side in (keys, values))
-        return quick(keys.unsqueeze(0), bounds_of(kwargs), num_queries=key_states.shape[2]), values.unsqueeze(0)
+        all_keys, all_values = key_states, value_states
+        if read.numel():
+            found = (side.index_select(0, read).unflatten(1, head).transpose(0, 1) for side in (keys, values))
+            all_keys, all_values = (side.unsqueeze(0) for side in found)
+        return quick(all_keys, bounds_of(kwargs), num_queries=key_states.shape[2]), all_values
 
     setattr(cache, "update", update)  # noqa: B010 (the library has no hook for it)
 
 
 def _bounds_by_step() -> Callable[[dict[str, Any]], Bounds]:
-    """From the arguments of a step's attention, which are the same in all layers, the tokens of each request."""
+    """From the arguments of a step's attention, which are the same in all layers, the tokens of each request.
+
+    None off the CPU, where nobody needs them: each step would wait for the device, and could not be captured.
+    """
     seen: Tensor | None = None
     bounds: Bounds = ()
 
     def bounds_of(kwargs: dict[str, Any]) -> Bounds:
         nonlocal seen, bounds
         ends = kwargs["cu_seq_lens_q"]
+        if ends.device.type != "cpu":
+            return ()
         if ends is not seen:
             key_ends = kwargs["cu_seq_lens_k"]
             (key_ends,) = key_ends.values() if isinstance(key_ends, dict) else (key_ends,)

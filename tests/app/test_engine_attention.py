@@ -13,6 +13,7 @@ from torch.nn import functional
 from app import engine_attention
 from app.engine import ChatEngine
 from app.engine_attention import QuickKeys, quick
+from app.engine_pages import _bounds_by_step
 from benchmarks import random_models
 from models.generation import generate
 from tests.app.test_engine import together
@@ -120,6 +121,18 @@ def test_bounds_go_along_with_repeated_keys() -> None:
     assert isinstance(repeated, QuickKeys)
     assert repeated.bounds == bounds
     assert quick(torch.rand(1, 2, 50, 16, dtype=BF16), bounds).__dict__ == {}  # too few to be worth it
+
+
+def test_bounds_are_read_on_a_cpu_alone() -> None:
+    """Elsewhere reading them would make every step wait, and break the capture of a CUDA graph."""
+    ends = torch.tensor([0, 2, 3]), torch.tensor([0, 30, 50])
+    bounds_of = _bounds_by_step()
+    assert bounds_of({"cu_seq_lens_q": ends[0], "cu_seq_lens_k": {"full_attention": ends[1]}}) == (
+        (slice(0, 2), slice(0, 30)),
+        (slice(2, 3), slice(30, 50)),
+    )
+    # A tensor without values: to read it is an error.
+    assert bounds_of({"cu_seq_lens_q": ends[0].to("meta"), "cu_seq_lens_k": ends[1].to("meta")}) == ()
 
 
 @pytest.mark.usefixtures("quick")
