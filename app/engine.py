@@ -7,7 +7,7 @@ prefix sharing -> text. Each question's thread prepares its own prompt and image
     engine_prompt   a prompt that fits the context     engine_batching   the library it runs, adapted
     engine_memory   sizes                              engine_stream     one answer as it comes (decoding, sampling)
     engine_images   the vision tower's passes          engine_pages      its pages, read and written quickly
-    engine_steady   decoding while nobody comes        engine_attention  attention in bfloat16 on a CPU
+    engine_steady   decoding while nobody comes        engine_attention  attention on a CPU
     engine_contiguous  its keys and values             engine_graphs     decoding steps on a GPU
 """
 

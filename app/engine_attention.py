@@ -20,8 +20,6 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 _MOST_SCORES = 2**21  # these fill 8 MiB; with more, torch's kernel is faster, which works on small parts of them
-
-
 _MANY_PRODUCTS = 2**21  # from which on it is worth the calls to take requests one by one
 
 Bounds = tuple[tuple[slice, slice], ...]

@@ -178,10 +178,11 @@ class Manager(ContinuousBatchingManager):
         prompts += self.input_queue.qsize()
         if not answers:
             self._is_burst = True
-            pieces = _BURST if prompts > 1 else most
+            if prompts <= 1:
+                return most
         else:
             self._is_burst &= prompts > 0 and max(answers) < _SETTLED
-            pieces = _BURST if self._is_burst else max(1, prompts // len(answers))
+        pieces = _BURST if self._is_burst else max(1, prompts // len(answers))
         return min(most, len(answers) + self.busy_prefill_tokens * pieces)
 
     def _create_batch_processor(self) -> ContinuousBatchProcessor:

@@ -36,7 +36,7 @@ class ContiguousCache:
         self.length = 0
 
     def room_for(self, lengths: Sequence[int]) -> int:
-        """The room C that requests of these lengths would have; no more than the longest where there is too little."""
+        """The room C that requests of these lengths would have, which is less than they need if memory is short."""
         return min(max(lengths) + ROOM, self._max_tokens // len(lengths))
 
     def load(self, rows: Sequence[Sequence[int]]) -> None:
