@@ -6,6 +6,8 @@ VENV ?= .venv
 PIP_FLAGS ?=
 # More arguments for demo.py: make demo ARGS="--cfg-path eval_configs/minigpt_v2.yaml --device cuda:0"
 ARGS ?=
+# Of make train-tiny: 2 share the work of every step, on two cores or two GPUs.
+PROCESSES ?= 1
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
@@ -34,8 +36,8 @@ format: $(VENV)/.installed-dev ## rewrite the files as `make lint` wants them
 	$(BIN)/ruff check --fix-only --exit-zero .
 	$(BIN)/ruff format .
 
-train-tiny: $(VENV)/.installed-dev ## train the bundled tiny checkpoints again, from nothing (hours on two cores)
-	$(BIN)/python -m training.tiny.train_tiny
+train-tiny: $(VENV)/.installed-dev ## train the bundled tiny checkpoints again, from nothing (hours; PROCESSES=2 for two cores)
+	$(BIN)/torchrun --standalone --nproc-per-node $(PROCESSES) -m training.tiny.train_tiny $(ARGS)
 
 # Raise a version in requirements*.txt, install it, run `make check`, then this.
 lock: $(VENV)/.installed-dev ## write the installed versions to constraints.txt

@@ -43,7 +43,7 @@ VQA_GOALS = ("count", "colour", "shape", "relation", "existence", "reading")
 
 HELD_OUT_TASKS = ("refer", "identify", "colour", "shape")
 _BOX_TASKS = ("refer", "identify", "grounding", "detection", "absent")
-_SEED_SPACE = 1_000_003  # training seeds are pairs, evaluation seeds triples: they never meet
+_SEED_SPACE = 1_000_003  # more than training, whose second number is the step, ever has: seeds never meet
 _CONCURRENT = 32
 _TRACED_SCENES = 100  # at most, for the shares of experts: each is one more pass
 

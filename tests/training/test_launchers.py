@@ -8,11 +8,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import TrainingArguments
 
+from tests.training import tiny_steps
+from tests.training.test_tiny_trainer import shown
 from tests.training.test_train_stage import losses
 from tests.training.tiny_stages import tiny_recipe
-from training.batch_trainer import batch_arguments
+from training.batch_trainer import STATE_FILE, batch_arguments
 from training.recipe import Recipe
 from training.train import run_stage
 
@@ -53,6 +56,23 @@ def test_two_processes_are_two_accumulated_batches(launcher: str, alone: Path, t
     assert ours.keys() == theirs.keys()
     for name, tensor in ours.items():
         assert torch.allclose(tensor, theirs[name], atol=1e-6), name
+
+
+@pytest.mark.slow
+def test_two_processes_share_the_steps_of_a_bundled_model(tmp_path: Path) -> None:
+    """Each has half of every step's batch; one process has both halves, one after the other."""
+    module = ["-m", "tests.training.tiny_steps"]
+    for name, launcher in (("alone", []), ("together", ["-m", *LAUNCHERS["torchrun"]])):
+        subprocess.run(
+            [sys.executable, *launcher, *module, str(tmp_path / name)], cwd=ROOT, check=True, capture_output=True
+        )
+    assert dict(shown(tmp_path / "together")) == pytest.approx(dict(shown(tmp_path / "alone")))
+    alone, together = (
+        load_file(tmp_path / name / "checkpoints" / f"checkpoint-{tiny_steps.STEPS}" / STATE_FILE)
+        for name in ("alone", "together")
+    )
+    for name, tensor in together.items():
+        torch.testing.assert_close(tensor, alone[name], atol=1e-5, rtol=1e-3, msg=name)
 
 
 def test_a_process_without_a_launcher_takes_one_gpu_of_several(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

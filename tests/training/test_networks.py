@@ -28,9 +28,9 @@ from training.scenes.samples import (
 )
 from training.scenes.scene import Scene, sample_scene
 from training.tiny import export
-from training.tiny.dense import NUM_BINS, centre_map, dense_targets, iou, soft_bins
+from training.tiny.dense import centre_map, dense_targets, iou, soft_bins
 from training.tiny.images import pixel_values_of
-from training.tiny.language_batches import LanguageRecipe, language_batches, row_group
+from training.tiny.language_batches import LanguageRecipe, language_batches
 from training.tiny.mentions import MentionHead, TrainingHeads, mention_targets
 from training.tiny.muon import Muon, orthogonalise
 from training.tiny.networks import (
@@ -45,7 +45,6 @@ from training.tiny.networks import (
     build_merge_connector,
     build_qformer_connector,
     build_vision_tower,
-    merged_decoder_state,
 )
 from training.tiny.rows import MINIGPT_V2_LAST_MIXTURE, MINIGPT_V2_MIXTURE, Mention, RowFormat
 from training.tiny.tokenizer import COORDINATES
@@ -143,38 +142,18 @@ def check_same(model: TinyModel, path: Path) -> None:
     torch.testing.assert_close(logits[1], logits[0], atol=2e-3, rtol=1e-2)
 
 
-def test_merging_lora_keeps_the_decoder_as_it_is(tokenizer: SentencePieceTokenizer) -> None:
-    with_lora = tiny_model(tokenizer).language_model
-    plain = build_decoder(DECODER, vocabulary_size=len(tokenizer), coordinate_ids=list(range(NUM_BINS)))
-    plain.load_state_dict(merged_decoder_state(with_lora.state_dict()))
-    ids = torch.arange(20)[None]
-    torch.testing.assert_close(plain(ids).logits, with_lora(ids).logits, atol=1e-4, rtol=1e-4)
-
-
-def test_rows_after_the_shared_image_equal_whole_prompts(tokenizer: SentencePieceTokenizer) -> None:
-    """The decoder reads the image once per scene; a row must see what a conversation sees at inference."""
-    model = tiny_model(tokenizer)
-    stage = stage_of(model, tokenizer)
+def test_a_row_is_what_a_prompt_is_at_inference(tokenizer: SentencePieceTokenizer) -> None:
     rng = np.random.default_rng(3)
     scene = sample_scene(rng)
     sample = make_caption(rng, scene)
-    row = rows_of(tokenizer).row([sample])
+    rows = rows_of(tokenizer)
+    row = rows.row([sample])
     image = render_image(scene)
     segments = MINIGPT_V2.render([Turn("user", sample.prompt, (image,))])
     assert segments[1] is image
-    assert stage.prefix.tolist() == tokenizer.encode(str(segments[0]), add_bos=True)
+    assert rows.prefix() == tokenizer.encode(str(segments[0]), add_bos=True)
     assert row.prompt == tokenizer.encode(str(segments[2]))
     assert row.answer == [*tokenizer.encode(sample.answer), tokenizer.eos_token_id]
-    with torch.no_grad():
-        embeds = model.look(pixel_values_of([scene]))[0]
-        embed = model.language_model.model.embed_tokens
-        ids = torch.tensor(row.prompt + row.answer)
-        whole = torch.cat((embed(stage.prefix)[None], embeds, embed(ids[:-1])[None]), dim=1)
-        logits = model.language_model(inputs_embeds=whole).logits[0, -len(row.answer) :]
-        expected = stage.token_losses(logits, torch.tensor(row.answer), 2.0)
-        group = row_group([(0, row)], MINIGPT_V2_MIXTURE, PATCH_GRID)
-        losses, _ = stage.run_rows(group, stage.read_image(embeds), 2.0)
-    torch.testing.assert_close(losses, expected, atol=1e-4, rtol=1e-4)
 
 
 def test_mentions_point_at_the_end_of_their_phrase(tokenizer: SentencePieceTokenizer) -> None:

@@ -18,7 +18,6 @@ import training.tiny.trainer
 from models.sentencepiece_tokenizer import SentencePieceTokenizer
 from tests.training.test_networks import RECIPE, TOKENIZER, rows_of, stage_of, tiny_model
 from tests.training.test_train_stage import StopAt, Stopped
-from training.batch_trainer import latest_checkpoint
 from training.tiny.dense import DenseHeads
 from training.tiny.language_batches import language_batches
 from training.tiny.mentions import TrainingHeads
@@ -28,7 +27,7 @@ from training.tiny.optimiser import LearningRates, MuonWithAdamW, build_optimise
 from training.tiny.pretrain_tower import TowerRecipe, TowerStage, pretrain_tower, tower_batches
 from training.tiny.tokenizer import COORDINATES
 from training.tiny.train_language import train_language
-from training.tiny.trainer import SceneBatches, moved, run_folder, run_steps
+from training.tiny.trainer import PARTS, SceneBatches, moved, run_steps
 
 # Warned of by the libraries themselves, whatever is trained.
 pytestmark = [
@@ -36,7 +35,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:Mismatch dtype between input and weight"),  # autocast leaves RMSNorm alone
 ]
 STEPS = 6
-TOWER_RECIPE = TowerRecipe(steps=STEPS, batch=3, teacher_weight=1.0, set_weight=0.5)
+TOWER_RECIPE = TowerRecipe(steps=STEPS, batch=4, teacher_weight=1.0, set_weight=0.5)
 LANGUAGE_RECIPE = replace(RECIPE, steps=STEPS)
 
 
@@ -143,14 +142,16 @@ def test_the_steps_are_those_of_a_plain_loop(make: Maker, tokenizer: SentencePie
                 progress = step / STEPS
                 scale = min(1.0, (progress + 1e-3) / 0.02, (1 - progress) / (1 - plain.decay_from))
                 group["lr"] = group["peak"] * scale
-        batch = plain.batches[step]["batch"]  # pictures are blurred in full precision
-        with torch.autocast("cpu", torch.bfloat16):
-            loss, _ = plain.stage(batch)
-        loss.backward()
-        losses.append(loss.item())
+        losses.append(0.0)
+        for part in range(PARTS):
+            batch = plain.batches[step * PARTS + part]["batch"]  # pictures are blurred in full precision
+            with torch.autocast("cpu", torch.bfloat16):
+                loss = plain.stage(batch)[0] / PARTS
+            loss.backward()
+            losses[-1] += loss.item()
         for optimiser in optimisers:
             optimiser.step()
-    assert [value for _, value in shown(tmp_path)] == losses
+    assert [value for _, value in shown(tmp_path)] == pytest.approx(losses, rel=1e-6)  # summed in fp32 there
     for (name, ours), theirs in zip(case.stage.named_parameters(), plain.stage.parameters(), strict=True):
         assert torch.equal(ours, theirs), name
 
@@ -206,40 +207,25 @@ def test_what_is_reported_is_a_mean_over_the_steps_that_had_it(tmp_path: Path) -
     assert "train/never" not in events.Tags()["scalars"]
 
 
-def test_a_longer_leg_goes_on_with_the_optimiser_of_a_shorter_one(
+def test_a_finished_stage_is_not_repeated(
     tokenizer: SentencePieceTokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """At its own rates: those of the shorter leg had fallen to zero. It survives being killed in its middle."""
-    monkeypatch.setattr(training.tiny.trainer, "_SAVE_EVERY", 1)
-    monkeypatch.setattr(training.tiny.train_language, "_LOG_EVERY", 1)
+    """Also one that was killed after its last step, before the file was written."""
     ids = [tokenizer.encode(piece)[-1] for piece in COORDINATES]
-    legs = [replace(LANGUAGE_RECIPE, steps=steps) for steps in (2, 5)]
+    recipe = replace(LANGUAGE_RECIPE, steps=2)
 
-    def train(save_to: Path) -> dict[str, Any]:
+    def train() -> dict[str, Any]:
         model = tiny_model(tokenizer)
         torch.manual_seed(1)
         heads = TrainingHeads(32, 32, model.num_patches)
-        train_language(model, heads, rows_of(tokenizer), ids, legs, save_to)
+        train_language(model, heads, rows_of(tokenizer), ids, recipe, tmp_path / "state.pt")
         return {**model.state_dict(), **heads.state_dict()}
 
-    whole = train(tmp_path / "whole.pt")
-    rates = [rate for _, rate in shown(run_folder(tmp_path / "whole.pt"), "train/learning_rate")]
-    first, second = (rate_factor(leg.steps, leg.decay_from) for leg in legs)
-    peak = legs[0].rates.muon * legs[0].tower_factor
-    factors = [first(0), first(1), second(2), second(3), second(4)]
-    assert rates == pytest.approx([peak * factor for factor in factors])
-    killed_at(4, monkeypatch)
-    with pytest.raises(Stopped):
-        train(tmp_path / "killed.pt")
-    monkeypatch.setattr(training.tiny.trainer, "TinyTrainer", TinyTrainer)
-    assert not (tmp_path / "killed.pt").is_file()
-    found = latest_checkpoint(run_folder(tmp_path / "killed.pt"))
-    assert found is not None
-    assert found.name == "checkpoint-3"
-    ends = [train(tmp_path / "killed.pt"), train(tmp_path / "killed.pt")]  # the second takes what is finished
-    (tmp_path / "killed.pt").unlink()
-    ends.append(train(tmp_path / "killed.pt"))  # killed after the last step, before the file was written
-    for again in ends:
+    whole = train()
+    killed_at(1, monkeypatch)  # whoever begins a step now dies
+    taken = train()
+    (tmp_path / "state.pt").unlink()
+    for again in (taken, train()):
         for name, tensor in again.items():
             assert torch.equal(tensor, whole[name]), name
 

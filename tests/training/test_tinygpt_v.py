@@ -83,7 +83,7 @@ def test_exported_stages_load_with_the_same_image_tokens_and_logits(tiny: TinyGP
     # Stage 3 shares everything that is not in its file, so nothing else may differ.
     stage_3.vision_tower.load_state_dict(stage_4.vision_tower.state_dict())
     stage_3.connector.qformer.load_state_dict(stage_4.connector.qformer.state_dict())  # type: ignore[union-attr]
-    tiny.export(tmp_path, stage_4, stage_3)
+    tiny.export(stage_4, stage_3, tmp_path)
     path = tmp_path / "config.yaml"
     path.write_text(CONFIG.format(folder=tmp_path, stage=stage))
     loaded = load_model(path, device="cpu", report=lambda _: None)

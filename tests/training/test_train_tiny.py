@@ -28,6 +28,7 @@ from training.tiny.networks import PATCH_SIZE, DecoderShape, QFormerShape, Tower
 from training.tiny.train_tiny import FAMILIES, main
 
 ROOT = Path(__file__).parents[2]
+TOKENIZER = ROOT / "checkpoints" / "tiny_minigpt_v2" / "llama" / "tokenizer.model"
 TOWER = TowerShape(width=32, layers=1, heads=1, mlp_width=32)
 DECODER = DecoderShape(width=32, layers=3, heads=1, mlp_width=32)
 QFORMER = QFormerShape(width=32, layers=1, heads=1, mlp_width=32)
@@ -36,7 +37,7 @@ _EVA, _QFORMER = f"vision_config={{{_SIZES}, patch_size: 12}}", f"qformer_config
 _CLIP = f"vision_config={{{_SIZES.replace('layers: 1', 'layers: 2')}, image_size: 48, patch_size: 4, hidden_act: gelu}}"
 _CLIP_144 = _CLIP.replace("image_size: 48, patch_size: 4", "image_size: 144, patch_size: 12")
 OVERRIDES = {
-    "minigpt_v2": (_EVA.replace("layers: 1", "layers: 2"),),
+    "minigpt_v2": (_EVA,),
     "minigpt4": (_EVA, _QFORMER),
     "tinygpt_v": (_EVA, _QFORMER),
     "tinygpt_v_stage3": (_EVA, _QFORMER),
@@ -67,7 +68,7 @@ def small_recipes(monkeypatch: pytest.MonkeyPatch) -> None:
     for module, name in (
         (minigpt, "TOWER_RECIPE"),
         (minigpt, "TOKEN_RECIPE"),
-        (minigpt, "DEEPER_RECIPE"),
+        (minigpt, "HARD_TOKEN_RECIPE"),
         (moe_llava, "TOWER_RECIPE"),
         (mini_gemini, "HIGH_RECIPE"),
         (mini_gemini, "TOWERS_RECIPE"),
@@ -76,12 +77,9 @@ def small_recipes(monkeypatch: pytest.MonkeyPatch) -> None:
     queries = tuple(replace(recipe, steps=2, batch=2) for recipe in minigpt4.QUERY_RECIPES)
     monkeypatch.setattr(minigpt4, "QUERY_RECIPES", queries)
     monkeypatch.setattr(mini_gemini, "_FITTED_BATCHES", 2)
-    monkeypatch.setattr(minigpt, "COPIED_LAYERS", (0,))
-    legs = zip(minigpt.MINIGPT_V2_LEGS, (1, 2), strict=True)
-    monkeypatch.setattr(minigpt, "MINIGPT_V2_LEGS", tuple(shortened(leg, steps) for leg, steps in legs))
     for module, names in (
-        (minigpt, ("REFINEMENT", "POLISHING", "ENTANGLED")),
-        (minigpt4, ("ALIGNMENT", "MINIGPT4")),
+        (minigpt, ("LANGUAGE", "ENTANGLED")),
+        (minigpt4, ("MINIGPT4",)),
         (tinygpt_v, ("STAGE_4", "STAGE_3")),
         (moe_llava, ("DENSE", "SPARSE")),
         (mini_gemini, ("RECIPE",)),
@@ -94,10 +92,10 @@ def small_recipes(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_all_families(small_recipes: None, tmp_path: Path) -> None:
     work = tmp_path / "work"
     work.mkdir()
-    shutil.copy(ROOT / "checkpoints" / "tiny_minigpt_v2" / "llama" / "tokenizer.model", work)
+    shutil.copy(TOKENIZER, work)
     train_byte_tokenizer(work / "phi_tokenizer", num_scenes=200)
     for family, train in FAMILIES.items():
-        train(work, tmp_path / f"tiny_{family}")
+        train(work, tmp_path)(tmp_path / f"tiny_{family}")
     for name, overrides in OVERRIDES.items():
         path = copy_config(name, tmp_path)
         model = load_model(path, device="cpu", overrides=overrides, report=lambda _: None)
@@ -106,8 +104,7 @@ def test_all_families(small_recipes: None, tmp_path: Path) -> None:
 
 
 def test_an_exported_mini_gemini_sees_what_was_trained(small_recipes: None, tmp_path: Path) -> None:
-    shutil.copy(ROOT / "checkpoints" / "tiny_minigpt_v2" / "llama" / "tokenizer.model", tmp_path)
-    family = mini_gemini.MiniGemini(tmp_path)
+    family = mini_gemini.MiniGemini(tmp_path, TOKENIZER)
     model, _ = family.build()
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, mean=parameter.detach().mean().item(), std=0.05)
@@ -143,35 +140,38 @@ def test_clip_begins_as_the_tower_that_it_is_made_from() -> None:
 
 
 def test_experts_start_as_the_feed_forward_that_they_replace(small_recipes: None, tmp_path: Path) -> None:
-    shutil.copy(ROOT / "checkpoints" / "tiny_minigpt_v2" / "llama" / "tokenizer.model", tmp_path)
-    family = moe_llava.MoELlava(tmp_path)
+    family = moe_llava.MoELlava(tmp_path, TOKENIZER)
     dense, _ = family.build()
     family.export(dense, tmp_path / "dense")
     upcycle_folder(tmp_path / "dense", tmp_path / "sparse")
-    sparse = family.load(tmp_path / "sparse")
+    sparse = moe_llava.sparse_model(tmp_path / "sparse")
     assert isinstance(sparse.language_model, SparseDecoder)
     assert list(sparse.language_model.sparse_layers) == [0, 2]
     ids = torch.arange(10, 20)[None]
     with torch.no_grad():
         expected = dense.eval().language_model(input_ids=ids).logits
         torch.testing.assert_close(sparse.eval().language_model(input_ids=ids).logits, expected, atol=2e-3, rtol=1e-2)
+        merged = mini_gemini.dense_state(sparse.language_model)  # the way back, which Mini-Gemini's decoder takes
+    assert merged.keys() == dense.language_model.state_dict().keys()
+    for name, tensor in dense.language_model.state_dict().items():
+        torch.testing.assert_close(merged[name], tensor, atol=1e-3, rtol=1e-3, msg=name)
     trained = {name for name, parameter in sparse.named_parameters() if parameter.requires_grad}
     assert all(".mlp." in name or name.startswith("connector.") for name in trained)
 
 
 @pytest.mark.parametrize(
-    ("family", "state"),
-    [
-        ("minigpt4", "minigpt_v2_polished.pt"),
-        ("tinygpt_v", "minigpt4_queries_hard.pt"),
-        ("mini_gemini", "moe_llava_dense.pt"),
-    ],
+    ("family", "before"),
+    [("minigpt4", "tiny_minigpt_v2"), ("tinygpt_v", "tiny_minigpt4"), ("mini_gemini", "tiny_moe_llava")],
 )
-def test_a_family_needs_those_before_it(
-    family: str, state: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_a_family_needs_the_one_before_it(
+    family: str, before: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    shutil.copy(ROOT / "checkpoints" / "tiny_minigpt_v2" / "llama" / "tokenizer.model", tmp_path)
-    shutil.copytree(ROOT / "checkpoints" / "tiny_tinygpt_v" / "phi-2", tmp_path / "phi_tokenizer")
-    assert main(["--only", family, "--work-dir", str(tmp_path)]) == 2
-    expected = f"error: {tmp_path / state} is missing: its stage comes first; leave --only out"
-    assert capsys.readouterr().err.startswith(expected)
+    tokenizer = tmp_path / "tiny_minigpt_v2" / "llama" / "tokenizer.model"
+    tokenizer.parent.mkdir(parents=True)
+    shutil.copy(TOKENIZER, tokenizer)
+    shutil.copytree(ROOT / "checkpoints" / "tiny_tinygpt_v" / "phi-2", tmp_path / "work" / "phi_tokenizer")
+    assert main(["--only", family, "--work-dir", str(tmp_path / "work"), "--output", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert str(tmp_path / before) in error
+    assert len(error.splitlines()) == 1

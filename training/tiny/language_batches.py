@@ -1,11 +1,10 @@
-"""Second stage: the recipe, and from it the batch of every step."""
+"""Second stage: the recipe, and from it the batches of every step."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import groupby
 
-import numpy as np
 import torch
 from numpy.random import Generator
 from torch import Tensor
@@ -18,12 +17,14 @@ from training.tiny.dense import DenseTargets, Grid, dense_targets
 from training.tiny.images import pixel_values_of
 from training.tiny.mentions import MentionTargets, mention_targets
 from training.tiny.optimiser import LearningRates
+from training.tiny.packed_rows import RowBlock
 from training.tiny.rows import Mixture, Row, RowFormat
-from training.tiny.trainer import SceneBatches
+from training.tiny.trainer import PARTS, SceneBatches
 
-_BUCKETS = 6  # rows are sorted by length and run in this many groups, so that little is padding
 _CROWD = 5
-_TEXT_ONLY_ROWS = 3  # per step
+_TEXT_ONLY_ROWS = 2  # per batch
+_MODERATE_LENGTH = 40  # tokens
+_LENGTH_STEPS = (4, 16)  # lengths are multiples of the first, of the second where they are more than moderate
 
 
 RATES = LearningRates(muon=0.007, adamw=1.5e-3)
@@ -37,7 +38,7 @@ class LanguageRecipe:
     mixture: Mixture
     late_mixture: Mixture | None = None  # takes over at `late_from`
     late_from: float = 0.625
-    images: int = 24  # scenes per step
+    images: int = 24  # scenes per step, an even number
     rows: int = 10  # questions per scene
     blend: SceneBlend = USUAL
     crowded: float = 0.0  # share of the scenes that have five objects or more
@@ -59,14 +60,14 @@ class LanguageRecipe:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RowGroup:
-    """R rows that run together, padded on the right to one length L; A answer tokens, M mentions."""
+class PackedRows:
+    """Rows of different lengths one after the other, T tokens; A of them are answered, at M objects are mentioned."""
 
-    ids: Tensor  # [R, L]
-    targets: Tensor  # [R, L] the next token, -1 where nothing is predicted
-    images: Tensor | None  # [R] which scene each row is about; None for text alone
+    ids: Tensor  # [T]
+    targets: Tensor  # [T] the next token, -1 where nothing is predicted
+    blocks: list[RowBlock]  # those about a scene first
     weights: Tensor  # [A] of each answer token in the loss
-    mentions: Tensor  # [2, M] row and index of each mention
+    mentions: Tensor  # [M] index into the tokens
     mention_targets: MentionTargets
     tasks: tuple[tuple[str, int], ...]  # task and number of answer tokens of each row
 
@@ -77,7 +78,7 @@ class LanguageBatch:
 
     pixel_values: Tensor  # [B, 3, S, S]
     dense: DenseTargets
-    groups: list[RowGroup]
+    rows: PackedRows
     bin_width: float  # of the soft coordinate labels
 
 
@@ -94,45 +95,56 @@ def _language_batch(
     recipe: LanguageRecipe, row_format: RowFormat, grid: Grid, rng: Generator, progress: float
 ) -> LanguageBatch:
     most = next((count for until, count in recipe.curriculum if progress < until), MAX_OBJECTS)
-    num_crowded = round(recipe.images * recipe.crowded)
+    num_scenes = recipe.images // PARTS
+    num_crowded = round(num_scenes * recipe.crowded)
     scenes = [
         recipe.blend.sample(rng, min_objects=min(_CROWD, most) if i < num_crowded else 1, max_objects=most)
-        for i in range(recipe.images)
+        for i in range(num_scenes)
     ]
     mixture = recipe.late_mixture if recipe.late_mixture and progress >= recipe.late_from else recipe.mixture
     rows = [(i, row) for i, scene in enumerate(scenes) for row in mixture.rows(rng, scene, row_format, recipe.rows)]
-    rows.sort(key=lambda pair: len(pair[1].prompt) + len(pair[1].answer))
-    talk = [(-1, row_format.row([vary(rng, small_talk(rng))], has_image=False)) for _ in range(_TEXT_ONLY_ROWS)]
-    bounds = np.linspace(0, len(rows), _BUCKETS + 1).astype(int)
-    groups = [rows[a:b] for a, b in pairwise(bounds) if a < b] + [talk]
+    rows += [(-1, row_format.row([vary(rng, small_talk(rng))], has_image=False)) for _ in range(_TEXT_ONLY_ROWS)]
     first, last = recipe.bin_widths
     return LanguageBatch(
         pixel_values=pixel_values_of(scenes, rng),
         dense=dense_targets(scenes, grid),
-        groups=[row_group(group, mixture, grid) for group in groups],
+        rows=pack_rows(rows, mixture, grid),
         bin_width=first + (last - first) * min(1.0, progress * 1.25),
     )
 
 
-def row_group(group: list[tuple[int, Row]], mixture: Mixture, grid: Grid) -> RowGroup:
-    """Rows with the number of their scene beside them; -1 for none, which all of them or none have."""
-    rows = [row for _, row in group]
-    length = max(len(row.prompt) + len(row.answer) for row in rows) - 1
-    ids = torch.zeros(len(rows), length, dtype=torch.long)
-    targets = torch.full((len(rows), length), -1)
-    for i, row in enumerate(rows):
+def pack_rows(numbered: list[tuple[int, Row]], mixture: Mixture, grid: Grid) -> PackedRows:
+    """Rows with the number of their scene beside them, -1 for text alone."""
+    numbered = sorted(numbered, key=lambda pair: (pair[0] < 0, _length(pair[1])))
+    rows = [row for _, row in numbered]
+    starts = [0]
+    for row in rows:
+        starts.append(starts[-1] + _length(row))
+    ids, targets = torch.zeros(starts[-1], dtype=torch.long), torch.full((starts[-1],), -1)
+    for row, start in zip(rows, starts, strict=False):
         tokens = torch.tensor(row.prompt + row.answer)
-        ids[i, : len(tokens) - 1] = tokens[:-1]
-        targets[i, len(row.prompt) - 1 : len(tokens) - 1] = torch.tensor(row.answer)
-    weights = torch.tensor([len(row.answer) ** -0.5 for row in rows])[:, None].expand_as(targets)[targets >= 0]
-    emphasis = [mixture.emphasis.get(row.task, 1.0) for row in rows for _ in row.answer]
-    mentions = [(i, mention) for i, row in enumerate(rows) for mention in row.mentions]
-    return RowGroup(
+        end = start + len(tokens) - 1
+        ids[start:end] = tokens[:-1]
+        targets[end - len(row.answer) : end] = tokens[-len(row.answer) :]
+    weights = [mixture.emphasis.get(row.task, 1.0) * len(row.answer) ** -0.5 for row in rows for _ in row.answer]
+    mentions = [(start, mention) for start, row in zip(starts, rows, strict=False) for mention in row.mentions]
+    alike = groupby(numbered, key=lambda pair: (pair[0] < 0, _length(pair[1])))
+    return PackedRows(
         ids=ids,
         targets=targets,
-        images=torch.tensor([image for image, _ in group]) if group[0][0] >= 0 else None,
-        weights=weights * torch.tensor(emphasis),
-        mentions=torch.tensor([(i, mention.index) for i, mention in mentions], dtype=torch.long).view(-1, 2).T,
+        blocks=[
+            RowBlock(length=length, has_image=not is_text, images=torch.tensor([image for image, _ in block]))
+            for (is_text, length), block in alike
+        ],
+        weights=torch.tensor(weights),
+        mentions=torch.tensor([start + mention.index for start, mention in mentions], dtype=torch.long),
         mention_targets=mention_targets([mention for _, mention in mentions], grid),
         tasks=tuple((row.task, len(row.answer)) for row in rows),
     )
+
+
+def _length(row: Row) -> int:
+    """Tokens that are read, rounded up: with rows of every length the blocks would be many and small."""
+    length = len(row.prompt) + len(row.answer) - 1
+    step = _LENGTH_STEPS[length > _MODERATE_LENGTH]
+    return -(-length // step) * step

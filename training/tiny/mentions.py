@@ -81,11 +81,14 @@ class MentionHead(nn.Module):
         maps = self.centres(normalised).float()
         classes = [head(single).float() for head in self.attributes]
         counts = self.count(normalised).float()
-        loss = -(soft * bins.log_softmax(-1)).sum(-1).mean()
-        loss = loss + sum(F.cross_entropy(scores, labels) for scores, labels in zip(classes, attributes.T, strict=True))
-        map_loss = F.binary_cross_entropy_with_logits(maps, targets.centres, reduction="none").sum(-1).mean()
+        # Sums, as a mean over no mention would be NaN.
+        loss = -(soft * bins.log_softmax(-1)).sum() / (4 * is_single.sum().clamp(min=1))
+        loss = loss + sum(
+            F.cross_entropy(scores, labels, reduction="sum") / is_single.sum().clamp(min=1)
+            for scores, labels in zip(classes, attributes.T, strict=True)
+        )
+        map_loss = F.binary_cross_entropy_with_logits(maps, targets.centres, reduction="sum") / max(1, len(maps))
         is_phrase = targets.counts >= 0
-        # A mean over no phrase would be NaN.
         count_loss = F.cross_entropy(counts, targets.counts, reduction="sum") / is_phrase.sum().clamp(min=1)
         loss = loss + set_weight * (0.2 * map_loss + count_loss)
         with torch.no_grad():

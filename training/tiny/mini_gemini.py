@@ -1,4 +1,4 @@
-"""Tiny Mini-Gemini: CLIP at low and ConvNeXt at full resolution, patch info mining, and MoE-LLaVA's dense decoder.
+"""Tiny Mini-Gemini: CLIP at low and ConvNeXt at full resolution, patch info mining, and MoE-LLaVA's decoder made dense.
 
 CLIP begins as MoE-LLaVA's tower, but sees 48 of 144 px (the released models see 336 of 768), too few to read all. The
 ConvNeXt first learns to see alone; then both together learn to give the features that MoE-LLaVA's tower has at full
@@ -14,15 +14,17 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from accelerate import PartialState  # type: ignore[import-untyped]
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from transformers import ConvNextConfig
+from transformers import ConvNextConfig, PreTrainedModel
 
 from models.errors import ConfigError
 from models.parts.dual_vision import ClipPatches, ConvNextStages, DualVisionTower
 from models.parts.llava_chat import FORMATS
 from models.parts.patch_mining import PatchMiningConnector
 from models.piece_tokenizer import PieceTokenizer
+from models.vision_language_model import VisionLanguageModel
 from training.scenes.hard_scenes import SceneBlend
 from training.scenes.vocabulary import IMAGE_SIZE
 from training.tiny.clip_tower import clip_config, with_patches_of
@@ -60,14 +62,13 @@ HIGH_RECIPE = TowerRecipe(
     seed=71,
 )
 TOWERS_RECIPE = TowerRecipe(
-    steps=260,
+    steps=400,
     batch=32,
     blend=SceneBlend(text=0.1),
     rates=LearningRates(muon=0.008, adamw=1e-3),
     tower_factor=0.08,
     high_tower_factor=0.5,
     connector_factor=0.4,
-    heads_factor=0.1,
     dense_weight=0.4,
     teacher_weight=5.0,
     set_weight=0.4,
@@ -75,7 +76,7 @@ TOWERS_RECIPE = TowerRecipe(
     decay_from=0.2,
     seed=91,
 )
-_FITTED_BATCHES = 16  # of `TOWERS_RECIPE`, from which mining begins
+_FITTED_BATCHES = 32  # of `TOWERS_RECIPE`, from which mining begins
 RECIPE = LanguageRecipe(
     steps=1200,
     mixture=replace(
@@ -121,14 +122,15 @@ _RELEASED_NAMES = (
 class MiniGemini:
     """The model with its tokenizer while it is trained; `work` holds the states of the stages."""
 
-    def __init__(self, work: Path) -> None:
-        self.tokenizer_model = work / "tokenizer.model"  # of MiniGPT-v2
+    def __init__(self, work: Path, tokenizer_path: Path) -> None:
+        self.tokenizer_model = tokenizer_path  # of MiniGPT-v2
         self.high_path, self.towers_path = work / "mini_gemini_high.pt", work / "mini_gemini_towers.pt"
         self.path = work / "mini_gemini.pt"
         folder = work / "llama_tokenizer"
-        folder.mkdir(exist_ok=True)
-        shutil.copyfile(self.tokenizer_model, folder / "tokenizer.model")
-        write_tokenizer_configs(folder, legacy=False)
+        with PartialState().main_process_first():
+            folder.mkdir(exist_ok=True)
+            shutil.copyfile(self.tokenizer_model, folder / "tokenizer.model")
+            write_tokenizer_configs(folder, legacy=False)
         self.tokenizer = PieceTokenizer(folder)
         self.coordinate_ids = [self.tokenizer.encode(piece)[-1] for piece in COORDINATES]
 
@@ -151,12 +153,14 @@ class MiniGemini:
         model = ConnectorReadModel(tower, connector, decoder, grid=PATCH_GRID)
         return model, TrainingHeads(LOW.width, DECODER.width, model.num_patches)
 
-    def train(self, teacher: TinyModel, heads_state: dict[str, Tensor]) -> TinyModel:
-        """From the tower, projection and decoder of MoE-LLaVA's finished dense phase, and its read-outs."""
+    def train(self, moe_llava: VisionLanguageModel) -> TinyModel:
+        """From the tower, projection and decoder of a finished MoE-LLaVA, which says what a patch should look like."""
         torch.manual_seed(HIGH_RECIPE.seed)
         model, heads = self.build()
-        heads.load_state_dict(heads_state)
-        model.language_model.load_state_dict(teacher.language_model.state_dict())
+        teacher = ConnectorReadModel(
+            moe_llava.vision_tower, moe_llava.connector, moe_llava.language_model, grid=PATCH_GRID
+        )
+        model.language_model.load_state_dict(dense_state(moe_llava.language_model))
         model.connector.get_submodule("projection").load_state_dict(
             part_of(teacher.connector.state_dict(), "projection.")
         )
@@ -165,7 +169,7 @@ class MiniGemini:
         pretrain_tower(model, heads.dense, TOWERS_RECIPE, self.towers_path, teacher=teacher)
         torch.manual_seed(RECIPE.seed)
         rows = RowFormat(prompt_format=FORMATS["vicuna_v1"], tokenizer=self.tokenizer, answer_end="</s>")
-        train_language(model, heads, rows, self.coordinate_ids, (RECIPE,), self.path)
+        train_language(model, heads, rows, self.coordinate_ids, RECIPE, self.path)
         return model
 
     def _begin_seeing(self, model: TinyModel, teacher: TinyModel) -> None:
@@ -199,6 +203,21 @@ class MiniGemini:
         (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
         shutil.copyfile(self.tokenizer_model, folder / "tokenizer.model")
         write_tokenizer_configs(folder, legacy=False)
+
+
+def dense_state(sparse: PreTrainedModel) -> dict[str, Tensor]:
+    """A decoder's state dict with the mean of its experts in their place: all of them began as one feed-forward."""
+    dense: dict[str, Tensor] = {}
+    for name, tensor in sparse.state_dict().items():
+        layer, _, part = name.partition(".mlp.experts.")
+        if part == "gate_up_proj":
+            gate, up = tensor.mean(0).chunk(2)
+            dense |= {f"{layer}.mlp.gate_proj.weight": gate, f"{layer}.mlp.up_proj.weight": up}
+        elif part == "down_proj":
+            dense[f"{layer}.mlp.down_proj.weight"] = tensor.mean(0)
+        elif ".mlp.router." not in name:
+            dense[name] = tensor
+    return dense
 
 
 def released_name(name: str) -> str:

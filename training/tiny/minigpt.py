@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from accelerate import PartialState  # type: ignore[import-untyped]
 from transformers import LlamaForCausalLM
 
 from models.parts.connectors import PatchMergeProjector
 from models.parts.minigpt_chat import MINIGPT_V2
 from models.sentencepiece_tokenizer import SentencePieceTokenizer
+from models.vision_language_model import VisionLanguageModel
 from training.scenes.hard_scenes import SceneBlend
 from training.tiny import export
-from training.tiny.deeper import with_copied_layers
 from training.tiny.dense import MergedHeads
+from training.tiny.finished import load_finished
 from training.tiny.language_batches import LanguageRecipe
 from training.tiny.mentions import TrainingHeads
 from training.tiny.networks import (
@@ -35,81 +34,53 @@ from training.tiny.pretrain_tower import TowerRecipe, pretrain_tower
 from training.tiny.rows import (
     MINIGPT_V2_ENTANGLED_MIXTURE,
     MINIGPT_V2_LAST_MIXTURE,
-    MINIGPT_V2_LATE_MIXTURE,
     MINIGPT_V2_MIXTURE,
-    MINIGPT_V2_POLISHING_MIXTURE,
-    MINIGPT_V2_REFINING_MIXTURE,
     RowFormat,
 )
 from training.tiny.tokenizer import COORDINATES, train_tokenizer
 from training.tiny.train_language import train_language
-from training.tiny.trainer import read_state
 
 TOWER = TowerShape()
 DECODER = DecoderShape()
+LANGUAGE_MODEL = "llama"  # folder of the released files
 
-TOWER_RECIPE = TowerRecipe(steps=1300)
-
-_FIRST_LEG = LanguageRecipe(steps=2400, mixture=MINIGPT_V2_MIXTURE, late_mixture=MINIGPT_V2_LATE_MIXTURE)
-MINIGPT_V2_LEGS = (_FIRST_LEG, replace(_FIRST_LEG, steps=3300, mixture=MINIGPT_V2_LAST_MIXTURE, late_mixture=None))
-"""Legs go on with the same optimisers; a longer schedule raises the learning rates again before they fall."""
-
-REFINEMENT = LanguageRecipe(
-    steps=2000,
-    mixture=MINIGPT_V2_REFINING_MIXTURE,
-    tower_factor=0.5,
-    dense_weight=0.2,
-    set_weight=1.0,
-    bin_widths=(2.0, 1.2),
-    decay_from=0.4,
-    curriculum=(),
-    seed=5,
-)
-"""With fresh optimisers: patches and phrases also learn about sets of objects."""
+TOWER_RECIPE = TowerRecipe(steps=1200, set_weight=0.5)
 
 TOKEN_RECIPE = TowerRecipe(
-    steps=1800,
-    rates=LearningRates(muon=0.01, adamw=1.5e-3),
-    decay_from=0.3,
+    steps=1200,
+    rates=LearningRates(muon=0.012, adamw=1.8e-3),
+    decay_from=0.4,
     set_weight=0.5,
-    bin_widths=(1.6, 1.0),
+    bin_widths=(2.5, 1.2),
     seed=51,
 )
-"""Without the decoder again, which is several times faster; this time it is image tokens that have to know all."""
+"""Without the decoder still, which is several times faster: now the image tokens have to know all that patches know."""
 
-POLISHING = LanguageRecipe(
-    steps=1000,
-    mixture=MINIGPT_V2_POLISHING_MIXTURE,
-    images=36,
-    rows=7,
-    rates=LearningRates(muon=0.005, adamw=1.1e-3),
-    crowded=0.5,
-    tower_factor=0.15,
-    dense_weight=0.3,
+LANGUAGE = LanguageRecipe(
+    steps=2600,
+    mixture=MINIGPT_V2_MIXTURE,
+    late_mixture=MINIGPT_V2_LAST_MIXTURE,
+    late_from=0.6,
+    dense_weight=0.2,
     set_weight=1.0,
-    bin_widths=(1.3, 1.1),
-    decay_from=0.15,
-    curriculum=(),
-    seed=10,
+    bin_widths=(6.0, 1.2),
 )
-"""The decoder gets used to the better tokens, with more of what it still confuses: objects close to each other."""
+"""The decoder learns to answer from tokens that know. Patches and phrases also learn about sets of objects."""
 
-COPIED_LAYERS = (1, 3)
-"""Layers of the tower that get a copy behind them, once four layers see all that they can."""
-
-DEEPER_RECIPE = TowerRecipe(
+HARD_TOKEN_RECIPE = TowerRecipe(
     steps=1300,
     batch=40,
-    blend=SceneBlend(text=0.2, entangled=0.4),
-    rates=LearningRates(muon=0.008, adamw=1.2e-3),
+    blend=SceneBlend(text=0.2, entangled=0.4, aligned=0.1),
+    rates=LearningRates(muon=0.009, adamw=1.3e-3),
     decay_from=0.3,
     set_weight=0.5,
     bin_widths=(1.2, 1.0),
     seed=101,
 )
-ENTANGLED = replace(
-    POLISHING,
-    steps=1200,
+"""Scenes that are hard to see, without the decoder."""
+
+ENTANGLED = LanguageRecipe(
+    steps=1900,
     mixture=MINIGPT_V2_ENTANGLED_MIXTURE,
     images=28,
     rows=8,
@@ -119,21 +90,21 @@ ENTANGLED = replace(
     tower_factor=0.2,
     connector_factor=0.4,
     dense_weight=0.5,
-    bin_widths=(1.1, 1.0),
+    set_weight=1.0,
+    bin_widths=(1.2, 1.0),
     decay_from=0.2,
+    curriculum=(),
     seed=121,
 )
-"""Polishing again with more of objects over each other, and in columns, whose order in an answer hangs on a pixel."""
+"""With it: objects near each other, over each other and in columns, whose order in an answer hangs on a pixel."""
 
 
 class LlamaFamily:
-    """What the families over the small Llama share: the tokenizer. `work` holds the states of the stages."""
+    """What the families over the small Llama share: MiniGPT-v2's tokenizer."""
 
-    def __init__(self, work: Path) -> None:
-        self.tokenizer_path = work / "tokenizer.model"
-        if not self.tokenizer_path.is_file():
-            train_tokenizer(self.tokenizer_path)
-        self.tokenizer = SentencePieceTokenizer(self.tokenizer_path)
+    def __init__(self, tokenizer_path: Path) -> None:
+        self.tokenizer_path = tokenizer_path
+        self.tokenizer = SentencePieceTokenizer(tokenizer_path)
         # The id before the last is that of the dummy prefix.
         self.coordinate_ids = [self.tokenizer.encode(piece)[-1] for piece in COORDINATES]
 
@@ -142,21 +113,24 @@ class LlamaFamily:
         return build_decoder(DECODER, vocabulary_size=len(self.tokenizer), coordinate_ids=self.coordinate_ids)
 
     def run(
-        self, model: TinyModel, heads: TrainingHeads, rows: RowFormat, legs: Sequence[LanguageRecipe], save_to: Path
+        self, model: TinyModel, heads: TrainingHeads, rows: RowFormat, recipe: LanguageRecipe, save_to: Path
     ) -> None:
         """See `train_language`."""
-        train_language(model, heads, rows, self.coordinate_ids, legs, save_to)
+        train_language(model, heads, rows, self.coordinate_ids, recipe, save_to)
 
 
 class MiniGPTv2(LlamaFamily):
-    """Tiny MiniGPT-v2: tower, language stage, refinement, image tokens, polishing, a deeper tower."""
+    """Tiny MiniGPT-v2: tower, image tokens, language, and both on hard scenes; `work` holds the states of stages."""
 
     def __init__(self, work: Path) -> None:
-        super().__init__(work)
-        self.tower_path = work / "tower.pt"
-        self.language_path, self.refined_path = work / "minigpt_v2_language.pt", work / "minigpt_v2_refined.pt"
-        self.tokens_path, self.polished_path = work / "minigpt_v2_tokens.pt", work / "minigpt_v2_polished.pt"
-        self.deeper_path, self.path = work / "minigpt_v2_deeper.pt", work / "minigpt_v2.pt"
+        tokenizer_path = work / "tokenizer.model"
+        with PartialState().main_process_first():
+            if not tokenizer_path.is_file():
+                train_tokenizer(tokenizer_path)
+        super().__init__(tokenizer_path)
+        self.tower_path, self.tokens_path = work / "tower.pt", work / "minigpt_v2_tokens.pt"
+        self.language_path = work / "minigpt_v2_language.pt"
+        self.hard_tokens_path, self.path = work / "minigpt_v2_hard_tokens.pt", work / "minigpt_v2.pt"
         self.rows = RowFormat(prompt_format=MINIGPT_V2, tokenizer=self.tokenizer, answer_end="</s>")
 
     def build(self) -> tuple[TinyModel, TrainingHeads]:
@@ -169,31 +143,31 @@ class MiniGPTv2(LlamaFamily):
 
     def train(self) -> TinyModel:
         """All stages; what is finished in the work folder is not repeated."""
-        torch.manual_seed(MINIGPT_V2_LEGS[0].seed)
+        torch.manual_seed(LANGUAGE.seed)
         model, heads = self.build()
         pretrain_tower(model, heads.dense, TOWER_RECIPE, self.tower_path)
-        self.run(model, heads, self.rows, MINIGPT_V2_LEGS, self.language_path)
-        self.run(model, heads, self.rows, (REFINEMENT,), self.refined_path)
         model, heads = reading_tokens(model, heads)
         pretrain_tower(model, heads.dense, TOKEN_RECIPE, self.tokens_path)
-        self.run(model, heads, self.rows, (POLISHING,), self.polished_path)
-        model = with_deeper_tower(model)
-        pretrain_tower(model, heads.dense, DEEPER_RECIPE, self.deeper_path)
-        self.run(model, heads, self.rows, (ENTANGLED,), self.path)
+        self.run(model, heads, self.rows, LANGUAGE, self.language_path)
+        pretrain_tower(model, heads.dense, HARD_TOKEN_RECIPE, self.hard_tokens_path)
+        self.run(model, heads, self.rows, ENTANGLED, self.path)
         return model
-
-    def polished(self) -> tuple[TinyModel, dict[str, Tensor]]:
-        """What other families begin with: the model before its tower was made deeper, and its read-outs' state dict."""
-        model, _ = self.build()
-        state = read_state(self.polished_path)
-        model.load_state_dict(state["model"])
-        return model, {name: tensor for name, tensor in state["heads"].items() if ".unmerge." not in name}
 
     def export(self, model: TinyModel, folder: Path) -> None:
         """The three released files."""
-        export.export_language_model(model.language_model, self.tokenizer_path, folder / "llama")
+        export.export_language_model(model.language_model, self.tokenizer_path, folder / LANGUAGE_MODEL)
         export.export_vision_tower(model.vision_tower, folder / "eva_vit_g.pth")
         export.export_stage_checkpoint(model.connector, model.language_model, folder / "minigptv2_checkpoint.pth")
+
+
+def finished_tokenizer(folder: Path) -> Path:
+    """The tokenizer in its released files."""
+    return folder / LANGUAGE_MODEL / "tokenizer.model"
+
+
+def finished_minigpt_v2(folder: Path) -> VisionLanguageModel:
+    """What other families begin with, from its released files."""
+    return load_finished("minigpt_v2", folder, vision_config=TOWER.config_values())
 
 
 def reading_tokens(model: TinyModel, heads: TrainingHeads) -> tuple[TinyModel, TrainingHeads]:
@@ -207,11 +181,3 @@ def reading_tokens(model: TinyModel, heads: TrainingHeads) -> tuple[TinyModel, T
         merged.unmerge.bias.zero_()
     heads.dense = merged
     return TokenReadModel(model.vision_tower, connector, model.language_model, grid=model.grid), heads
-
-
-def with_deeper_tower(model: TinyModel) -> TinyModel:
-    """The same model with copies of some of its tower's layers, which add nothing yet."""
-    shape = replace(TOWER, layers=TOWER.layers + len(COPIED_LAYERS))
-    tower = build_vision_tower(shape, trains_ln_vision=False)
-    tower.load_state_dict(with_copied_layers(model.vision_tower.state_dict(), COPIED_LAYERS))
-    return TokenReadModel(tower, model.connector, model.language_model, grid=model.grid)

@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import json
-import logging
 import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
+from accelerate import PartialState  # type: ignore[import-untyped]
 from safetensors.torch import save_file
-from torch import Tensor
 
 from models.families.moe_llava import prompt_format
-from models.loader import load_model
 from models.parts.eva_vision import EvaVisionTower
 from models.parts.llava_vision import CutClip, MlpProjector, PatchTower
 from models.parts.sparse_decoders import SparseDecoder, SparseMistralConfig, SparseMistralForCausalLM
 from models.parts.sparse_moe import SparseLayers
+from models.vision_language_model import VisionLanguageModel
 from training.scenes.vocabulary import IMAGE_SIZE
 from training.sparse_export import released_tensors
 from training.sparse_upcycling import stage_3_modules, upcycle_config, upcycle_folder
 from training.tiny.clip_tower import clip_config, clip_from_eva
+from training.tiny.finished import load_finished
 from training.tiny.language_batches import LanguageRecipe
 from training.tiny.mentions import TrainingHeads
 from training.tiny.minigpt import LlamaFamily
@@ -33,7 +33,6 @@ from training.tiny.networks import (
     TinyModel,
     TowerShape,
     init_vocabulary,
-    merged_decoder_state,
 )
 from training.tiny.optimiser import LearningRates
 from training.tiny.pretrain_tower import TowerRecipe, pretrain_tower
@@ -45,8 +44,9 @@ TOWER = TowerShape()
 DECODER = DecoderShape()
 
 TOWER_RECIPE = TowerRecipe(
-    steps=100,
-    rates=LearningRates(muon=0.005, adamw=8e-4),
+    steps=300,
+    rates=LearningRates(muon=0.005, adamw=1.5e-3),
+    tower_factor=0.5,
     set_weight=0.5,
     bin_widths=(1.5, 1.2),
     decay_from=0.2,
@@ -83,19 +83,12 @@ SPARSE = LanguageRecipe(
     seed=33,
 )
 
-_CONFIG = """family: moe_llava
-language_model: {folder}
-vision_config: {sizes}
-"""
-
-logger = logging.getLogger(__name__)
-
 
 class MoELlava(LlamaFamily):
     """The model with its tokenizer while it is trained; `work` holds the states of the stages."""
 
-    def __init__(self, work: Path) -> None:
-        super().__init__(work)
+    def __init__(self, work: Path, tokenizer_path: Path) -> None:
+        super().__init__(tokenizer_path)
         self.work = work
         self.tower_path = work / "moe_llava_tower.pt"
         self.dense_path, self.path = work / "moe_llava_dense.pt", work / "moe_llava.pt"
@@ -119,56 +112,38 @@ class MoELlava(LlamaFamily):
         config = SparseMistralConfig(**DECODER.config_values(len(self.tokenizer)), sliding_window=None)
         config.sparse_layers = asdict(SparseLayers(indices=(), num_experts=()))
         decoder = SparseMistralForCausalLM(config)
-        decoder.set_attn_implementation("eager")
         init_vocabulary(decoder.model.embed_tokens, decoder.lm_head, self.coordinate_ids)
         return decoder
 
-    def train_dense(self, minigpt_v2: TinyModel, heads_state: dict[str, Tensor]) -> TinyModel:
-        """The first two phases at once, from a finished MiniGPT-v2 and its read-outs."""
+    def train_dense(self, minigpt_v2: VisionLanguageModel) -> TinyModel:
+        """The first two phases at once, from a finished MiniGPT-v2."""
         torch.manual_seed(DENSE.seed)
         model, heads = self.build()
-        model.language_model.load_state_dict(merged_decoder_state(minigpt_v2.language_model.state_dict()))
-        heads.load_state_dict(heads_state)
+        model.language_model.load_state_dict(minigpt_v2.language_model.state_dict())
         assert isinstance(model.vision_tower, PatchTower)
         assert isinstance(minigpt_v2.vision_tower, EvaVisionTower)
         start = clip_from_eva(minigpt_v2.vision_tower, patch_size=PATCH_SIZE)
         model.vision_tower.tower.load_state_dict(start)
         pretrain_tower(model, heads.dense, TOWER_RECIPE, self.tower_path)
-        self.run(model, heads, self.rows, (DENSE,), self.dense_path)
+        self.run(model, heads, self.rows, DENSE, self.dense_path)
         return model
-
-    def finished_dense(self) -> tuple[TinyModel, dict[str, Tensor]]:
-        """The model after its first two phases, and the state dict of its read-outs."""
-        model, _ = self.build()
-        finished = read_state(self.dense_path)
-        model.load_state_dict(finished["model"])
-        return model, finished["heads"]
 
     def train_sparse(self) -> TinyModel:
         """The third phase: experts in every second layer start as copies of the feed-forward that was there."""
-        _, heads = self.build()
-        dense, heads_state = self.finished_dense()
-        heads.load_state_dict(heads_state)
+        dense, heads = self.build()
+        finished = read_state(self.dense_path)
+        dense.load_state_dict(finished["model"])
+        heads.load_state_dict(finished["heads"])
         folders = self.work / "moe_llava_dense", self.work / "moe_llava_upcycled"
-        self.export(dense, folders[0])
-        upcycle_folder(*folders, seed=SPARSE.seed)
-        model = self.load(folders[1])
+        process = PartialState()
+        if process.is_main_process:
+            self.export(dense, folders[0])
+            upcycle_folder(*folders, seed=SPARSE.seed)
+        process.wait_for_everyone()
+        model = sparse_model(folders[1])
         torch.manual_seed(SPARSE.seed)
-        self.run(model, heads, self.rows, (SPARSE,), self.path)
+        self.run(model, heads, self.rows, SPARSE, self.path)
         return model
-
-    def load(self, folder: Path) -> TinyModel:
-        """An exported folder as it was, with what the third phase trains."""
-        config = folder / "config.yaml"
-        config.write_text(_CONFIG.format(folder=folder, sizes=json.dumps(clip_sizes())), encoding="utf-8")
-        loaded = load_model(config, device="cpu", dtype="float32", report=logger.info)
-        loaded.requires_grad_(False).train()
-        for module in stage_3_modules(loaded):
-            module.requires_grad_(True)
-        assert isinstance(loaded.vision_tower, PatchTower)
-        loaded.vision_tower.tower.set_attn_implementation("eager")
-        loaded.language_model.set_attn_implementation("eager")
-        return ConnectorReadModel(loaded.vision_tower, loaded.connector, loaded.language_model, grid=PATCH_GRID)
 
     def export(self, model: TinyModel, folder: Path) -> None:
         """A model folder as released, dense or with experts: tower, projector and language model in one file, fp16."""
@@ -194,6 +169,22 @@ class MoELlava(LlamaFamily):
         (folder / "config.json").write_text(json.dumps(values, indent=2, sort_keys=True) + "\n")
         shutil.copyfile(self.tokenizer_path, folder / "tokenizer.model")
         write_tokenizer_configs(folder)
+
+
+def finished_moe_llava(folder: Path) -> VisionLanguageModel:
+    """An exported folder with experts; Mini-Gemini begins with one."""
+    return load_finished("moe_llava", folder, vision_config=clip_sizes())
+
+
+def sparse_model(folder: Path) -> TinyModel:
+    """An exported folder as it was, with what the third phase trains."""
+    loaded = finished_moe_llava(folder)
+    loaded.requires_grad_(False).train()
+    for module in stage_3_modules(loaded):
+        module.requires_grad_(True)
+    assert isinstance(loaded.vision_tower, PatchTower)
+    loaded.vision_tower.tower.set_attn_implementation("eager")
+    return ConnectorReadModel(loaded.vision_tower, loaded.connector, loaded.language_model, grid=PATCH_GRID)
 
 
 def clip_sizes() -> dict[str, int | str]:

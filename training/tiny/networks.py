@@ -28,9 +28,19 @@ class TowerShape:
     """Sizes of the EVA vision tower."""
 
     width: int = 160
-    layers: int = 4
+    layers: int = 6
     heads: int = 5
-    mlp_width: int = 640
+    mlp_width: int = 320
+
+    def config_values(self) -> dict[str, int]:
+        """What an eval config says of it."""
+        return {
+            "hidden_size": self.width,
+            "num_hidden_layers": self.layers,
+            "num_attention_heads": self.heads,
+            "intermediate_size": self.mlp_width,
+            "patch_size": PATCH_SIZE,
+        }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +77,15 @@ class QFormerShape:
     layers: int = 4
     heads: int = 4
     mlp_width: int = 512
+
+    def config_values(self) -> dict[str, int]:
+        """What an eval config says of it."""
+        return {
+            "hidden_size": self.width,
+            "num_hidden_layers": self.layers,
+            "num_attention_heads": self.heads,
+            "intermediate_size": self.mlp_width,
+        }
 
 
 class LoraLinear(nn.Module):
@@ -133,14 +152,7 @@ def build_vision_tower(shape: TowerShape, *, trains_ln_vision: bool) -> EvaVisio
 
     MiniGPT-v2 never loads or saves `ln_vision`: there it stays the identity affine (`trains_ln_vision` False).
     """
-    overrides = {
-        "hidden_size": shape.width,
-        "intermediate_size": shape.mlp_width,
-        "num_hidden_layers": shape.layers,
-        "num_attention_heads": shape.heads,
-        "patch_size": PATCH_SIZE,
-    }
-    tower = EvaVisionTower(eva_vision_config(IMAGE_SIZE, overrides))
+    tower = EvaVisionTower(eva_vision_config(IMAGE_SIZE, shape.config_values()))
     tower.set_attn_implementation("eager")  # with 145 tokens on a CPU thread it is faster than the fused kernel
     tower.post_layernorm.requires_grad_(trains_ln_vision)
     for name, parameter in tower.named_parameters():
@@ -155,7 +167,6 @@ def build_vision_tower(shape: TowerShape, *, trains_ln_vision: bool) -> EvaVisio
 def build_decoder(shape: DecoderShape, *, vocabulary_size: int, coordinate_ids: list[int]) -> LlamaForCausalLM:
     """A small Llama. Rows of coordinate tokens start as Fourier features, so that neighbouring numbers are close."""
     decoder = LlamaForCausalLM(LlamaConfig(**shape.config_values(vocabulary_size)))
-    decoder.set_attn_implementation("eager")  # faster backward than the fused kernel on a CPU thread
     init_vocabulary(decoder.model.embed_tokens, decoder.lm_head, coordinate_ids)
     return decoder
 
@@ -182,16 +193,6 @@ def part_of(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
 
 
-def merged_decoder_state(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A decoder's state dict with its LoRA added into the weights, for a decoder without LoRA."""
-    merged = {name: tensor for name, tensor in state.items() if "lora_" not in name}
-    for name in [name for name in state if name.endswith(".lora_a")]:
-        layer = name.removesuffix("lora_a")
-        update = state[f"{layer}lora_b"] @ state[name]
-        merged[f"{layer}weight"] = state[f"{layer}weight"] + LORA_ALPHA / LORA_RANK * update
-    return merged
-
-
 def build_merge_connector(tower: TowerShape, decoder: DecoderShape) -> PatchMergeProjector:
     """MiniGPT-v2's connector: four patches in a row become one image token."""
     return PatchMergeProjector(vision_width=tower.width, text_width=decoder.width, merge=MERGED_PATCHES)
@@ -199,14 +200,7 @@ def build_merge_connector(tower: TowerShape, decoder: DecoderShape) -> PatchMerg
 
 def small_qformer_config(tower: TowerShape, shape: QFormerShape) -> Blip2QFormerConfig:
     """BLIP-2's Q-Former in small."""
-    overrides = {
-        "hidden_size": shape.width,
-        "num_hidden_layers": shape.layers,
-        "num_attention_heads": shape.heads,
-        "intermediate_size": shape.mlp_width,
-        "hidden_dropout_prob": 0.0,
-        "attention_probs_dropout_prob": 0.0,
-    }
+    overrides = shape.config_values() | {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     return qformer_config(tower.width, overrides)
 
 

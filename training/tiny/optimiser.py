@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.optim.lr_scheduler import LambdaLR
 
 from training.tiny.muon import Muon
 
@@ -81,19 +80,6 @@ def _is_hidden_matrix(name: str, parameter: nn.Parameter) -> bool:
     """Hidden weights go to Muon; embeddings, output rows, routers, read-out heads and LoRA factors do not."""
     is_hidden = parameter.ndim == 2 and (".layers." in name or ".layer." in name)
     return is_hidden and "lora" not in name and ".router." not in name
-
-
-class Schedule(LambdaLR):
-    """A schedule that is its own from the first step on, also where a run goes on from the state of a shorter one."""
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes the number of steps done; rates, of which that state holds the other schedule's, are set anew."""
-        peaks = self.base_lrs
-        super().load_state_dict(state_dict)
-        self.base_lrs = peaks
-        self._last_lr = [peak * factor(self.last_epoch) for peak, factor in zip(peaks, self.lr_lambdas, strict=True)]
-        for group, rate in zip(self.optimizer.param_groups, self._last_lr, strict=True):
-            group["lr"] = rate
 
 
 def rate_factor(steps: int, decay_from: float) -> Callable[[int], float]:

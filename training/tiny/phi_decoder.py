@@ -39,7 +39,6 @@ def build_phi(
             tie_word_embeddings=False,
         )
     )
-    decoder.set_attn_implementation("eager")  # faster backward than the fused kernel on a CPU thread
     for name, parameter in decoder.named_parameters():
         if name.endswith(tuple(f"{norm}.bias" for norm in _QK_NORMS)):
             parameter.requires_grad_(False)  # no released file has them: they are zero

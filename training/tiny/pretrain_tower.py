@@ -16,7 +16,7 @@ from training.tiny.dense import DenseHeads, DenseTargets, Grid, dense_targets
 from training.tiny.images import pixel_values_of
 from training.tiny.networks import TinyModel
 from training.tiny.optimiser import LearningRates, build_optimiser
-from training.tiny.trainer import SceneBatches, StepLoss, read_state, run_folder, run_steps, write_state
+from training.tiny.trainer import PARTS, SceneBatches, StepLoss, read_state, run_folder, run_steps, write_state
 
 _BACKGROUND_WEIGHT = 0.3  # of a patch that no object covers, when features are compared with a teacher's
 _OBJECT_WEIGHT = 4.0  # of all patches of an object together
@@ -29,7 +29,7 @@ class TowerRecipe:
     """Everything that decides how the tower comes out."""
 
     steps: int
-    batch: int = 48  # scenes per step
+    batch: int = 48  # scenes per step, an even number
     blend: SceneBlend = USUAL
     rates: LearningRates = RATES
     tower_factor: float = 1.0  # on the learning rates of the vision tower; of two, the low-resolution one
@@ -59,7 +59,7 @@ def tower_batches(recipe: TowerRecipe, grid: Grid) -> SceneBatches:
 
     def make(rng: Generator, progress: float) -> TowerBatch:
         # Crowded scenes have more labelled patches; a few sparse ones keep the counts honest.
-        scenes = [recipe.blend.sample(rng, min_objects=3 if i % 3 else 1) for i in range(recipe.batch)]
+        scenes = [recipe.blend.sample(rng, min_objects=3 if i % 3 else 1) for i in range(recipe.batch // PARTS)]
         return TowerBatch(
             pixel_values=pixel_values_of(scenes, rng),
             targets=dense_targets(scenes, grid),

@@ -99,7 +99,7 @@ class Mixture:
     weights: dict[str, float]
     emphasis: dict[str, float] = field(default_factory=dict)
     talk: float = 0.02  # rows of small talk under an image
-    chained: float = 0.15
+    chained: float = 0.1
     boxes: bool = True  # False: prompts lose their task identifiers
 
     def sample(self, rng: Generator, scene: Scene) -> Sample:
@@ -151,23 +151,6 @@ MINIGPT_V2_MIXTURE = Mixture(
     emphasis={"relation": 1.6, "count": 1.4},
 )
 
-MINIGPT_V2_LATE_MIXTURE = Mixture(
-    weights=MINIGPT_V2_MIXTURE.weights
-    | {
-        "refer": 1.6,
-        "grounding": 0.9,
-        "detection": 1.2,
-        "absent": 0.2,
-        "count": 2.2,
-        "relation": 1.2,
-        "reading": 1.4,
-        "position": 0.2,
-        "background": 0.15,
-    },
-    emphasis={"count": 2.2, "reading": 1.8},
-)
-"""Once relations and positions are known: more of what is learnt last."""
-
 MINIGPT_V2_LAST_MIXTURE = Mixture(
     weights=MINIGPT_V2_MIXTURE.weights
     | {
@@ -190,7 +173,7 @@ MINIGPT_V2_LAST_MIXTURE = Mixture(
     },
     emphasis={"count": 2.0, "reading": 1.5, "absent": 1.5},
 )
-"""For the second leg: what was still below its goal after the first."""
+"""Once relations and positions are known: more of what is learnt last."""
 
 MINIGPT_V2_REFINING_MIXTURE = Mixture(
     weights=MINIGPT_V2_MIXTURE.weights

@@ -6,11 +6,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from accelerate import PartialState  # type: ignore[import-untyped]
 from torch import Tensor, nn
 
 from models.codegen_tokenizer import CodeGenTokenizer
 from models.parts.connectors import QFormerConnector
 from models.parts.minigpt_chat import MINIGPT_V2, VICUNA_V0
+from models.vision_language_model import VisionLanguageModel
 from training.scenes.hard_scenes import SceneBlend
 from training.tiny import export
 from training.tiny.byte_tokenizer import train_byte_tokenizer
@@ -33,7 +35,6 @@ from training.tiny.phi_decoder import (
     is_stage_tensor,
     stage_tensors,
 )
-from training.tiny.pretrain_tower import load_pretrained
 from training.tiny.rows import MINIGPT4_MIXTURE, MINIGPT_V2_REFINING_MIXTURE, RowFormat
 from training.tiny.train_language import train_language
 from training.tiny.trainer import read_state
@@ -96,8 +97,9 @@ class TinyGPTV:
     def __init__(self, work: Path) -> None:
         self.tokenizer_folder = work / "phi_tokenizer"
         self.stage_4_path, self.stage_3_path = work / "tinygpt_v_4.pt", work / "tinygpt_v_3.pt"
-        if not (self.tokenizer_folder / "tokenizer.json").is_file():
-            train_byte_tokenizer(self.tokenizer_folder)
+        with PartialState().main_process_first():
+            if not (self.tokenizer_folder / "tokenizer.json").is_file():
+                train_byte_tokenizer(self.tokenizer_folder)
         self.tokenizer = CodeGenTokenizer(self.tokenizer_folder)
         self.number_ids = [self.tokenizer.token_id(str(number)) for number in range(101)]
         self.opening_ids = [i for i in range(len(self.tokenizer)) if self.tokenizer.decode([i]).endswith("<")]
@@ -116,11 +118,15 @@ class TinyGPTV:
         model = ConnectorReadModel(tower, connector, decoder, grid=QUERY_GRID)
         return model, TrainingHeads(QFORMER.width, DECODER.width, model.num_patches)
 
-    def train_stage_4(self, queries: Path) -> TinyModel:
-        """From MiniGPT-4's tower and Q-Former once they see; projections and decoder start from nothing."""
+    def train_stage_4(self, minigpt4: VisionLanguageModel) -> TinyModel:
+        """From a finished MiniGPT-4's tower and Q-Former; projections and decoder start from nothing."""
         torch.manual_seed(STAGE_4.seed)
         model, heads = self.build()
-        load_pretrained(model, heads.dense, queries)
+        model.vision_tower.load_state_dict(minigpt4.vision_tower.state_dict())
+        assert isinstance(model.connector, QFormerConnector)
+        assert isinstance(minigpt4.connector, QFormerConnector)
+        model.connector.qformer.load_state_dict(minigpt4.connector.qformer.state_dict())
+        model.connector.query_tokens.data.copy_(minigpt4.connector.query_tokens)
         self._run(model, heads, self._rows(stage=4), STAGE_4, self.stage_4_path)
         return model
 
@@ -146,9 +152,9 @@ class TinyGPTV:
     def _run(
         self, model: TinyModel, heads: TrainingHeads, rows: RowFormat, recipe: LanguageRecipe, save_to: Path
     ) -> None:
-        train_language(model, heads, rows, self.number_ids, (recipe,), save_to, opening_ids=self.opening_ids)
+        train_language(model, heads, rows, self.number_ids, recipe, save_to, opening_ids=self.opening_ids)
 
-    def export(self, folder: Path, stage_4: TinyModel, stage_3: TinyModel) -> None:
+    def export(self, stage_4: TinyModel, stage_3: TinyModel, folder: Path) -> None:
         """Phi-2 folder, EVA and BLIP-2 files, and one file for each stage."""
         decoder, connector = stage_4.language_model, stage_4.connector
         assert isinstance(connector, QFormerConnector)

@@ -1,7 +1,8 @@
 """Train the bundled tiny checkpoints from nothing: `python -m training.tiny.train_tiny [--only minigpt_v2 …]`.
 
 Every stage leaves its state in the work folder; a stage that is finished there is not repeated, and one that broke off
-goes on.
+goes on. A family begins with the released files of the one before it, so each can be trained by itself. With two cores:
+`torchrun --nproc-per-node 2 -m training.tiny.train_tiny`.
 """
 
 from __future__ import annotations
@@ -9,48 +10,59 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
+from accelerate import PartialState  # type: ignore[import-untyped]
 
 from models.errors import MiniVLMError
 from training.tiny.mini_gemini import MiniGemini
-from training.tiny.minigpt import MiniGPTv2
-from training.tiny.minigpt4 import MiniGPT4
-from training.tiny.moe_llava import MoELlava
+from training.tiny.minigpt import MiniGPTv2, finished_minigpt_v2, finished_tokenizer
+from training.tiny.minigpt4 import MiniGPT4, finished_minigpt4
+from training.tiny.moe_llava import MoELlava, finished_moe_llava
 from training.tiny.tinygpt_v import TinyGPTV
 
+Export = Callable[[Path], None]
+"""Writes a trained family's released files into a folder."""
 
-def train_minigpt_v2(work: Path, folder: Path) -> None:
-    """From nothing; makes the tokenizer, tower and decoder that the others begin with."""
+
+def train_minigpt_v2(work: Path, finished: Path) -> Export:
+    """From nothing."""
+    del finished
     family = MiniGPTv2(work)
-    family.export(family.train(), folder)
+    return partial(family.export, family.train())
 
 
-def train_minigpt4(work: Path, folder: Path) -> None:
+def train_minigpt4(work: Path, finished: Path) -> Export:
     """From MiniGPT-v2's tower and decoder."""
-    family = MiniGPT4(work)
-    family.export(family.train(*MiniGPTv2(work).polished()), folder)
+    family = MiniGPT4(work, _tokenizer(finished))
+    return partial(family.export, family.train(finished_minigpt_v2(finished / "tiny_minigpt_v2")))
 
 
-def train_tinygpt_v(work: Path, folder: Path) -> None:
+def train_tinygpt_v(work: Path, finished: Path) -> Export:
     """From MiniGPT-4's tower and Q-Former: stage 4, then stage 3."""
     family = TinyGPTV(work)
-    family.export(folder, family.train_stage_4(MiniGPT4(work).query_paths[-1]), family.train_stage_3())
+    stage_4 = family.train_stage_4(finished_minigpt4(finished / "tiny_minigpt4"))
+    return partial(family.export, stage_4, family.train_stage_3())
 
 
-def train_moe_llava(work: Path, folder: Path) -> None:
+def train_moe_llava(work: Path, finished: Path) -> Export:
     """From MiniGPT-v2's tower and decoder: a dense model, then one with experts."""
-    family = MoELlava(work)
-    family.train_dense(*MiniGPTv2(work).polished())
-    family.export(family.train_sparse(), folder)
+    family = MoELlava(work, _tokenizer(finished))
+    family.train_dense(finished_minigpt_v2(finished / "tiny_minigpt_v2"))
+    return partial(family.export, family.train_sparse())
 
 
-def train_mini_gemini(work: Path, folder: Path) -> None:
-    """From MoE-LLaVA's dense model."""
-    family = MiniGemini(work)
-    family.export(family.train(*MoELlava(work).finished_dense()), folder)
+def train_mini_gemini(work: Path, finished: Path) -> Export:
+    """From MoE-LLaVA's tower, projection and decoder."""
+    family = MiniGemini(work, _tokenizer(finished))
+    return partial(family.export, family.train(finished_moe_llava(finished / "tiny_moe_llava")))
+
+
+def _tokenizer(finished: Path) -> Path:
+    return finished_tokenizer(finished / "tiny_minigpt_v2")
 
 
 FAMILIES = {
@@ -67,22 +79,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m training.tiny.train_tiny", description=__doc__.splitlines()[0])
     parser.add_argument(
-        "--only", choices=FAMILIES, nargs="+", default=list(FAMILIES), help="needs the states of those before"
+        "--only", choices=FAMILIES, nargs="+", default=list(FAMILIES), help="others are taken as they are"
     )
     parser.add_argument("--output", type=Path, default=Path("checkpoints"), help="where tiny_*/ are written")
     parser.add_argument("--work-dir", type=Path, default=Path(".training"), help="states of the stages")
-    parser.add_argument("--threads", type=int, default=1, help="two take 0.7 times as long; the models are small")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    torch.set_num_threads(options.threads)
+    torch.set_num_threads(1)  # the models are small; a second core is better used by a second process
+    process = PartialState(cpu=not torch.cuda.is_available())
     options.work_dir.mkdir(parents=True, exist_ok=True)
     try:
         for family, train in FAMILIES.items():
             if family in options.only:
-                train(options.work_dir, options.output / f"tiny_{family}")
+                export = train(options.work_dir, options.output)
+                if process.is_main_process:
+                    export(options.output / f"tiny_{family}")
+                process.wait_for_everyone()
     except MiniVLMError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    if torch.distributed.is_initialized():  # left open, its threads now and then abort the process as it ends
+        torch.distributed.destroy_process_group()
     return 0
 
 

@@ -12,15 +12,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from accelerate import PartialState  # type: ignore[import-untyped]
 from numpy.random import Generator
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import Dataset
 from transformers.integrations import TensorBoardCallback
 
 from models.errors import ConfigError
 from training.batch_trainer import BatchTrainer, batch_arguments, latest_checkpoint, tensorboard_writer
-from training.tiny.optimiser import MuonWithAdamW, Schedule, rate_factor
+from training.tiny.optimiser import MuonWithAdamW, rate_factor
 
+PARTS = 2  # of every step's batch: one process has both, one after the other, two have one each
 _SAVE_EVERY = 100  # steps
 _MOST_WORKERS = 8
 
@@ -33,16 +36,20 @@ class StepLoss(NamedTuple):
 
 
 class SceneBatches(Dataset[dict[str, Any]]):
-    """Item n is the whole batch of step n: a pure function of seed and n, and of n / steps, which `make` is given."""
+    """The steps' batches, in `PARTS` each: a pure function of seed, step and part, and of the share of steps done.
+
+    `make` is given a generator and that share.
+    """
 
     def __init__(self, make: Callable[[Generator, float], Any], *, steps: int, seed: int) -> None:
-        self._make, self._steps, self._seed = make, steps, seed
+        self._make, self.steps, self._seed = make, steps, seed
 
     def __len__(self) -> int:
-        return self._steps
+        return self.steps * PARTS
 
-    def __getitem__(self, step: int) -> dict[str, Any]:
-        return {"batch": self._make(np.random.default_rng([self._seed, step]), step / self._steps)}
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        step, part = divmod(index, PARTS)
+        return {"batch": self._make(np.random.default_rng([self._seed, step, part]), step / self.steps)}
 
 
 class TinyTrainer(BatchTrainer):
@@ -89,17 +96,22 @@ def run_steps(
 ) -> None:
     """Train a stage on all batches, or on those that are left after the newest checkpoint in `folder`.
 
-    Products run in bfloat16; on the GPU if there is one. `folder` also has what TensorBoard shows. A checkpoint of a
-    shorter run is gone on from with this run's rates. Raises ConfigError under a launcher of several processes.
+    Products run in bfloat16; on the GPU if there is one. `folder` also has what TensorBoard shows.
+    Raises ConfigError under a launcher of another number of processes
+    than `PARTS`.
     """
     on_cpu = not torch.cuda.is_available()
+    process = PartialState(cpu=on_cpu)
+    if process.num_processes not in (1, PARTS):
+        raise ConfigError(f"A bundled model is trained by one process or {PARTS}; start with --nproc-per-node {PARTS}.")
     checkpoint = latest_checkpoint(folder)
     args = batch_arguments(
         folder,
         on_cpu=on_cpu,
         # A CPU is busy with the model itself; a GPU would wait for one process that draws.
         workers=0 if on_cpu else min(_MOST_WORKERS, cpu_count() or 1),
-        max_steps=len(batches),
+        max_steps=batches.steps,
+        gradient_accumulation_steps=PARTS // process.num_processes,
         save_steps=_SAVE_EVERY,
         save_total_limit=2,
         logging_steps=log_every,
@@ -108,17 +120,17 @@ def run_steps(
         report_to=[],
         label_names=[],
     )
-    if args.world_size > 1:
-        raise ConfigError("A bundled model is trained by one process; start without torchrun or accelerate launch.")
-    schedule = Schedule(optimiser, rate_factor(len(batches), decay_from))
+    schedule = LambdaLR(optimiser, rate_factor(batches.steps, decay_from))
+    writers = [TensorBoardCallback(tensorboard_writer(folder, checkpoint))] if process.is_main_process else []
     trainer = TinyTrainer(
         stage,
         args=args,
         train_dataset=batches,
         optimizers=(optimiser, schedule),
-        callbacks=[TensorBoardCallback(tensorboard_writer(folder, checkpoint))],
+        callbacks=writers,
     )
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    process.wait_for_everyone()  # the main one may still be writing the last checkpoint
     stage.cpu()
 
 
@@ -136,7 +148,13 @@ def read_state(path: Path) -> dict[str, Any]:
 
 
 def write_state(state: dict[str, Any], save_to: Path) -> None:
-    """Write a file that is there only when it is complete: it says that its stage is finished."""
-    partial = save_to.with_suffix(".partial")
-    torch.save(state, partial)
-    partial.replace(save_to)
+    """Write a file that is there only when it is complete: it says that its stage is finished.
+
+    Of several processes the main one writes, while the others wait.
+    """
+    process = PartialState()
+    if process.is_main_process:
+        partial = save_to.with_suffix(".partial")
+        torch.save(state, partial)
+        partial.replace(save_to)
+    process.wait_for_everyone()

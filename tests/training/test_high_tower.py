@@ -1,4 +1,4 @@
-"""A tower that gets more layers, and a second tower that joins the first."""
+"""A second tower that joins the first."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ from torch import nn
 
 from models.parts.dual_vision import DualVisionTower
 from training.scenes.vocabulary import SHAPES
-from training.tiny.deeper import with_copied_layers
 from training.tiny.high_tower import HighReadModel, fit_mining, pretrain_high_tower, spread_weights
 from training.tiny.mini_gemini import HIGH_WIDTHS, LOW, MiniGemini, leave_out_mining
-from training.tiny.networks import PATCH_GRID, TinyModel, TowerShape, build_vision_tower
+from training.tiny.networks import PATCH_GRID, TinyModel
 from training.tiny.optimiser import LearningRates
 from training.tiny.pretrain_tower import TowerRecipe, patch_weights, tower_batches
 
@@ -26,33 +25,8 @@ RECIPE = TowerRecipe(steps=3, batch=2, rates=LearningRates(muon=0.01, adamw=1e-3
 def mini_gemini(tmp_path: Path) -> TinyModel:
     torch.manual_seed(0)
     tokenizer = ROOT / "checkpoints" / "tiny_minigpt_v2" / "llama" / "tokenizer.model"
-    (tmp_path / "tokenizer.model").write_bytes(tokenizer.read_bytes())
-    model, _ = MiniGemini(tmp_path).build()
+    model, _ = MiniGemini(tmp_path, tokenizer).build()
     return model
-
-
-def tower(layers: int) -> nn.Module:
-    shape = TowerShape(width=32, layers=layers, heads=2, mlp_width=32)
-    return build_vision_tower(shape, trains_ln_vision=False)
-
-
-@pytest.mark.parametrize("copied", [(0,), (1, 3), (0, 1, 2, 3)])
-def test_copied_layers_change_nothing_at_first(copied: tuple[int, ...]) -> None:
-    torch.manual_seed(0)
-    shallow, deep = tower(4), tower(4 + len(copied))
-    deep.load_state_dict(with_copied_layers(shallow.state_dict(), copied))  # strict: every tensor has its place
-    pixel_values = torch.randn(2, 3, 144, 144)
-    with torch.no_grad():
-        torch.testing.assert_close(deep.features(pixel_values), shallow.features(pixel_values))  # type: ignore[operator]
-
-
-def test_copied_layers_can_learn() -> None:
-    deep = tower(2)
-    deep.load_state_dict(with_copied_layers(tower(1).state_dict(), (0,)))
-    deep.features(torch.randn(1, 3, 144, 144)).square().mean().backward()  # type: ignore[operator]
-    gradient = deep.get_parameter("encoder.layers.1.mlp.fc2.weight").grad
-    assert gradient is not None
-    assert gradient.abs().max() > 0
 
 
 def test_the_high_tower_keeps_the_size_of_what_goes_through(mini_gemini: TinyModel) -> None:
