@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 # More options for pip, for example an index with CUDA or CPU-only builds of torch (README, "GPU").
 PIP_FLAGS ?=
-# More arguments for demo.py: make demo ARGS="--cfg-path eval_configs/minigpt_v2.yaml --device cuda:0"
+# More arguments: make demo ARGS="--cfg-path eval_configs/minigpt_v2.yaml --device cuda:0", make train-tiny ARGS="--only minigpt_v2"
 ARGS ?=
 # Of make train-tiny: 2 share the work of every step, on two cores or two GPUs.
 PROCESSES ?= 1

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass, is_dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 import training.tiny.train_language
 import training.tiny.trainer
+from models.errors import ConfigError
 from models.sentencepiece_tokenizer import SentencePieceTokenizer
 from tests.training.test_networks import RECIPE, TOKENIZER, rows_of, stage_of, tiny_model
 from tests.training.test_train_stage import StopAt, Stopped
@@ -228,6 +230,17 @@ def test_a_finished_stage_is_not_repeated(
     for again in (taken, train()):
         for name, tensor in again.items():
             assert torch.equal(tensor, whole[name]), name
+
+
+def test_a_step_has_two_halves_and_no_more(
+    tokenizer: SentencePieceTokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = answering(tokenizer)
+    first, second = (case.batches[index]["batch"] for index in range(PARTS))
+    assert not torch.equal(first.pixel_values, second.pixel_values)
+    monkeypatch.setattr(training.tiny.trainer, "PartialState", lambda cpu: SimpleNamespace(num_processes=3, cpu=cpu))
+    with pytest.raises(ConfigError, match="2 processes at most"):
+        case.run(tmp_path)
 
 
 @CASES

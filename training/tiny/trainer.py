@@ -96,14 +96,15 @@ def run_steps(
 ) -> None:
     """Train a stage on all batches, or on those that are left after the newest checkpoint in `folder`.
 
-    Products run in bfloat16; on the GPU if there is one. `folder` also has what TensorBoard shows.
-    Raises ConfigError under a launcher of another number of processes
-    than `PARTS`.
+    Products run in bfloat16; on the GPU if there is one. `folder` also has what TensorBoard shows. Raises ConfigError
+    under a launcher of more than `PARTS` processes.
     """
     on_cpu = not torch.cuda.is_available()
     process = PartialState(cpu=on_cpu)
     if process.num_processes not in (1, PARTS):
-        raise ConfigError(f"A bundled model is trained by one process or {PARTS}; start with --nproc-per-node {PARTS}.")
+        raise ConfigError(
+            f"A bundled model is trained by {PARTS} processes at most; start with --nproc-per-node {PARTS}."
+        )
     checkpoint = latest_checkpoint(folder)
     args = batch_arguments(
         folder,
