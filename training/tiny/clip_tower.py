@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -19,15 +21,8 @@ _SCENES = 64  # to measure how large the numbers in EVA's blocks are
 
 def clip_config(shape: TowerShape, *, image_size: int, patch_size: int) -> CLIPVisionConfig:
     """CLIP with EVA's exact GELU; without the last block of released towers, whose output is never used."""
-    return CLIPVisionConfig(
-        hidden_size=shape.width,
-        intermediate_size=shape.mlp_width,
-        num_hidden_layers=shape.layers,
-        num_attention_heads=shape.heads,
-        image_size=image_size,
-        patch_size=patch_size,
-        hidden_act="gelu",
-    )
+    sizes: dict[str, Any] = shape.config_values() | {"patch_size": patch_size}
+    return CLIPVisionConfig(**sizes, image_size=image_size, hidden_act="gelu")
 
 
 @torch.no_grad()

@@ -189,12 +189,9 @@ def sparse_model(folder: Path) -> TinyModel:
 
 def clip_sizes() -> dict[str, int | str]:
     """What a YAML has to say of the tower; the block that released towers have more is named but not there."""
-    return {
-        "hidden_size": TOWER.width,
-        "intermediate_size": TOWER.mlp_width,
+    more: dict[str, int | str] = {
         "num_hidden_layers": TOWER.layers + 1,
-        "num_attention_heads": TOWER.heads,
         "image_size": IMAGE_SIZE,
-        "patch_size": PATCH_SIZE,
         "hidden_act": "gelu",
     }
+    return TOWER.config_values() | more

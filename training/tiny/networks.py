@@ -24,13 +24,13 @@ NUM_QUERY_TOKENS = 32
 
 
 @dataclass(frozen=True, kw_only=True)
-class TowerShape:
-    """Sizes of the EVA vision tower."""
+class EncoderShape:
+    """Sizes of a transformer that sees."""
 
-    width: int = 160
-    layers: int = 6
-    heads: int = 5
-    mlp_width: int = 320
+    width: int
+    layers: int
+    heads: int
+    mlp_width: int
 
     def config_values(self) -> dict[str, int]:
         """What an eval config says of it."""
@@ -39,8 +39,20 @@ class TowerShape:
             "num_hidden_layers": self.layers,
             "num_attention_heads": self.heads,
             "intermediate_size": self.mlp_width,
-            "patch_size": PATCH_SIZE,
         }
+
+
+@dataclass(frozen=True, kw_only=True)
+class TowerShape(EncoderShape):
+    """Sizes of the EVA vision tower."""
+
+    width: int = 160
+    layers: int = 6
+    heads: int = 5
+    mlp_width: int = 320
+
+    def config_values(self) -> dict[str, int]:
+        return super().config_values() | {"patch_size": PATCH_SIZE}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,22 +82,13 @@ class DecoderShape:
 
 
 @dataclass(frozen=True, kw_only=True)
-class QFormerShape:
+class QFormerShape(EncoderShape):
     """Sizes of MiniGPT-4's Q-Former."""
 
     width: int = 128
     layers: int = 4
     heads: int = 4
     mlp_width: int = 512
-
-    def config_values(self) -> dict[str, int]:
-        """What an eval config says of it."""
-        return {
-            "hidden_size": self.width,
-            "num_hidden_layers": self.layers,
-            "num_attention_heads": self.heads,
-            "intermediate_size": self.mlp_width,
-        }
 
 
 class LoraLinear(nn.Module):

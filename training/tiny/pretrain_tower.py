@@ -120,12 +120,7 @@ def pretrain_tower(
         )
         seeing = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith("language_model.")}
         write_state({"model": seeing, "heads": heads.state_dict()}, save_to)
-    load_pretrained(model, heads, save_to)
-
-
-def load_pretrained(model: TinyModel, heads: DenseHeads, path: Path) -> None:
-    """What `pretrain_tower` saved, also into a model of another family: what that names otherwise stays as it is."""
-    trained = read_state(path)
+    trained = read_state(save_to)
     model.load_state_dict(trained["model"], strict=False)  # all but the decoder
     heads.load_state_dict(trained["heads"])
 
