@@ -46,11 +46,11 @@ def test_a_scene_is_the_same_for_ever_and_its_questions_are_the_steps() -> None:
 
 
 def test_only_models_with_task_identifiers_are_asked_for_boxes() -> None:
-    asked = [reader("scenes_boxes").example(n, Random(n)) for n in range(15)]
+    asked = [reader("scenes_boxes").example(n, Random(n)) for n in range(40)]
     assert any(question.startswith("[refer]") for example in asked for question in example.questions)
     assert any(regions_of(parse_grounded_text(answer)) for example in asked for answer in example.answers)
     assert any(len(example.questions) > 1 for example in asked)
-    chats = [reader("scenes_chat").example(n, Random(n)) for n in range(15)]
+    chats = [reader("scenes_chat").example(n, Random(n)) for n in range(40)]
     assert not any("[" in question or "{" in question for example in chats for question in example.questions)
 
 
