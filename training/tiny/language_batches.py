@@ -46,7 +46,6 @@ class LanguageRecipe:
     tower_factor: float = 0.3  # on the learning rates of the vision tower; of two, the low-resolution one
     high_tower_factor: float = 0.5  # on those of the high-resolution one
     connector_factor: float = 1.0  # on those of the connector
-    decoder_factor: float = 1.0  # on those of the decoder
     dense_weight: float = 0.1  # of the first stage's loss, kept on
     mention_weight: float = 0.5  # of the loss that locates phrases of the prompt
     mention_layer: int = 3  # decoder layers below the read-out

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -27,11 +27,6 @@ class MentionTargets:
     attributes: Tensor  # [N, 4] labels of that object's name, colour, size and pattern, or -100
     centres: Tensor  # [N, P] 1.0 where the centre of an object lies that the mention fits
     counts: Tensor  # [N] how many objects a phrase fits, -100 for mentions that are no phrases
-
-    @classmethod
-    def cat(cls, parts: Sequence[MentionTargets]) -> MentionTargets:
-        """All mentions of `parts`."""
-        return cls(*(torch.cat([getattr(part, field.name) for part in parts]) for field in fields(cls)))
 
 
 def mention_targets(mentions: Sequence[Mention], grid: Grid) -> MentionTargets:

@@ -1,4 +1,4 @@
-"""Attention over rows of unequal length that run through the decoder as one sequence, without any padding.
+"""Attention over rows of unequal length that run through the decoder as one sequence, with little padding.
 
 N tokens: those of B scenes, P each (prefix and image), then those of the rows. H heads of D numbers.
 """

@@ -35,7 +35,6 @@ class TowerRecipe:
     tower_factor: float = 1.0  # on the learning rates of the vision tower; of two, the low-resolution one
     high_tower_factor: float = 1.0  # on those of the high-resolution one
     connector_factor: float = 1.0  # on those of the connector
-    heads_factor: float = 1.0  # on those of the read-outs
     decay_from: float = 0.6  # share of the steps after which the learning rates fall to zero
     set_weight: float = 0.0  # of `DenseHeads.loss`; a tower that has learned to count forgets it where this is zero
     dense_weight: float = 1.0  # of the read-outs' loss
@@ -108,7 +107,7 @@ def pretrain_tower(
         parts = [
             *tower_parts(model.vision_tower, recipe.tower_factor, recipe.high_tower_factor),
             (model.connector, recipe.connector_factor),
-            (heads, recipe.heads_factor),
+            (heads, 1.0),
         ]
         run_steps(
             TowerStage(model, heads, recipe, teacher),

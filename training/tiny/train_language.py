@@ -99,7 +99,7 @@ class LanguageStage(nn.Module):
                 *tower_parts(model.vision_tower, recipe.tower_factor, recipe.high_tower_factor),
                 (heads.dense, recipe.tower_factor),
                 (model.connector, recipe.connector_factor),
-                (model.language_model, recipe.decoder_factor),
+                (model.language_model, 1.0),
                 (heads.mention, 1.0),
             ],
             recipe.rates,
