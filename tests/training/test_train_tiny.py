@@ -68,14 +68,14 @@ def small_recipes(monkeypatch: pytest.MonkeyPatch) -> None:
     for module, name in (
         (minigpt, "TOWER_RECIPE"),
         (minigpt, "TOKEN_RECIPE"),
-        (minigpt, "HARD_TOKEN_RECIPE"),
         (moe_llava, "TOWER_RECIPE"),
         (mini_gemini, "HIGH_RECIPE"),
         (mini_gemini, "TOWERS_RECIPE"),
     ):
         monkeypatch.setattr(module, name, replace(getattr(module, name), steps=2, batch=2))
-    queries = tuple(replace(recipe, steps=2, batch=2) for recipe in minigpt4.QUERY_RECIPES)
-    monkeypatch.setattr(minigpt4, "QUERY_RECIPES", queries)
+    for module, name in ((minigpt, "HARD_TOKEN_RECIPES"), (minigpt4, "QUERY_RECIPES")):
+        recipes = tuple(replace(recipe, steps=2, batch=2) for recipe in getattr(module, name))
+        monkeypatch.setattr(module, name, recipes)
     monkeypatch.setattr(mini_gemini, "_FITTED_BATCHES", 2)
     for module, names in (
         (minigpt, ("LANGUAGE", "ENTANGLED")),
