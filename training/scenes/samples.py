@@ -97,6 +97,31 @@ def object_starts(sample: Sample) -> list[tuple[int, SceneObject]]:
     return starts
 
 
+_DESCRIPTIONS: dict[str, Callable[[SceneObject], str]] = {
+    "colour": lambda item: item.colour,
+    "shape": lambda item: item.name,
+    **dict.fromkeys(("identify", "grounding", "caption", "story", "odd"), full_phrase),
+}
+"""What answers call an object, by task; others name none, or only as the question does."""
+
+
+def unseen_answers(sample: Sample) -> list[str]:
+    """The answer with an object in it that no training scene has (`HELD_OUT`), one for each that differs in a word.
+
+    An article stays as it is.
+    """
+    describe = _DESCRIPTIONS.get(sample.task)
+    if describe is None:
+        return []
+    answers = []
+    for start, item in object_starts(sample) or [(0, sample.items[0])]:
+        before, after = sample.answer[:start], sample.answer[start:]
+        for other in item.unseen_relatives():
+            if describe(other) != describe(item):
+                answers.append(before + after.replace(describe(item), describe(other), 1))
+    return answers
+
+
 def choose(rng: Generator, options: tuple[str, ...] | list[str]) -> str:
     """One of the strings."""
     return options[int(rng.integers(len(options)))]

@@ -58,6 +58,12 @@ class SceneObject:
         """Whether this shape in this colour is kept out of training."""
         return (self.name, self.colour) in vocab.HELD_OUT
 
+    def unseen_relatives(self) -> list[SceneObject]:
+        """What training never shows, but for one word the same: the name in its held-out colour, and the reverse."""
+        recoloured = [replace(self, colour=colour) for name, colour in vocab.HELD_OUT if name == self.name]
+        renamed = [replace(self, kind="shape", name=name) for name, colour in vocab.HELD_OUT if colour == self.colour]
+        return recoloured + renamed
+
 
 @dataclass(frozen=True, kw_only=True)
 class Background:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,6 +18,8 @@ from training.scenes.scene import Scene, SceneObject
 
 NAMES = (*vocab.SHAPES, *vocab.DIGITS, *vocab.WORDS)
 NUM_BINS = 101  # coordinate tokens <0> … <100>
+UNSEEN = torch.tensor([[(name, colour) in vocab.HELD_OUT for colour in vocab.COLOURS] for name in NAMES])
+"""[names, colours]: pairs that no training scene has. No loss may say that there are no such things."""
 Grid = tuple[int, int]
 """Rows and columns of the patches of an image."""
 _MIN_COVER = 0.2  # a patch belongs to an object that covers at least this share of it
@@ -118,6 +121,15 @@ def soft_bins(positions: Tensor, width: float) -> Tensor:
     return torch.softmax(-0.5 * ((bins - positions[..., None]) / width) ** 2, dim=-1)
 
 
+def without_unseen(names: Tensor, colours: Tensor, name_labels: Tensor, colour_labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Scores of names [N, names] and colours [N, colours] of N objects, without what is unseen beside their labels."""
+    unseen = UNSEEN.to(names.device)
+    return (
+        names.masked_fill(unseen.T[colour_labels], -math.inf),
+        colours.masked_fill(unseen[name_labels], -math.inf),
+    )
+
+
 class DenseHeads(nn.Module):
     """Linear read-outs of patch features [B, P, D]; they exist during training only."""
 
@@ -145,7 +157,10 @@ class DenseHeads(nn.Module):
         on = targets.names >= 0
         covered = features[on]
         boxes = targets.boxes[on]
-        name, colour, pattern = self.name(covered), self.colour(covered), self.pattern(covered)
+        name, colour = without_unseen(
+            self.name(covered).float(), self.colour(covered).float(), targets.names[on], targets.colours[on]
+        )
+        pattern = self.pattern(covered)
         box = self.box(covered).float()
         bins = self.coordinates(covered).float().view(-1, 4, NUM_BINS).log_softmax(-1)
         flags = self.is_covered(features).float()
@@ -163,8 +178,8 @@ class DenseHeads(nn.Module):
             return labels[:, None].expand(-1, patches).flatten()
 
         losses = (
-            mean(F.cross_entropy(name.float(), targets.names[on], reduction="none")),
-            mean(F.cross_entropy(colour.float(), targets.colours[on], reduction="none")),
+            mean(F.cross_entropy(name, targets.names[on], reduction="none")),
+            mean(F.cross_entropy(colour, targets.colours[on], reduction="none")),
             0.5 * mean(F.cross_entropy(self.size(covered).float(), targets.sizes[on], reduction="none")),
             mean(F.cross_entropy(pattern.float(), targets.patterns[on], reduction="none")),
             10 * mean(F.smooth_l1_loss(box, boxes, beta=0.05, reduction="none")),

@@ -66,6 +66,7 @@ class PackedRows:
     targets: Tensor  # [T] the next token, -1 where nothing is predicted
     blocks: list[RowBlock]  # those about a scene first
     weights: Tensor  # [A] of each answer token in the loss
+    unseen: Tensor  # [A] an id that it is not compared with, or -1: see `Row.unseen`
     mentions: Tensor  # [M] index into the tokens
     mention_targets: MentionTargets
     tasks: tuple[tuple[str, int], ...]  # task and number of answer tokens of each row
@@ -136,6 +137,7 @@ def pack_rows(numbered: list[tuple[int, Row]], mixture: Mixture, grid: Grid) -> 
             for (is_text, length), block in alike
         ],
         weights=torch.tensor(weights),
+        unseen=torch.tensor([other for row in rows for other in row.unseen], dtype=torch.long),
         mentions=torch.tensor([start + mention.index for start, mention in mentions], dtype=torch.long),
         mention_targets=mention_targets([mention for _, mention in mentions], grid),
         tasks=tuple((row.task, len(row.answer)) for row in rows),

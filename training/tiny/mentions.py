@@ -12,7 +12,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from training.scenes import vocabulary as vocab
-from training.tiny.dense import NAMES, NUM_BINS, DenseHeads, Grid, attribute_labels, centre_map, iou, soft_bins
+from training.tiny.dense import (
+    NAMES,
+    NUM_BINS,
+    DenseHeads,
+    Grid,
+    attribute_labels,
+    centre_map,
+    iou,
+    soft_bins,
+    without_unseen,
+)
 from training.tiny.rows import Mention
 
 _IGNORED = -100  # of cross_entropy
@@ -74,7 +84,8 @@ class MentionHead(nn.Module):
         bins = self.coordinates(single).float().view(-1, 4, NUM_BINS)
         soft = soft_bins((boxes * 100).floor(), bin_width)
         maps = self.centres(normalised).float()
-        classes = [head(single).float() for head in self.attributes]
+        name, colour, size, pattern = (head(single).float() for head in self.attributes)
+        classes = (*without_unseen(name, colour, attributes[:, 0], attributes[:, 1]), size, pattern)
         counts = self.count(normalised).float()
         # Sums, as a mean over no mention would be NaN.
         loss = -(soft * bins.log_softmax(-1)).sum() / (4 * is_single.sum().clamp(min=1))

@@ -13,7 +13,7 @@ from models.conversation import Turn
 from models.prompt import PromptFormat
 from models.vision_language_model import Tokenizer
 from training.scenes.questions import TRAINING_MAKERS, vary
-from training.scenes.samples import Sample, object_starts, without_identifier
+from training.scenes.samples import Sample, object_starts, unseen_answers, without_identifier
 from training.scenes.scene import Scene, SceneObject
 from training.scenes.small_talk import small_talk
 
@@ -37,6 +37,7 @@ class Row:
     task: str
     prompt: list[int]
     answer: list[int]
+    unseen: list[int]  # beside each id of the answer, one that would begin to name what training never shows; or -1
     mentions: list[Mention]
 
 
@@ -65,7 +66,16 @@ class RowFormat:
         prompt = self.tokenizer.encode(last, add_bos=not has_image)
         answer = self.tokenizer.encode(samples[-1].answer + self.answer_end)
         mentions = self._asked(last, samples[-1]) + self._announced(len(prompt), answer, samples[-1])
-        return Row(samples[-1].task, prompt, answer, mentions)
+        return Row(samples[-1].task, prompt, answer, self._unseen(answer, samples[-1]), mentions)
+
+    def _unseen(self, answer: list[int], sample: Sample) -> list[int]:
+        """See `Row.unseen`."""
+        unseen = [-1] * len(answer)
+        for other in unseen_answers(sample):
+            ids = self.tokenizer.encode(other)
+            index = next(i for i, (a, b) in enumerate(zip(ids, answer, strict=False)) if a != b)
+            unseen[index] = ids[index]
+        return unseen
 
     def _asked(self, text: str, sample: Sample) -> list[Mention]:
         """Where phrases of the last question end: no piece crosses the end of a word, so prefixes can be counted."""
@@ -198,21 +208,34 @@ MINIGPT_V2_REFINING_MIXTURE = Mixture(
     },
     emphasis={"count": 2.0, "reading": 1.5, "absent": 1.5, "identify": 1.3},
 )
-"""For the refinement: all that is about several objects, and captions."""
+"""All that is about several objects, and captions."""
 
-MINIGPT_V2_POLISHING_MIXTURE = Mixture(
-    weights={task: 0.6 * weight for task, weight in MINIGPT_V2_REFINING_MIXTURE.weights.items()}
-    | {"refer": 1.2, "identify": 5.0, "grounding": 1.3, "detection": 3.0, "caption": 0.8, "count": 1.2},
+MINIGPT_V2_ENTANGLED_MIXTURE = Mixture(
+    weights=MINIGPT_V2_REFINING_MIXTURE.weights
+    | {
+        "refer": 1.8,
+        "identify": 3.0,
+        "identify_covered": 4.0,
+        "grounding": 2.0,
+        "detection": 5.0,
+        "absent": 0.5,
+        "caption": 1.0,
+        "chat_caption": 0.24,
+        "count": 1.2,
+        "colour": 0.3,
+        "shape": 0.24,
+        "relation": 0.36,
+        "existence": 0.42,
+        "reading": 0.6,
+        "pattern": 0.15,
+        "size": 0.18,
+        "position": 0.1,
+        "background": 0.06,
+    },
     emphasis=MINIGPT_V2_REFINING_MIXTURE.emphasis
     | {"identify": 1.5, "caption": 1.2, "grounding": 1.3, "detection": 1.4},
 )
 """For the end: which of several objects, close to each other or one over another, is meant."""
-
-MINIGPT_V2_ENTANGLED_MIXTURE = replace(
-    MINIGPT_V2_POLISHING_MIXTURE,
-    weights=MINIGPT_V2_POLISHING_MIXTURE.weights
-    | {"refer": 1.8, "identify": 3.0, "identify_covered": 4.0, "grounding": 2.0, "detection": 5.0, "caption": 1.0},
-)
 
 MINIGPT4_MIXTURE = Mixture(
     weights={

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -113,6 +114,8 @@ class LanguageStage(nn.Module):
         last, middle = self.read(image_embeds, rows)
         is_answer = rows.targets >= 0
         logits = self.model.language_model.lm_head(last[is_answer]).float()
+        spared = (rows.unseen >= 0).nonzero().squeeze(1)
+        logits = logits.index_put((spared, rows.unseen[spared]), logits.new_tensor(-math.inf))
         losses = self.token_losses(logits, rows.targets[is_answer], batch.bin_width)
         mention, mention_report = self.heads.mention.loss(
             middle[rows.mentions], rows.mention_targets, bin_width=2.0, set_weight=recipe.set_weight
