@@ -82,7 +82,7 @@ HARD_TOKEN_RECIPES = (
     _HARD_TOKENS,
     replace(
         _HARD_TOKENS,
-        steps=2200,
+        steps=3000,
         blend=SceneBlend(text=0.2, entangled=0.5, aligned=0.05, candidates=3),
         rates=LearningRates(muon=0.01, adamw=1.4e-3),
         decay_from=0.2,
