@@ -73,7 +73,7 @@ class RowFormat:
         unseen = [-1] * len(answer)
         for other in unseen_answers(sample):
             ids = self.tokenizer.encode(other)
-            index = next(i for i, (a, b) in enumerate(zip(ids, answer, strict=False)) if a != b)
+            index = _first_difference(ids, answer)
             unseen[index] = ids[index]
         return unseen
 
@@ -94,9 +94,14 @@ class RowFormat:
         for start, item in object_starts(sample):
             before = self.tokenizer.encode(sample.answer[:start].rstrip(" "))
             # Fewer ids are shared than `before` has where a piece reaches over the start.
-            shared = next((i for i, (a, b) in enumerate(zip(before, answer, strict=False)) if a != b), len(before))
+            shared = _first_difference(before, answer)
             found.append(Mention(prompt_length + shared - 1, (item,), is_counted=False))
         return found
+
+
+def _first_difference(a: Sequence[int], b: Sequence[int]) -> int:
+    """The first index at which the ids are not the same; where one is the beginning of the other, its length."""
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,8 +191,7 @@ MINIGPT_V2_LAST_MIXTURE = Mixture(
 """Once relations and positions are known: more of what is learnt last."""
 
 MINIGPT_V2_REFINING_MIXTURE = Mixture(
-    weights=MINIGPT_V2_MIXTURE.weights
-    | {
+    weights={
         "refer": 1.6,
         "identify": 1.4,
         "grounding": 1.2,
@@ -211,11 +215,9 @@ MINIGPT_V2_REFINING_MIXTURE = Mixture(
 """All that is about several objects, and captions."""
 
 MINIGPT_V2_ENTANGLED_MIXTURE = Mixture(
-    weights=MINIGPT_V2_REFINING_MIXTURE.weights
-    | {
+    weights={
         "refer": 1.8,
         "identify": 3.0,
-        "identify_covered": 4.0,
         "grounding": 2.0,
         "detection": 5.0,
         "absent": 0.5,
@@ -231,6 +233,7 @@ MINIGPT_V2_ENTANGLED_MIXTURE = Mixture(
         "size": 0.18,
         "position": 0.1,
         "background": 0.06,
+        "identify_covered": 4.0,
     },
     emphasis=MINIGPT_V2_REFINING_MIXTURE.emphasis
     | {"identify": 1.5, "caption": 1.2, "grounding": 1.3, "detection": 1.4},
