@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from PIL import Image
 
 from models.conversation import Turn
-from models.errors import ConfigError, ContextOverflow, RequestError
+from models.errors import ContextOverflow, RequestError
 
 if TYPE_CHECKING:
     from models.vision_language_model import VisionLanguageModel
@@ -45,17 +45,6 @@ def check_turns(model: VisionLanguageModel, turns: Sequence[Turn]) -> None:
         raise RequestError(f"{model.info.name} answers questions about an image; add one first.")
 
 
-def check_context(model: VisionLanguageModel) -> None:
-    """Raise ConfigError where the context is too short for any question about an image."""
-    shortest = [Turn("user", "?", (Image.new("RGB", (1, 1)),))]
-    size = count_tokens(model.tokenize(model.prompt_format.render(shortest)), model.num_image_tokens)
-    if size >= model.info.context_tokens:
-        raise ConfigError(
-            f"context_tokens is {model.info.context_tokens}, but the shortest question about an image takes {size} "
-            f"tokens and its answer more; set it higher."
-        )
-
-
 def fit_prompt(model: VisionLanguageModel, turns: Sequence[Turn], max_new_tokens: int) -> Prompt:
     """The longest end of the conversation that leaves room for the answer.
 
@@ -68,7 +57,7 @@ def fit_prompt(model: VisionLanguageModel, turns: Sequence[Turn], max_new_tokens
 
     def tokenize(dropped: int) -> tuple[list[list[int] | Image.Image], int]:
         parts = model.tokenize(model.prompt_format.render(drop_oldest(turns, dropped)[0]))
-        return parts, count_tokens(parts, model.num_image_tokens)
+        return parts, model.count_tokens(parts)
 
     dropped = 0
     parts, size = tokenize(dropped)
@@ -114,8 +103,3 @@ def drop_oldest(turns: Sequence[Turn], count: int) -> tuple[list[Turn], str | No
         kept[0] = replace(kept[0], images=images[-1])
         notice = f"{notice[:-1]}, but not the image."
     return kept, notice
-
-
-def count_tokens(parts: Sequence[list[int] | Image.Image], num_image_tokens: int) -> int:
-    """Prompt length in tokens."""
-    return sum(num_image_tokens if isinstance(part, Image.Image) else len(part) for part in parts)

@@ -241,11 +241,10 @@ def check_before_loading(args: argparse.Namespace) -> None:
 
 
 def load(args: argparse.Namespace) -> VisionLanguageModel:
-    """The model of the command line. Raises MiniVLMError if it can't be loaded or asked anything."""
-    from app.engine_prompt import check_context
+    """The model of the command line. Raises MiniVLMError if it can't be loaded."""
     from models.loader import load_model
 
-    model = load_model(
+    return load_model(
         args.cfg_path,
         device=args.device,
         dtype=args.dtype,
@@ -253,8 +252,6 @@ def load(args: argparse.Namespace) -> VisionLanguageModel:
         overrides=args.options,
         report=lambda line: print(line, file=sys.stderr),  # stdout is for answers
     )
-    check_context(model)
-    return model
 
 
 def run_terminal(model: VisionLanguageModel, args: argparse.Namespace) -> None:

@@ -11,12 +11,14 @@ from typing import Any
 
 import torch
 from accelerate import init_empty_weights  # type: ignore[import-untyped]
+from PIL import Image
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.initialization import no_init_weights
 from transformers.modeling_utils import local_torch_dtype
 
 from models.config import FamilyConfig, family_module, load_config
+from models.conversation import Turn
 from models.devices import check_memory, pick_device, pick_dtype
 from models.errors import ConfigError, NotEnoughMemory
 from models.module_config import explained
@@ -78,11 +80,7 @@ def build_model(
             f"{config.source}: {device} ran out of memory while loading. Does another program use it?"
         ) from error
     model: VisionLanguageModel = family.assemble(config, files, modules, tokenizer)
-    if model.info.context_tokens <= model.num_image_tokens:
-        raise ConfigError(
-            f"{config.source}: context_tokens is {model.info.context_tokens}, but one image alone takes "
-            f"{model.num_image_tokens}; set it higher."
-        )
+    check_context(model, source=config.source)
     model.info = dataclasses.replace(
         model.info,
         num_parameters=sum(tensor.numel() for part in parts.values() for tensor in part.tensors.values()),
@@ -93,6 +91,17 @@ def build_model(
     if keep_lora:
         model.lora = parts["language_model"].lora
     return model
+
+
+def check_context(model: VisionLanguageModel, *, source: Path) -> None:
+    """Raise ConfigError where the context is too short for any question about an image."""
+    shortest = [Turn("user", "?", (Image.new("RGB", (1, 1)),))]
+    size = model.count_tokens(model.tokenize(model.prompt_format.render(shortest)))
+    if size >= model.info.context_tokens:
+        raise ConfigError(
+            f"{source}: context_tokens is {model.info.context_tokens}, but the shortest question about an image takes "
+            f"{size} tokens and its answer more; set it higher."
+        )
 
 
 def check_parts(parts: Parts, empty: Mapping[str, nn.Module] | None = None) -> None:

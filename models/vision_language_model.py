@@ -131,6 +131,10 @@ class VisionLanguageModel(nn.Module):
             for index, segment in enumerate(segments)
         ]
 
+    def count_tokens(self, parts: Sequence[list[int] | Image.Image]) -> int:
+        """Length of a tokenized prompt in tokens, those of its images included."""
+        return sum(self.num_image_tokens if isinstance(part, Image.Image) else len(part) for part in parts)
+
     def embed_prompt(self, turns: Sequence[Turn]) -> Tensor:
         """The prompt for the next answer as embeddings [L, H], pictures encoded on the spot."""
         embed = self.text_embedding

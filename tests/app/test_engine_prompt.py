@@ -9,10 +9,10 @@ from dataclasses import replace
 import pytest
 
 from app.engine import ChatEngine
-from app.engine_prompt import check_context, count_tokens, drop_oldest, fit_prompt
+from app.engine_prompt import drop_oldest, fit_prompt
 from app.engine_stream import AnswerStream
 from models.conversation import Answer, Role, Turn
-from models.errors import ConfigError, ContextOverflow, RequestError
+from models.errors import ContextOverflow, RequestError
 from models.generation import generate
 from models.vision_language_model import VisionLanguageModel
 from tests.app.tiny_model import GREEDY, ScriptedLlama, ask, picture, prompt_tokens, tiny_model
@@ -91,7 +91,7 @@ def first_that_fits(model: VisionLanguageModel, turns: Sequence[Turn], max_new_t
     sizes = []
     for dropped in range(0, len(turns), 2):
         parts = model.tokenize(model.prompt_format.render(drop_oldest(turns, dropped)[0]))
-        sizes.append(count_tokens(parts, model.num_image_tokens))
+        sizes.append(model.count_tokens(parts))
         if sizes[-1] + reserved <= context:
             return dropped
     return len(turns) - 1 if sizes[-1] < context else None
@@ -126,15 +126,6 @@ def test_a_long_history_is_read_a_few_times_and_not_once_per_pair(model: VisionL
     model.tokenizer.encode = lambda text, **bos: read.append(text) or encode(text, **bos)  # type: ignore[method-assign, func-returns-value]
     fit_prompt(model, turns, 24)
     assert sum(map(len, read)) < 4 * sum(len(turn.text) + 20 for turn in turns)
-
-
-def test_a_context_too_short_for_any_question_is_refused(model: VisionLanguageModel) -> None:
-    check_context(model)
-    shortest = prompt_tokens(model, ask("?", picture(1)))
-    check_context(tiny_model(context_tokens=shortest + 1))
-    for context in (shortest, 10, 0, -5):
-        with pytest.raises(ConfigError, match=rf"context_tokens is {context}, but .* takes {shortest} tokens"):
-            check_context(tiny_model(context_tokens=context))
 
 
 def test_a_generous_limit_does_not_cost_the_history(engine: ChatEngine) -> None:

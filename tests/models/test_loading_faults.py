@@ -14,10 +14,12 @@ import pytest
 import torch
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from models import devices
 from models.config import load_config
+from models.conversation import Turn
 from models.devices import weight_bytes
 from models.errors import (
     CheckpointCorrupt,
@@ -171,13 +173,21 @@ def test_a_damaged_file_is_refused_in_one_line(case: Path, fault: str, monkeypat
         ("image_size=-144", ConfigError, "can't be cut"),
         ("image_size=70", ConfigError, "70 px has 25 patches; image_size must give a multiple of 4"),
         ("context_tokens=-5", ConfigError, "context_tokens is -5; it must be more than 0"),
-        ("context_tokens=10", ConfigError, "context_tokens is 10, but one image alone takes 16"),
     ],
 )
 def test_a_wrong_setting_is_explained(case: Path, override: str, error_class: type[MiniVLMError], message: str) -> None:
     with pytest.raises(error_class, match=message) as error:
         load(case, override)
     assert "\n" not in str(error.value)
+
+
+def test_a_context_too_short_for_any_question_is_refused(case: Path) -> None:
+    model = load(case)
+    shortest = len(model.embed_prompt([Turn("user", "?", (Image.new("RGB", (8, 8)),))]))
+    load(case, f"context_tokens={shortest + 1}")
+    for context in (shortest, 10):
+        with pytest.raises(ConfigError, match=rf"config.yaml: context_tokens is {context}, but .* takes {shortest} "):
+            load(case, f"context_tokens={context}")
 
 
 @pytest.mark.parametrize(
