@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
+import threading
 import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -20,6 +21,10 @@ from models.grounding import Box
 from models.routing_trace import RoutingTrace
 
 logger = logging.getLogger(__name__)
+
+# Held while an answer is started: of two questions sent at once only one may find that no answer is being written. One
+# lock for all conversations, as the page copies them but can't copy locks; held as long as a thread takes to start.
+_STARTING = threading.Lock()
 
 
 @dataclass(eq=False)
@@ -128,32 +133,34 @@ class ChatSession:
         A question that can't be asked raises RequestError here, before anything has changed. Later errors are kept in
         `Exchange.error`. Closing the iterator stops the answer.
         """
-        self._check_free()
-        text = with_box(text.strip(), box, model.info.tasks)
-        has_image = bool(pictures) or self.picture is not None
-        check_question(text, model.info, num_images=len(pictures), has_image=has_image)
-        exchange = Exchange(model.neutralise(text), tuple(pictures), with_seed(sampling or model.info.sampling))
-        exchange.wishes = wishes or usual_wishes(model.info)
-        exchange.begins_anew = bool(pictures) and model.info.one_image_per_chat and self._next_index > 0
-        self.key = self.key or uuid.uuid4().hex
-        del self.exchanges[self._next_index :]
-        self.editing = None
-        self.exchanges.append(exchange)
-        return self._answer(model, exchange)
+        with _STARTING:
+            self._check_free()
+            text = with_box(text.strip(), box, model.info.tasks)
+            has_image = bool(pictures) or self.picture is not None
+            check_question(text, model.info, num_images=len(pictures), has_image=has_image)
+            exchange = Exchange(model.neutralise(text), tuple(pictures), with_seed(sampling or model.info.sampling))
+            exchange.wishes = wishes or usual_wishes(model.info)
+            exchange.begins_anew = bool(pictures) and model.info.one_image_per_chat and self._next_index > 0
+            self.key = self.key or uuid.uuid4().hex
+            del self.exchanges[self._next_index :]
+            self.editing = None
+            self.exchanges.append(exchange)
+            return self._answer(model, exchange)
 
     def retry(
         self, model: ChatModel, sampling: Sampling | None = None, *, wishes: Wishes | None = None
     ) -> Iterator[Exchange]:
         """Answer the last question again. The old answer comes back if the new one has no text."""
-        self._check_free()
-        if not self.exchanges:
-            raise RequestError("There is no question to answer again.")
-        old = self.exchanges[-1]
-        exchange = Exchange(old.question, old.pictures, with_seed(sampling or old.sampling))
-        exchange.wishes, exchange.begins_anew = wishes or old.wishes, old.begins_anew
-        self.exchanges[-1] = exchange
-        self.editing = None
-        return self._answer(model, exchange, fallback=old)
+        with _STARTING:
+            self._check_free()
+            if not self.exchanges:
+                raise RequestError("There is no question to answer again.")
+            old = self.exchanges[-1]
+            exchange = Exchange(old.question, old.pictures, with_seed(sampling or old.sampling))
+            exchange.wishes, exchange.begins_anew = wishes or old.wishes, old.begins_anew
+            self.exchanges[-1] = exchange
+            self.editing = None
+            return self._answer(model, exchange, fallback=old)
 
     def undo(self) -> Exchange | None:
         """Take the last question and its answer back; None if there is none."""

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 
-from app.session import ChatSession, Exchange
+from app.session import ChatSession, Exchange, StillAnswering
 from models.conversation import Sampling
 from models.errors import ContextOverflow, RequestError
 from models.grounding import Box
@@ -153,6 +153,33 @@ def test_only_one_answer_at_a_time() -> None:
     session.reset()
     model.open_gate()
     assert eventually(lambda: model.open_streams == 0)
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_of_two_questions_sent_at_once_one_is_refused(again: bool) -> None:
+    session, model = ChatSession(), ScriptedModel()
+    finish(session.ask(model, "one"))
+    model.gate = threading.Semaphore(0)
+    both = threading.Barrier(2)
+    accepted: list[Iterator[Exchange]] = []
+    refused: list[StillAnswering] = []
+
+    def send() -> None:
+        both.wait()
+        try:
+            accepted.append(session.retry(model) if again else session.ask(model, "two"))
+        except StillAnswering as error:
+            refused.append(error)
+
+    threads = [threading.Thread(target=send) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    session.stop()
+    model.open_gate()
+    assert (len(accepted), len(refused)) == (1, 1)
+    assert len(session.exchanges) == (1 if again else 2)
 
 
 def test_retry_asks_the_same_again() -> None:
