@@ -25,6 +25,7 @@ from training.tiny.clip_tower import clip_config, clip_from_eva
 from training.tiny.images import pixel_values_of
 from training.tiny.language_batches import LanguageRecipe
 from training.tiny.networks import PATCH_SIZE, DecoderShape, QFormerShape, TowerShape, build_vision_tower
+from training.tiny.pretrain_tower import TowerRecipe
 from training.tiny.train_tiny import FAMILIES, main
 
 ROOT = Path(__file__).parents[2]
@@ -51,8 +52,10 @@ def copy_config(name: str, folder: Path) -> Path:
     return Path(shutil.copy(ROOT / "eval_configs" / f"tiny_{name}.yaml", folder))
 
 
-def shortened(recipe: LanguageRecipe, steps: int = 1) -> LanguageRecipe:
-    return replace(recipe, steps=steps, images=2, rows=3)
+def shortened(recipe: TowerRecipe | LanguageRecipe) -> TowerRecipe | LanguageRecipe:
+    if isinstance(recipe, LanguageRecipe):
+        return replace(recipe, steps=1, images=2, rows=3)
+    return replace(recipe, steps=2, batch=2)
 
 
 @pytest.fixture
@@ -65,24 +68,14 @@ def small_recipes(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "DECODER", DECODER)
     monkeypatch.setattr(mini_gemini, "LOW", TOWER)
     monkeypatch.setattr(mini_gemini, "HIGH_WIDTHS", (4, 8, 8, 8))
-    for module, name in (
-        (minigpt, "TOWER_RECIPE"),
-        (minigpt, "TOKEN_RECIPE"),
-        (moe_llava, "TOWER_RECIPE"),
-        (mini_gemini, "HIGH_RECIPE"),
-        (mini_gemini, "TOWERS_RECIPE"),
-    ):
-        monkeypatch.setattr(module, name, replace(getattr(module, name), steps=2, batch=2))
-    for module, name in ((minigpt, "HARD_TOKEN_RECIPES"), (minigpt4, "QUERY_RECIPES")):
-        recipes = tuple(replace(recipe, steps=2, batch=2) for recipe in getattr(module, name))
-        monkeypatch.setattr(module, name, recipes)
+    monkeypatch.setattr(minigpt, "STAGES", {name: shortened(recipe) for name, recipe in minigpt.STAGES.items()})
+    monkeypatch.setattr(minigpt4, "QUERY_RECIPES", tuple(map(shortened, minigpt4.QUERY_RECIPES)))
     monkeypatch.setattr(mini_gemini, "_FITTED_BATCHES", 2)
     for module, names in (
-        (minigpt, ("LANGUAGE", "ENTANGLED")),
         (minigpt4, ("MINIGPT4",)),
         (tinygpt_v, ("STAGE_4", "STAGE_3")),
-        (moe_llava, ("DENSE", "SPARSE")),
-        (mini_gemini, ("RECIPE",)),
+        (moe_llava, ("TOWER_RECIPE", "DENSE", "SPARSE")),
+        (mini_gemini, ("HIGH_RECIPE", "TOWERS_RECIPE", "RECIPE")),
     ):
         for name in names:
             monkeypatch.setattr(module, name, shortened(getattr(module, name)))

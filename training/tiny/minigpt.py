@@ -45,9 +45,10 @@ TOWER = TowerShape()
 DECODER = DecoderShape()
 LANGUAGE_MODEL = "llama"  # folder of the released files
 
-TOWER_RECIPE = TowerRecipe(steps=1200, set_weight=0.5)
+_TOWER = TowerRecipe(steps=1200, set_weight=0.5)
 
-TOKEN_RECIPE = TowerRecipe(
+# Without the decoder still, which is several times faster: now the image tokens have to know all that patches know.
+_TOKENS = TowerRecipe(
     steps=1100,
     rates=LearningRates(muon=0.012, adamw=1.8e-3),
     decay_from=0.4,
@@ -55,9 +56,9 @@ TOKEN_RECIPE = TowerRecipe(
     bin_widths=(2.5, 1.2),
     seed=51,
 )
-"""Without the decoder still, which is several times faster: now the image tokens have to know all that patches know."""
 
-LANGUAGE = LanguageRecipe(
+# The decoder learns to answer from tokens that know. Patches and phrases also learn about sets of objects.
+_LANGUAGE = LanguageRecipe(
     steps=2600,
     mixture=MINIGPT_V2_MIXTURE,
     late_mixture=MINIGPT_V2_LAST_MIXTURE,
@@ -66,8 +67,9 @@ LANGUAGE = LanguageRecipe(
     set_weight=1.0,
     bin_widths=(6.0, 1.2),
 )
-"""The decoder learns to answer from tokens that know. Patches and phrases also learn about sets of objects."""
 
+# Scenes that are hard to see, then harder ones, without the decoder: names of small covered objects are learnt last,
+# and here in a fifth of the time that they take with it.
 _HARD_TOKENS = TowerRecipe(
     steps=1300,
     batch=40,
@@ -78,21 +80,17 @@ _HARD_TOKENS = TowerRecipe(
     bin_widths=(1.2, 1.0),
     seed=101,
 )
-HARD_TOKEN_RECIPES = (
+_HARDER_TOKENS = replace(
     _HARD_TOKENS,
-    replace(
-        _HARD_TOKENS,
-        steps=3000,
-        blend=SceneBlend(text=0.2, entangled=0.5, aligned=0.05, candidates=3),
-        rates=LearningRates(muon=0.01, adamw=1.4e-3),
-        decay_from=0.2,
-        seed=111,
-    ),
+    steps=3000,
+    blend=SceneBlend(text=0.2, entangled=0.5, aligned=0.05, candidates=3),
+    rates=LearningRates(muon=0.01, adamw=1.4e-3),
+    decay_from=0.2,
+    seed=111,
 )
-"""Scenes that are hard to see, then harder ones, without the decoder: names of small covered objects are learnt last,
-and here in a fifth of the time that they take with it."""
 
-ENTANGLED = LanguageRecipe(
+# With it: objects near each other, over each other and in columns, whose order in an answer hangs on a pixel.
+_ENTANGLED = LanguageRecipe(
     steps=1900,
     mixture=MINIGPT_V2_ENTANGLED_MIXTURE,
     images=28,
@@ -109,7 +107,18 @@ ENTANGLED = LanguageRecipe(
     curriculum=(),
     seed=121,
 )
-"""With it: objects near each other, over each other and in columns, whose order in an answer hangs on a pixel."""
+
+STAGES: dict[str, TowerRecipe | LanguageRecipe] = {
+    "tower": _TOWER,
+    "tokens": _TOKENS,
+    "language": _LANGUAGE,
+    "hard_tokens": _HARD_TOKENS,
+    "harder_tokens": _HARDER_TOKENS,
+    "entangled": _ENTANGLED,
+    "last_tokens": replace(_HARDER_TOKENS, steps=4000, rates=LearningRates(muon=0.008, adamw=1.1e-3), seed=141),
+    "last": replace(_ENTANGLED, steps=1100, rates=LearningRates(muon=0.005, adamw=1e-3), seed=151),
+}
+"""In their order, by the name of the file that holds a stage's state."""
 
 
 class LlamaFamily:
@@ -133,7 +142,7 @@ class LlamaFamily:
 
 
 class MiniGPTv2(LlamaFamily):
-    """Tiny MiniGPT-v2: tower, image tokens, language, and both on hard scenes; `work` holds the states of stages."""
+    """Tiny MiniGPT-v2: tower, image tokens, language, and by turns on hard scenes; `work` holds the stages' states."""
 
     def __init__(self, work: Path) -> None:
         tokenizer_path = work / "tokenizer.model"
@@ -141,10 +150,7 @@ class MiniGPTv2(LlamaFamily):
             if not tokenizer_path.is_file():
                 train_tokenizer(tokenizer_path)
         super().__init__(tokenizer_path)
-        self.tower_path, self.tokens_path = work / "tower.pt", work / "minigpt_v2_tokens.pt"
-        self.language_path = work / "minigpt_v2_language.pt"
-        self.hard_token_paths = [work / f"minigpt_v2_hard_tokens{index}.pt" for index in range(len(HARD_TOKEN_RECIPES))]
-        self.path = work / "minigpt_v2.pt"
+        self.work = work
         self.rows = RowFormat(prompt_format=MINIGPT_V2, tokenizer=self.tokenizer, answer_end="</s>")
 
     def build(self) -> tuple[TinyModel, TrainingHeads]:
@@ -157,15 +163,16 @@ class MiniGPTv2(LlamaFamily):
 
     def train(self) -> TinyModel:
         """All stages; what is finished in the work folder is not repeated."""
-        torch.manual_seed(LANGUAGE.seed)
+        torch.manual_seed(_LANGUAGE.seed)
         model, heads = self.build()
-        pretrain_tower(model, heads.dense, TOWER_RECIPE, self.tower_path)
-        model, heads = reading_tokens(model, heads)
-        pretrain_tower(model, heads.dense, TOKEN_RECIPE, self.tokens_path)
-        self.run(model, heads, self.rows, LANGUAGE, self.language_path)
-        for recipe, path in zip(HARD_TOKEN_RECIPES, self.hard_token_paths, strict=True):
-            pretrain_tower(model, heads.dense, recipe, path)
-        self.run(model, heads, self.rows, ENTANGLED, self.path)
+        for name, recipe in STAGES.items():
+            path = self.work / f"minigpt_v2_{name}.pt"
+            if isinstance(recipe, LanguageRecipe):
+                self.run(model, heads, self.rows, recipe, path)
+            else:
+                pretrain_tower(model, heads.dense, recipe, path)
+            if name == "tower":
+                model, heads = reading_tokens(model, heads)
         return model
 
     def export(self, model: TinyModel, folder: Path) -> None:
