@@ -22,8 +22,8 @@ from models.routing_trace import RoutingTrace
 
 logger = logging.getLogger(__name__)
 
-# Held while an answer is started: of two questions sent at once only one may find that no answer is being written. One
-# lock for all conversations, as the page copies them but can't copy locks; held as long as a thread takes to start.
+# Held from finding that no answer is being written to what follows from it: of two questions sent at once only one may
+# find that. One lock for all conversations, as the page copies them but can't copy locks; held for about a millisecond.
 _STARTING = threading.Lock()
 
 
@@ -170,11 +170,12 @@ class ChatSession:
 
     def edit(self, index: int) -> Exchange:
         """Let the next question replace exchange `index` and all after it. Nothing is lost before it is asked."""
-        self._check_free()
-        if not 0 <= index < len(self.exchanges):
-            raise RequestError("That question is no longer there.")
-        self.editing = index
-        return self.exchanges[index]
+        with _STARTING:
+            self._check_free()
+            if not 0 <= index < len(self.exchanges):
+                raise RequestError("That question is no longer there.")
+            self.editing = index
+            return self.exchanges[index]
 
     def cancel_edit(self) -> dict[str, Any] | None:
         """Leave the conversation as it is; what was in the text box before the edit, if there was something."""

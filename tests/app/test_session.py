@@ -182,6 +182,35 @@ def test_of_two_questions_sent_at_once_one_is_refused(again: bool) -> None:
     assert len(session.exchanges) == (1 if again else 2)
 
 
+def test_no_edit_begins_while_a_question_is_being_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
+    session, model = ChatSession(), ScriptedModel()
+    finish(session.ask(model, "one"))
+    model.gate = threading.Semaphore(0)
+    refused: list[StillAnswering] = []
+
+    def edit() -> None:
+        try:
+            session.edit(0)
+        except StillAnswering as error:
+            refused.append(error)
+
+    editing = threading.Thread(target=edit)
+    neutralise = model.neutralise
+
+    def neutralise_slowly(text: str) -> str:
+        editing.start()
+        editing.join(timeout=0.3)  # an edit that could begin now would have by then
+        return neutralise(text)
+
+    monkeypatch.setattr(model, "neutralise", neutralise_slowly)
+    session.ask(model, "two")
+    editing.join()
+    session.stop()
+    model.open_gate()
+    assert len(refused) == 1
+    assert [exchange.question for exchange in session.exchanges] == ["one", "two"]
+
+
 def test_retry_asks_the_same_again() -> None:
     session, model = ChatSession(), ScriptedModel(["one", "two"])
     finish(session.ask(model, "say", [picture()]))

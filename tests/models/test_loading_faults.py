@@ -173,6 +173,7 @@ def test_a_damaged_file_is_refused_in_one_line(case: Path, fault: str, monkeypat
         ("image_size=-144", ConfigError, "can't be cut"),
         ("image_size=70", ConfigError, "70 px has 25 patches; image_size must give a multiple of 4"),
         ("context_tokens=-5", ConfigError, "context_tokens is -5; it must be more than 0"),
+        ("context_tokens=0", ConfigError, "context_tokens is 0; it must be more than 0"),
     ],
 )
 def test_a_wrong_setting_is_explained(case: Path, override: str, error_class: type[MiniVLMError], message: str) -> None:
