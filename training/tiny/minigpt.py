@@ -108,6 +108,22 @@ _ENTANGLED = LanguageRecipe(
     seed=121,
 )
 
+# Once more, with more scenes of fewer questions: tower and decoder learn names together.
+_NAMES = replace(
+    _ENTANGLED,
+    steps=1700,
+    mixture=replace(
+        MINIGPT_V2_ENTANGLED_MIXTURE,
+        weights=MINIGPT_V2_ENTANGLED_MIXTURE.weights | {"identify": 4.0, "identify_covered": 5.0, "reading": 0.8},
+    ),
+    images=36,
+    rows=6,
+    blend=SceneBlend(text=0.12, entangled=0.3, aligned=0.25, candidates=4),
+    tower_factor=0.3,
+    dense_weight=1.0,
+    seed=161,
+)
+
 STAGES: dict[str, TowerRecipe | LanguageRecipe] = {
     "tower": _TOWER,
     "tokens": _TOKENS,
@@ -117,6 +133,7 @@ STAGES: dict[str, TowerRecipe | LanguageRecipe] = {
     "entangled": _ENTANGLED,
     "last_tokens": replace(_HARDER_TOKENS, steps=4000, rates=LearningRates(muon=0.008, adamw=1.1e-3), seed=141),
     "last": replace(_ENTANGLED, steps=1100, rates=LearningRates(muon=0.005, adamw=1e-3), seed=151),
+    "names": _NAMES,
 }
 """In their order, by the name of the file that holds a stage's state."""
 
