@@ -7,10 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from training.scenes.hard_scenes import USUAL, SceneBlend, covered_shares, num_aligned
+from training.scenes.hard_scenes import USUAL, SceneBlend, covered_shares, num_aligned, with_alike_pair
 from training.scenes.samples import Maker, make_identify, make_identify_covered
 from training.scenes.scene import Scene, sample_scene, sample_text_scene
-from training.scenes.vocabulary import MAX_OBJECTS
+from training.scenes.vocabulary import COLOURS, MAX_OBJECTS
 
 
 def scene_of_squares(*corners: tuple[int, int]) -> Scene:
@@ -50,6 +50,33 @@ def test_text_scenes_are_mostly_text_and_hold_nothing_held_out() -> None:
     assert sum(item.kind != "shape" for item in objects) > 0.6 * len(objects)
     assert max(len(scene.objects) for scene in scenes) <= MAX_OBJECTS
     assert not any(item.is_held_out for item in objects)
+
+
+def test_one_of_two_that_overlap_gets_the_colour_of_the_other_in_a_shade_of_its_own() -> None:
+    scene = scene_of_squares((0, 0), (20, 0), (100, 100))
+    objects = []
+    for item, colour, shade in zip(scene.objects, ("blue", "green", "orange"), (-2, 3, 1), strict=True):
+        red, green, blue = COLOURS[colour]
+        objects.append(replace(item, colour=colour, rgb=(red + shade, green, blue)))
+    first, second, apart = with_alike_pair(replace(scene, objects=tuple(objects)), np.random.default_rng(0)).objects
+    assert apart == objects[2]
+    assert first.colour == second.colour
+    for before, after in ((objects[0], first), (objects[1], second)):
+        own_shade = np.subtract(before.rgb, COLOURS[before.colour])
+        np.testing.assert_array_equal(np.subtract(after.rgb, COLOURS[after.colour]), own_shade)
+        assert replace(after, colour=before.colour, rgb=before.rgb) == before
+
+
+def test_alike_pairs_are_never_held_out_ones() -> None:
+    rng = np.random.default_rng(4)
+    blend = SceneBlend(entangled=1.0, alike=1.0)
+    scenes = [blend.sample(rng) for _ in range(300)]
+    assert not any(item.is_held_out for scene in scenes for item in scene.objects)
+
+
+def test_nothing_is_made_alike_that_lies_apart() -> None:
+    scene = scene_of_squares((0, 0), (100, 100))
+    assert with_alike_pair(scene, np.random.default_rng(0)) is scene
 
 
 def test_the_usual_blend_draws_what_sample_scene_draws() -> None:

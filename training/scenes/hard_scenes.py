@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 
 import numpy as np
@@ -23,6 +23,7 @@ class SceneBlend:
 
     text: float = 0.0  # with several words and digits
     entangled: float = 0.0  # the one of `candidates` scenes whose objects overlap most
+    alike: float = 0.0  # share of the entangled ones in which two objects that overlap have the same colour
     aligned: float = 0.0  # the one of `candidates` scenes with most objects in a column
     candidates: int = 2
 
@@ -36,7 +37,8 @@ class SceneBlend:
         if count == 1:
             return scenes[0]
         if kind < self.text + self.entangled:
-            return max(scenes, key=lambda scene: covered_shares(scene).sum())
+            scene = max(scenes, key=lambda scene: covered_shares(scene).sum())
+            return with_alike_pair(scene, rng) if self.alike and rng.random() < self.alike else scene
         return max(scenes, key=num_aligned)
 
 
@@ -45,6 +47,28 @@ USUAL = SceneBlend()
 
 def covered_shares(scene: Scene) -> NDArray[np.float64]:
     """[N]: the largest share of each object's box that also belongs to another's; near boxes count as touching."""
+    largest: NDArray[np.float64] = _shared_boxes(scene).max(1)
+    return largest
+
+
+def with_alike_pair(scene: Scene, rng: Generator) -> Scene:
+    """The scene with one object in the colour of another that it overlaps or touches, in a shade of its own.
+
+    Unchanged where nothing touches, or where that would be a pair of shape and colour that training never shows.
+    """
+    shares = _shared_boxes(scene)
+    if not shares.any():
+        return scene
+    first, second = divmod(int(rng.choice(shares.size, p=(shares / shares.sum()).flatten())), len(scene.objects))
+    objects = list(scene.objects)
+    colour, deviation = objects[second].colour, np.subtract(objects[first].rgb, vocab.COLOURS[objects[first].colour])
+    red, green, blue = np.clip(np.add(vocab.COLOURS[colour], deviation), 0, 255).tolist()
+    objects[first] = replace(objects[first], colour=colour, rgb=(red, green, blue))
+    return scene if objects[first].is_held_out else replace(scene, objects=tuple(objects))
+
+
+def _shared_boxes(scene: Scene) -> NDArray[np.float64]:
+    """[N, N]: the share of each object's box (row) that also belongs to another's; 0 on the diagonal."""
     boxes = np.array([item.box for item in scene.objects], dtype=np.float64)
     starts = np.maximum(boxes[:, None, :2], boxes[None, :, :2])
     ends = np.minimum(boxes[:, None, 2:], boxes[None, :, 2:])
@@ -53,8 +77,7 @@ def covered_shares(scene: Scene) -> NDArray[np.float64]:
     shares = np.clip(sides, 0, None).prod(2) / areas[:, None]
     shares = np.maximum(shares, _TOUCHING * (sides > -_NEAR).all(2))
     np.fill_diagonal(shares, 0)
-    largest: NDArray[np.float64] = shares.max(1)
-    return largest
+    return shares
 
 
 def num_aligned(scene: Scene) -> int:

@@ -124,6 +124,9 @@ _NAMES = replace(
     seed=161,
 )
 
+# What it still calls wrongly lies over or under something of its own colour.
+_ALIKE = replace(_NAMES, blend=SceneBlend(text=0.12, entangled=0.45, alike=0.6, aligned=0.15, candidates=4), seed=171)
+
 STAGES: dict[str, TowerRecipe | LanguageRecipe] = {
     "tower": _TOWER,
     "tokens": _TOKENS,
@@ -134,6 +137,7 @@ STAGES: dict[str, TowerRecipe | LanguageRecipe] = {
     "last_tokens": replace(_HARDER_TOKENS, steps=4000, rates=LearningRates(muon=0.008, adamw=1.1e-3), seed=141),
     "last": replace(_ENTANGLED, steps=1100, rates=LearningRates(muon=0.005, adamw=1e-3), seed=151),
     "names": _NAMES,
+    "alike": _ALIKE,
 }
 """In their order, by the name of the file that holds a stage's state."""
 
