@@ -22,6 +22,7 @@ ROWS = (
     ("Grounding, F1 at IoU 0.5", "grounding_f1@0.5"),
     ("Detection, F1 at IoU 0.5", "detection_f1@0.5"),
     ("Absent things: nothing claimed", "absent_unclaimed"),
+    ("One absent thing: nothing claimed", "absent_one_unclaimed"),
     ("Caption, F1 of objects", "caption_f1"),
     ("Count", "count"),
     ("Colour", "colour"),

@@ -42,7 +42,7 @@ VQA_GOALS = ("count", "colour", "shape", "relation", "existence", "reading")
 """The kinds of question that make up the VQA mean; the others are reported as extras."""
 
 HELD_OUT_TASKS = ("refer", "identify", "colour", "shape")
-_BOX_TASKS = ("refer", "identify", "grounding", "detection", "absent")
+_BOX_TASKS = ("refer", "identify", "grounding", "detection", "absent", "absent_one")
 _SEED_SPACE = 1_000_003  # more than training, whose second number is the step, ever has: seeds never meet
 _CONCURRENT = 32
 _TRACED_SCENES = 100  # at most, for the shares of experts: each is one more pass
@@ -151,8 +151,8 @@ def score(task: str, samples: Sequence[Sample], answers: Sequence[str]) -> dict[
     if task in ("caption", "chat_caption"):
         hits = sum((metrics.caption_hits(answer, sample) for answer, sample in pairs), metrics.Hits(0, 0, 0))
         return {f"{task}_f1": hits.f1}
-    if task == "absent":
-        return {"absent_unclaimed": float(np.mean([not metrics.claims_regions(answer) for answer, _ in pairs]))}
+    if task in ("absent", "absent_one"):
+        return {f"{task}_unclaimed": float(np.mean([not metrics.claims_regions(answer) for answer, _ in pairs]))}
     if task == "existence":
         yes = [
             (answer.strip().lower().startswith("yes"), sample.answer.lower().startswith("yes"))

@@ -80,6 +80,7 @@ def test_well_formed_markup(answer: str, expected: bool) -> None:
 def test_scores_of_a_task() -> None:
     assert set(score("refer", [REFER, REFER], [REFER.answer, "no idea"]).values()) == {0.5}
     assert score("absent", [REFER, REFER], ["there are none", REFER.answer]) == {"absent_unclaimed": 0.5}
+    assert score("absent_one", [REFER, REFER], ["there is none", REFER.answer]) == {"absent_one_unclaimed": 0.5}
     assert score("grounding", [GROUNDING], [GROUNDING.answer]) == {"grounding_f1@0.5": 1.0}
 
 

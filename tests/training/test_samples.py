@@ -11,6 +11,7 @@ from training.scenes.phrases import full_phrase, noun_phrase, plural, unique_phr
 from training.scenes.questions import MAKERS, VQA_MAKERS, clear_side, make_count, make_relation, vary
 from training.scenes.samples import Sample, absent_phrase, box_of, without_identifier
 from training.scenes.scene import Scene, sample_scene
+from training.scenes.vocabulary import HELD_OUT
 
 SCENES = [sample_scene(np.random.default_rng(seed)) for seed in range(30)]
 BOX_TASKS = ("refer", "grounding", "detection")
@@ -60,8 +61,22 @@ def test_absent_things_are_absent() -> None:
             assert phrase not in (plural(item.name), f"{item.colour} {plural(item.name)}", f"{item.colour} objects")
 
 
-def test_an_absent_thing_is_answered_without_a_box() -> None:
-    assert not any(regions_of(parse_grounded_text(sample.answer)) for _, sample in samples("absent"))
+@pytest.mark.parametrize("task", ["absent", "absent_one"])
+def test_an_absent_thing_is_answered_without_a_box(task: str) -> None:
+    assert not any(regions_of(parse_grounded_text(sample.answer)) for _, sample in samples(task))
+
+
+def test_one_absent_thing_is_absent_but_like_something_there() -> None:
+    near = []
+    for scene, sample in samples("absent_one"):
+        phrase = sample.answer.removeprefix("there is no ").removesuffix(" in the image")
+        assert phrase in sample.prompt
+        assert sample.mentions == ((phrase, ()),)
+        assert phrase not in [noun_phrase(item, ("colour", "name")) for item in scene.objects]
+        colour, name = phrase.split()[0], phrase.split()[-1]
+        assert (name, colour) not in HELD_OUT
+        near.append(any(item.colour == colour or item.name == name for item in scene.objects))
+    assert sum(near) > 0.7 * len(near)
 
 
 def test_counts_are_right() -> None:

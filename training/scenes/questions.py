@@ -15,6 +15,7 @@ from training.scenes.samples import (
     absent_phrase,
     choose,
     make_absent_detection,
+    make_absent_one,
     make_caption,
     make_chat_caption,
     make_detection,
@@ -241,6 +242,7 @@ MAKERS: dict[str, Maker] = {
     "caption": make_caption,
     "chat_caption": make_chat_caption,
     **VQA_MAKERS,
+    "absent_one": make_absent_one,
 }
 
 TRAINING_MAKERS: dict[str, Maker] = {

@@ -51,6 +51,7 @@ CHAT_CAPTION_POOL = (
     "Could you describe the contents of this image for me?",
 )
 VQA_LONG_FORM = "Based on the image, respond to this question with a short answer: {}"
+_NAMES = {"shape": vocab.SHAPES, "digit": vocab.DIGITS, "word": vocab.WORDS}
 _UNCOVERED = 0.2  # beside the shares of covered objects, how often one is asked for that nothing covers
 
 
@@ -263,3 +264,20 @@ def make_absent_detection(rng: Generator, scene: Scene) -> Sample:
     phrase = absent_phrase(rng, scene)
     answer = f"there are no {phrase} in the image"
     return Sample("absent", f"[detection] {phrase}", answer, (), ((phrase, ()),))
+
+
+def make_absent_one(rng: Generator, scene: Scene) -> Sample:
+    """`[detection]` of one thing that is not there, like one that is: in its colour, with its name, or neither."""
+    named = {noun_phrase(item, ("colour", "name")) for item in scene.objects}
+    while True:
+        item = scene.objects[int(rng.integers(len(scene.objects)))]
+        kind = rng.random()
+        if kind < 0.6:
+            item = replace(item, colour=choose(rng, tuple(vocab.COLOURS)))
+        if kind > 0.4:
+            item = replace(item, name=choose(rng, _NAMES[item.kind]))
+        phrase = noun_phrase(item, ("colour", "name"))
+        if phrase not in named and not item.is_held_out:
+            break
+    shown = with_article(phrase) if rng.random() < 0.5 else phrase
+    return Sample("absent", f"[detection] {shown}", f"there is no {phrase} in the image", (), ((phrase, ()),))

@@ -127,6 +127,22 @@ _NAMES = replace(
 # What it still calls wrongly lies over or under something of its own colour.
 _ALIKE = replace(_NAMES, blend=SceneBlend(text=0.12, entangled=0.45, alike=0.6, aligned=0.15, candidates=4), seed=171)
 
+# The decoder alone. "[detection] red circle" had a box in every scene: only what was named in plural had been absent.
+_ABSENT = replace(
+    _ENTANGLED,
+    steps=500,
+    mixture=replace(
+        MINIGPT_V2_ENTANGLED_MIXTURE,
+        weights=MINIGPT_V2_ENTANGLED_MIXTURE.weights | {"absent": 1.0, "absent_one": 3.0},
+    ),
+    blend=SceneBlend(text=0.08, entangled=0.25, alike=0.6, aligned=0.25, candidates=4),
+    rates=LearningRates(muon=0.003, adamw=6e-4),
+    tower_factor=0.0,
+    connector_factor=0.0,
+    dense_weight=0.0,
+    seed=181,
+)
+
 STAGES: dict[str, TowerRecipe | LanguageRecipe] = {
     "tower": _TOWER,
     "tokens": _TOKENS,
@@ -138,6 +154,7 @@ STAGES: dict[str, TowerRecipe | LanguageRecipe] = {
     "last": replace(_ENTANGLED, steps=1100, rates=LearningRates(muon=0.005, adamw=1e-3), seed=151),
     "names": _NAMES,
     "alike": _ALIKE,
+    "absent": _ABSENT,
 }
 """In their order, by the name of the file that holds a stage's state."""
 

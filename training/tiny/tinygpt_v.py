@@ -52,6 +52,7 @@ STAGE_4 = LanguageRecipe(
         | {
             "identify": 1.8,
             "detection": 2.2,
+            "absent_one": 0.8,
             "caption": 1.0,
             "chat_caption": 1.2,
             "relation": 3.6,
