@@ -38,6 +38,7 @@ class SceneBlend:
             return scenes[0]
         if kind < self.text + self.entangled:
             scene = max(scenes, key=lambda scene: covered_shares(scene).sum())
+            # Without a share nothing is drawn, so that a stage without one keeps its scenes.
             return with_alike_pair(scene, rng) if self.alike and rng.random() < self.alike else scene
         return max(scenes, key=num_aligned)
 

@@ -242,7 +242,7 @@ MAKERS: dict[str, Maker] = {
     "caption": make_caption,
     "chat_caption": make_chat_caption,
     **VQA_MAKERS,
-    "absent_one": make_absent_one,
+    "absent_one": make_absent_one,  # at the end: a task's place is part of the seed of the scenes it is evaluated on
 }
 
 TRAINING_MAKERS: dict[str, Maker] = {
