@@ -94,9 +94,25 @@ def build_demo(
         parts = _Parts(info, examples_html(examples) if examples else "", has_scenes=new_scene is not None)
         _connect(parts, handlers, session)
         demo.load(None, js="() => window.minivlm.start()")
+        demo.unload(_stop_of(demo, session))
         add_chat_endpoint(model, concurrency_limit=MAX_STREAMS)
     demo.queue(max_size=MAX_WAITING, default_concurrency_limit=MAX_STREAMS)
     return demo
+
+
+def _stop_of(demo: gr.Blocks, session: gr.State) -> Callable[[gr.Request], None]:
+    """What ends the answer of a closed tab.
+
+    Gradio ends listeners itself, but only through the stream that carries their output to the browser: it does not
+    notice a tab that was closed before its browser had opened that stream.
+    """
+
+    def stop(request: gr.Request) -> None:
+        held = demo.state_holder.session_data.get(request.session_hash or "")
+        if held is not None:
+            held[session._id].stop()
+
+    return stop
 
 
 class _Parts:
@@ -115,6 +131,7 @@ class _Parts:
             container=False,
             buttons=[],
             latex_delimiters=[],
+            autoscroll=False,  # app.js does it; gradio would still pull a reader down 0.3 s after an update
             height=None,
             layout="bubble",
             placeholder=placeholder_html(info),

@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Browser, Page, expect
 
 from models.errors import NotEnoughMemory
 from tests.app.conftest import Server
+from tests.app.helpers import eventually
 from tests.app.test_page import answers, ask, attach, done, question
 
 pytestmark = pytest.mark.browser
@@ -83,3 +84,15 @@ def test_a_long_paste_stays_text_and_is_refused_as_a_question(server: Server, qu
     question(page).press("Enter")
     expect(page.get_by_role("alert")).to_contain_text("too long: 25000 characters")
     expect(page.locator("#mv-question .thumbnail-item")).to_have_count(0)
+
+
+def test_a_tab_closed_before_it_could_hear_of_its_answer_frees_the_model(server: Server, browser: Browser) -> None:
+    server.model.script, server.model.delay = ["word " * 10_000], 0.02
+    context = browser.new_context()
+    page = context.new_page()
+    page.route("**/queue/data*", lambda _: None)  # as if the tab were closed before that request was sent
+    page.goto(server.url)
+    ask(page, "hello")
+    assert eventually(lambda: server.model.open_streams == 1)
+    context.close()
+    assert eventually(lambda: server.model.open_streams == 0)

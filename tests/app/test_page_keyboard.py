@@ -50,6 +50,8 @@ def test_details_unfold_into_view(server: Server, quiet_page: Page) -> None:
     done(page, 1)
     page.locator(".mv-details summary").press("Enter")
     expect(page.locator(".mv-facts")).to_be_in_viewport()
+    page.wait_for_timeout(800)  # nothing that still had to be drawn or scrolled takes it out of view again
+    expect(page.locator(".mv-facts")).to_be_in_viewport(timeout=1)
 
 
 def test_a_button_says_that_it_has_copied(quiet_page: Page) -> None:
