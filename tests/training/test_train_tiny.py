@@ -72,6 +72,7 @@ def small_recipes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(minigpt4, "QUERY_RECIPES", tuple(map(shortened, minigpt4.QUERY_RECIPES)))
     monkeypatch.setattr(mini_gemini, "_FITTED_BATCHES", 2)
     for module, names in (
+        (minigpt, ("REFINED",)),
         (minigpt4, ("MINIGPT4",)),
         (tinygpt_v, ("STAGE_4", "STAGE_3")),
         (moe_llava, ("TOWER_RECIPE", "DENSE", "SPARSE")),
@@ -88,7 +89,7 @@ def test_all_families(small_recipes: None, tmp_path: Path) -> None:
     shutil.copy(TOKENIZER, work)
     train_byte_tokenizer(work / "phi_tokenizer", num_scenes=200)
     for family, train in FAMILIES.items():
-        train(work, tmp_path)(tmp_path / f"tiny_{family}")
+        train(work, tmp_path)(tmp_path / f"tiny_{family.removesuffix('_refined')}")
     for name, overrides in OVERRIDES.items():
         path = copy_config(name, tmp_path)
         model = load_model(path, device="cpu", overrides=overrides, report=lambda _: None)

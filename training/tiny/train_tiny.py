@@ -1,8 +1,8 @@
 """Train the bundled tiny checkpoints from nothing: `python -m training.tiny.train_tiny [--only minigpt_v2 …]`.
 
 Every stage leaves its state in the work folder; a stage that is finished there is not repeated, and one that broke off
-goes on. A family begins with the released files of the one before it, so each can be trained by itself. With two cores:
-`torchrun --nproc-per-node 2 -m training.tiny.train_tiny`.
+goes on. A family begins with the released files of the one before it, so each can be trained by itself; MiniGPT-v2's
+last stage comes after all of them. With two cores: `torchrun --nproc-per-node 2 -m training.tiny.train_tiny`.
 """
 
 from __future__ import annotations
@@ -61,6 +61,13 @@ def train_mini_gemini(work: Path, finished: Path) -> Export:
     return partial(family.export, family.train(finished_moe_llava(finished / "tiny_moe_llava")))
 
 
+def refine_minigpt_v2(work: Path, finished: Path) -> Export:
+    """MiniGPT-v2's last stage, which no other family begins with."""
+    del finished
+    family = MiniGPTv2(work)
+    return partial(family.export, family.refine())
+
+
 def _tokenizer(finished: Path) -> Path:
     return finished_tokenizer(finished / "tiny_minigpt_v2")
 
@@ -71,8 +78,10 @@ FAMILIES = {
     "tinygpt_v": train_tinygpt_v,
     "moe_llava": train_moe_llava,
     "mini_gemini": train_mini_gemini,
+    "minigpt_v2_refined": refine_minigpt_v2,
 }
-"""In the order in which they are trained, as later ones begin with parts of earlier ones; each gives tiny_<name>/."""
+"""In the order in which they are trained, as later ones begin with parts of earlier ones; each gives tiny_<name>/, the
+last one that of MiniGPT-v2 anew."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -93,7 +102,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if family in options.only:
                 export = train(options.work_dir, options.output)
                 if process.is_main_process:
-                    export(options.output / f"tiny_{family}")
+                    export(options.output / f"tiny_{family.removesuffix('_refined')}")
                 process.wait_for_everyone()
     except MiniVLMError as error:
         print(f"error: {error}", file=sys.stderr)
