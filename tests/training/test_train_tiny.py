@@ -26,7 +26,7 @@ from training.tiny.images import pixel_values_of
 from training.tiny.language_batches import LanguageRecipe
 from training.tiny.networks import PATCH_SIZE, DecoderShape, QFormerShape, TowerShape, build_vision_tower
 from training.tiny.pretrain_tower import TowerRecipe
-from training.tiny.train_tiny import FAMILIES, main
+from training.tiny.train_tiny import FAMILIES, folder_of, main
 
 ROOT = Path(__file__).parents[2]
 TOKENIZER = ROOT / "checkpoints" / "tiny_minigpt_v2" / "llama" / "tokenizer.model"
@@ -89,7 +89,7 @@ def test_all_families(small_recipes: None, tmp_path: Path) -> None:
     shutil.copy(TOKENIZER, work)
     train_byte_tokenizer(work / "phi_tokenizer", num_scenes=200)
     for family, train in FAMILIES.items():
-        train(work, tmp_path)(tmp_path / f"tiny_{family.removesuffix('_refined')}")
+        train(work, tmp_path)(tmp_path / folder_of(family))
     for name, overrides in OVERRIDES.items():
         path = copy_config(name, tmp_path)
         model = load_model(path, device="cpu", overrides=overrides, report=lambda _: None)

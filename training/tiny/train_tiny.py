@@ -80,8 +80,12 @@ FAMILIES = {
     "mini_gemini": train_mini_gemini,
     "minigpt_v2_refined": refine_minigpt_v2,
 }
-"""In the order in which they are trained, as later ones begin with parts of earlier ones; each gives tiny_<name>/, the
-last one that of MiniGPT-v2 anew."""
+"""In the order in which they are trained, as later ones begin with parts of earlier ones."""
+
+
+def folder_of(family: str) -> str:
+    """The folder that holds a family's released files: `minigpt_v2_refined` writes those of `minigpt_v2` anew."""
+    return f"tiny_{family.removesuffix('_refined')}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -102,7 +106,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if family in options.only:
                 export = train(options.work_dir, options.output)
                 if process.is_main_process:
-                    export(options.output / f"tiny_{family.removesuffix('_refined')}")
+                    export(options.output / folder_of(family))
                 process.wait_for_everyone()
     except MiniVLMError as error:
         print(f"error: {error}", file=sys.stderr)
