@@ -2,17 +2,19 @@
 
 PYTHON ?= python3
 VENV ?= .venv
-# More options for pip, for example an index with CUDA or CPU-only builds of torch (README, "GPU").
+# More options for pip, for example an index with CUDA or CPU-only builds of torch (docs/using.md, "GPU").
 PIP_FLAGS ?=
 # More arguments: make demo ARGS="--cfg-path eval_configs/minigpt_v2.yaml --device cuda:0", make train-tiny ARGS="--only minigpt_v2"
 ARGS ?=
 # Of make train-tiny: 2 share the work of every step, on two cores or two GPUs.
 PROCESSES ?= 1
+# Of make test, at most: each takes a core and about 1 GiB.
+MOST_WORKERS ?= 8
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: help demo test check lint format types train-tiny lock clean
+.PHONY: help demo space test fuzz check lint format types train-tiny lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -20,8 +22,14 @@ help: ## this list
 demo: $(VENV)/.installed ## install what is missing and open the chat on http://127.0.0.1:7860
 	$(BIN)/python demo.py $(ARGS)
 
-test: $(VENV)/.installed-dev ## all tests
-	$(BIN)/python -m pytest
+space: $(VENV)/.installed ## write a folder for a Hugging Face Space: ARGS="--lane cpu|gpu|zerogpu --cfg-path … --out DIR"
+	$(BIN)/python -m app.spaces $(ARGS)
+
+test: $(VENV)/.installed-dev ## all tests, on all cores
+	$(BIN)/python -m pytest --numprocesses logical --maxprocesses $(MOST_WORKERS) --dist loadfile $(ARGS)
+
+fuzz: $(VENV)/.installed-dev ## 10,000 made-up inputs of every kind, other ones with FUZZ_SEED=2 (minutes)
+	FUZZ_CASES=$${FUZZ_CASES:-10000} $(BIN)/python -m pytest -q tests/fuzz
 
 lint: $(VENV)/.installed-dev ## formatting and lint rules, nothing is changed
 	$(BIN)/ruff format --check .

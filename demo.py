@@ -13,17 +13,18 @@ import sys
 from argparse import Namespace
 from collections.abc import Sequence
 
-from app import launch
+from app import arguments, config_list, launch, server
+from app.remote.launching import serve_elsewhere
 from models.errors import MiniVLMError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line. What the user can mend is one line on stderr and exit status 2; the rest is a bug."""
-    args = launch.parse_arguments(argv)
+    args = arguments.parse_arguments(argv)
     try:
-        if args.list:
-            launch.show(launch.describe_configs())
-        else:
+        if args.list is not None:
+            config_list.show(config_list.describe_configs(args.list))
+        elif not serve_elsewhere(args):
             serve(args)
     except MiniVLMError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -35,20 +36,22 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def serve(args: Namespace) -> None:
-    """Load the model, build the page, and serve it until Ctrl+C; or answer without a page."""
+    """Load the models, build the page, and serve it until Ctrl+C; or answer without a page."""
     has_page = not (args.terminal or args.ask)
-    launch.be_private()
-    port = launch.free_port(args.host, args.port) if has_page else 0  # before the weights: loading can take minutes
+    server.be_private()
+    port = server.free_port(args.host, args.port) if has_page else 0  # before the weights: loading can take minutes
     launch.check_before_loading(args)
-    model = launch.load(args)
     if not has_page:
-        return launch.run_terminal(model, args)
-    from app.engine import ChatEngine
-    from app.ui import build_demo
+        return launch.run_without_page(args)
+    from app.page.components import build_demo
 
-    with ChatEngine(model) as engine:
-        page = build_demo(engine, new_scene=launch.new_scene if engine.info.is_toy else None)
-        launch.run(page, args, port, engine)
+    with launch.make_library(args) as library:
+        server.own_upload_folder()
+        default, has_choice = library.model(library.entries[0].offer.id), len(library.entries) > 1
+        scene = launch.new_scene if has_choice or default.info.is_toy else None
+        offered = library if has_choice else None
+        page = build_demo(default, new_scene=scene, library=offered, feedback=launch.feedback_file(args))
+        server.run(page, args, port, library)
 
 
 if __name__ == "__main__":

@@ -16,11 +16,11 @@ from pathlib import Path
 
 import torch
 
-from app.launch import OneLineParser
 from benchmarks import bundled, chats, experts, loading, mixed_load, turns
 from benchmarks.measure import Clock, Report, one_thread
 from benchmarks.random_models import BACKBONES, SMALL, STANDARD, Size
 from benchmarks.report import RESULTS, as_values, circumstances, missed, save
+from models.command_line import OneLineParser
 
 FP32, BF16 = torch.float32, torch.bfloat16
 CHATS = {FP32: {"chats": 2.4, "first_token": 4.5, "one": 0.95}, BF16: {"chats": 2.8, "first_token": 4.5, "one": 0.95}}
@@ -50,28 +50,30 @@ class Plan:
         """Eight chats and one, on every backbone; the first in both number formats."""
         for index, backbone in enumerate(self._backbones):
             for dtype, goals in CHATS.items() if index == 0 else [(FP32, CHATS[FP32])]:
-                usual = chats.Work(repeats=1, alone_tokens=32) if index else chats.Work(repeats=2)
+                usual = chats.ChatsWork(repeats=1, alone_tokens=32) if index else chats.ChatsWork(repeats=2)
                 work = chats.SMALL if self._small else usual
                 chats.run(backbone, self._size_of(backbone), work, dtype, self._clock, report, goals)
 
     def bundled(self, report: Report) -> None:
         """The same on the models that ship."""
-        bundled.run(chats.SMALL if self._small else chats.Work(repeats=5, alone=20), self._clock, report, CHATS[FP32])
+        bundled.run(
+            chats.SMALL if self._small else chats.ChatsWork(repeats=5, alone=20), self._clock, report, CHATS[FP32]
+        )
 
     def turns(self, report: Report) -> None:
         """Later turns of one chat."""
         for dtype in CHATS:
-            work = turns.SMALL if self._small else turns.Work()
+            work = turns.SMALL if self._small else turns.TurnsWork()
             turns.run(self._backbones[0], self._size, work, dtype, self._clock, report, TURNS)
 
     def mixed(self, report: Report) -> None:
         """Chats that come and go."""
-        work = mixed_load.SMALL if self._small else mixed_load.Work()
+        work = mixed_load.SMALL if self._small else mixed_load.MixedWork()
         mixed_load.run(self._backbones[0], self._size, work, BF16, self._clock, report, MIXED)
 
     def loading(self, report: Report) -> None:
         """A checkpoint from disk."""
-        loading.run(loading.SMALL if self._small else loading.Work(), self._clock, report, LOAD)
+        loading.run(loading.SMALL if self._small else loading.LoadingWork(), self._clock, report, LOAD)
 
     def experts(self, report: Report) -> None:
         """MoE blocks of Phi-2's and StableLM's widths, and a model with experts."""

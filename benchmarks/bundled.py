@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.chats import Work, compare
+from benchmarks.chats import ChatsWork, compare
 from benchmarks.measure import Clock, Report
 from models.conversation import Turn
 from models.loader import load_model
@@ -25,10 +25,10 @@ _QUESTIONS = (
 )
 
 
-def run(work: Work, clock: Clock, report: Report, goals: Mapping[str, float]) -> None:
+def run(work: ChatsWork, clock: Clock, report: Report, goals: Mapping[str, float]) -> None:
     """Every bundled model over drawn scenes."""
     for path in CONFIGS:
-        model = load_model(path, device="cpu", dtype="float32", report=lambda _: None)
+        model = load_model(path, device="cpu", dtype="float32", report=None)
         scenes = [sample_scene(np.random.default_rng(seed), min_objects=3) for seed in range(work.chats)]
         images = [Turn("user", "", (render_image(scene),)) for scene in scenes]
         compare(

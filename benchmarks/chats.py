@@ -13,10 +13,10 @@ from statistics import mean
 
 import torch
 
-from app.engine import ChatEngine
 from benchmarks.measure import Clock, Figure, Report, take_turns
 from benchmarks.originals import OriginalChat
 from benchmarks.random_models import Size, picture, question, random_model
+from engine.chat_engine import ChatEngine
 from models.conversation import Answer, Sampling, Turn
 from models.vision_language_model import VisionLanguageModel
 
@@ -24,7 +24,7 @@ KV_BYTES = 1536 * 2**20
 
 
 @dataclass(frozen=True, kw_only=True)
-class Work:
+class ChatsWork:
     """How much is asked: chats at once, new tokens, the questions' least length, what is added from chat to chat.
 
     `repeats` of all chats, `alone` of one with `alone_tokens` new ones, as a single answer varies more than eight.
@@ -39,7 +39,7 @@ class Work:
     alone_tokens: int = 64
 
 
-SMALL = Work(chats=3, new_tokens=6, repeats=1, alone=1, alone_tokens=12)
+SMALL = ChatsWork(chats=3, new_tokens=6, repeats=1, alone=1, alone_tokens=12)
 
 
 Ask = Callable[[int, int, Turn], Turn]  # repetition, number of the chat, a turn with its image -> the question
@@ -95,7 +95,7 @@ class _Sides:
     engine: ChatEngine
     original: OriginalChat
     clock: Clock
-    work: Work
+    work: ChatsWork
     conversations: Callable[[int], list[list[Turn]]]
     our_answers: list[str] = field(default_factory=list)
     original_answers: list[str] = field(default_factory=list)
@@ -136,7 +136,7 @@ class _Sides:
 
 def compare(
     model: VisionLanguageModel,
-    work: Work,
+    work: ChatsWork,
     clock: Clock,
     report: Report,
     *,
@@ -181,7 +181,13 @@ def compare(
 
 
 def run(
-    backbone: str, size: Size, work: Work, dtype: torch.dtype, clock: Clock, report: Report, goals: Mapping[str, float]
+    backbone: str,
+    size: Size,
+    work: ChatsWork,
+    dtype: torch.dtype,
+    clock: Clock,
+    report: Report,
+    goals: Mapping[str, float],
 ) -> None:
     """The comparison on a random model of one backbone, whose tower is short, as images are encoded beforehand."""
     size = replace(size, vision_layers=2)

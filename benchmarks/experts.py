@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from transformers import PhiConfig
 from transformers.models.phi.modeling_phi import PhiMLP
 
-from app.engine import ChatEngine
 from benchmarks.chats import KV_BYTES, ask_together
 from benchmarks.measure import Clock, Figure, Report, take_turns
 from benchmarks.originals import dispatch_by_einsum
 from benchmarks.random_models import Size, fill, question, random_model
-from models.parts.packed_weights import pack_weights
+from engine.chat_engine import ChatEngine
+from engine.packed_weights import pack_weights
 from models.parts.sparse_moe import SparseFeedForward, SparseLayers
 
 

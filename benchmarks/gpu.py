@@ -19,14 +19,14 @@ import torch
 from torch import nn
 from transformers import BitsAndBytesConfig, PreTrainedModel
 
-from app.engine import ChatEngine
-from app.launch import OneLineParser
 from benchmarks import chats
 from benchmarks.chats import ask_together
 from benchmarks.measure import Clock, Figure, Report
 from benchmarks.originals import OriginalChat
 from benchmarks.random_models import SMALL, STANDARD, Size, picture, question, random_model
 from benchmarks.report import RESULTS, as_values, circumstances, save
+from engine.chat_engine import ChatEngine
+from models.command_line import OneLineParser
 from models.parts.sparse_moe import SparseFeedForward
 from models.vision_language_model import VisionLanguageModel
 
@@ -247,6 +247,7 @@ class Runner:
             None,
             config=exact.config,
             state_dict=exact.state_dict(),
+            trust_remote_code=False,
             dtype=torch.float16,
             device_map={"": self.clock.device},
             quantization_config=BitsAndBytesConfig(load_in_8bit=True, llm_int8_threshold=6.0),

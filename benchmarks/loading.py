@@ -30,15 +30,15 @@ from transformers.initialization import no_init_weights
 
 from benchmarks.measure import Clock, Figure, Report, peak_memory
 from models.config import family_module, load_config
+from models.files.released import ReleasedFiles
 from models.loader import build_model
-from models.released import ReleasedFiles
 
 _SMALL_MODEL = Path("eval_configs/tiny_minigpt4.yaml")  # of the family that is loaded here
 _DONOR = Path("checkpoints/tiny_minigpt4/vicuna")  # a small language model with its tokenizer
 
 
 @dataclass(frozen=True, kw_only=True)
-class Work:
+class LoadingWork:
     """The vision tower to load: EVA-CLIP-g's width with fewer blocks. `in_process` spares tests the processes."""
 
     width: int = 1408
@@ -49,10 +49,10 @@ class Work:
     in_process: bool = False
 
 
-SMALL = Work(width=64, inner=96, heads=4, blocks=2, repeats=1, in_process=True)
+SMALL = LoadingWork(width=64, inner=96, heads=4, blocks=2, repeats=1, in_process=True)
 
 
-def run(work: Work, clock: Clock, report: Report, goals: Mapping[str, float]) -> None:
+def run(work: LoadingWork, clock: Clock, report: Report, goals: Mapping[str, float]) -> None:
     """Load in the file's own number format and in another one; both ways take turns."""
     with tempfile.TemporaryDirectory() as folder:
         config, size = write_checkpoint(Path(folder), work)
@@ -80,7 +80,7 @@ def run(work: Work, clock: Clock, report: Report, goals: Mapping[str, float]) ->
     del clock
 
 
-def write_checkpoint(folder: Path, work: Work) -> tuple[Path, int]:
+def write_checkpoint(folder: Path, work: LoadingWork) -> tuple[Path, int]:
     """A MiniGPT-4 (Llama-2 kind) in the released formats, nearly all of it vision tower: its YAML and its bytes."""
     width, inner = work.width, work.inner
     block = {
@@ -144,7 +144,7 @@ def measure(way: str, path: Path, dtype: str) -> dict[str, float]:
 
 def load_ours(path: Path, dtype: str) -> list[Tensor]:
     """`load_model`, checks and all."""
-    model = build_model(load_config(path, [f"dtype={dtype}", "device=cpu"]), report=lambda _: None)
+    model = build_model(load_config(path, [f"dtype={dtype}", "device=cpu"]), report=None)
     return list(model.parameters())
 
 

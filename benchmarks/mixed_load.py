@@ -13,14 +13,14 @@ from dataclasses import dataclass, field
 
 import torch
 
-from app.engine import ChatEngine
 from benchmarks.chats import KV_BYTES, greedy
 from benchmarks.measure import Clock, Figure, Report
 from benchmarks.random_models import Size, picture, question, random_model
+from engine.chat_engine import ChatEngine
 
 
 @dataclass(frozen=True, kw_only=True)
-class Work:
+class MixedWork:
     """Visitors at once, questions each asks, tokens of a question and of an answer (which some leave early)."""
 
     visitors: int = 6
@@ -31,7 +31,7 @@ class Work:
     stop_after: int = 16
 
 
-SMALL = Work(visitors=3, questions=2, shortest=5, longest=20, new_tokens=12, stop_after=4)
+SMALL = MixedWork(visitors=3, questions=2, shortest=5, longest=20, new_tokens=12, stop_after=4)
 
 
 @dataclass
@@ -42,14 +42,14 @@ class _Visitor:
     gaps: list[float] = field(default_factory=list)
     error: BaseException | None = None
 
-    def visit(self, engine: ChatEngine, work: Work, clock: Clock) -> None:
+    def visit(self, engine: ChatEngine, work: MixedWork, clock: Clock) -> None:
         try:
             for index in range(work.questions):
                 self._ask(engine, work, clock, self.number + work.visitors * index)
         except BaseException as error:
             self.error = error
 
-    def _ask(self, engine: ChatEngine, work: Work, clock: Clock, seed: int) -> None:
+    def _ask(self, engine: ChatEngine, work: MixedWork, clock: Clock, seed: int) -> None:
         length = work.shortest + (work.longest - work.shortest) * (seed * 5 % work.visitors) // work.visitors
         with engine.stream([question(length, seed, picture(seed % 4))], greedy(work.new_tokens)) as answers:
             before = None
@@ -63,7 +63,7 @@ class _Visitor:
 
 
 def run(
-    backbone: str, size: Size, work: Work, dtype: torch.dtype, clock: Clock, report: Report, goal: float | None
+    backbone: str, size: Size, work: MixedWork, dtype: torch.dtype, clock: Clock, report: Report, goal: float | None
 ) -> None:
     """The figure for one backbone."""
     model = random_model(backbone, size, dtype=dtype, device=clock.device, context_tokens=512)

@@ -18,8 +18,8 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import StoppingCriteria, StoppingCriteriaList
 
-from app.decoding import stop_check
 from benchmarks.measure import Clock
+from engine.answer_text import stop_check
 from models.conversation import Turn
 from models.parts.moe_routing import Routing
 from models.parts.sparse_moe import PlainExperts, SparseFeedForward

@@ -23,12 +23,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from app.launch import OneLineParser
 from benchmarks.measure import Figure, Report, one_thread
 from benchmarks.random_models import picture
 from benchmarks.report import RESULTS, circumstances
+from engine.generate import generate
+from models.command_line import OneLineParser
 from models.conversation import Sampling, Turn
-from models.generation import generate
 from models.loader import load_model
 from models.vision_language_model import VisionLanguageModel
 from training.scenes.render import render_image
@@ -113,7 +113,7 @@ def compare(path: Path) -> list[Difference]:
 
 
 def _load(path: Path, mode: str) -> VisionLanguageModel:
-    return load_model(path, device="cpu", dtype="float32", quantization=mode, report=lambda _: None)
+    return load_model(path, device="cpu", dtype="float32", quantization=mode, report=None)
 
 
 def _images(path: Path) -> list[Image.Image]:

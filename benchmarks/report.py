@@ -1,4 +1,4 @@
-"""A run as JSON and as Markdown, and README's table of speed: `python -m benchmarks.report` writes it again.
+"""A run as JSON and as Markdown, and the table of speed in docs/measurements.md: `python -m benchmarks.report`.
 
 Results lie in benchmarks/results/ as <date>-cpu.json and <date>-gpu.json, with the same as .md beside them.
 """
@@ -19,11 +19,11 @@ import psutil
 import torch
 import transformers
 
-from app.launch import version
 from benchmarks.measure import Figure, Report
+from models.command_line import version
 
 RESULTS = Path("benchmarks/results")
-README = Path("README.md")
+DOCUMENT = Path("docs/measurements.md")
 _MARKS = ("<!-- speed:begin -->", "<!-- speed:end -->")
 
 
@@ -103,7 +103,7 @@ def save(values: Mapping[str, Any], folder: Path, kind: str) -> Path:
 
 
 def summary(values: Mapping[str, Any]) -> str:
-    """README's table: a row per comparison and goal, with the range of the ratios over all settings.
+    """The table of the document: a row per comparison and goal, with the range of the ratios over all settings.
 
     Where one comparison has several goals, its rows also say what their settings have in common.
     """
@@ -122,12 +122,12 @@ def summary(values: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def write_summary(readme: str, folder: Path) -> str:
-    """The text of README.md with the newest CPU run between its marks."""
+def write_summary(document: str, folder: Path) -> str:
+    """The text of the document with the newest CPU run between its marks."""
     newest = max(folder.glob("*-cpu.json"), default=None)
     body = summary(json.loads(newest.read_text(encoding="utf-8"))) if newest else "Not measured yet."
     begin, end = (re.escape(mark) for mark in _MARKS)
-    return re.sub(f"{begin}.*?{end}", lambda _: f"{_MARKS[0]}\n{body}\n{_MARKS[1]}", readme, flags=re.DOTALL)
+    return re.sub(f"{begin}.*?{end}", lambda _: f"{_MARKS[0]}\n{body}\n{_MARKS[1]}", document, flags=re.DOTALL)
 
 
 def missed(figures: Sequence[Figure]) -> list[Figure]:
@@ -148,4 +148,4 @@ def _goal(figure: Mapping[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    README.write_text(write_summary(README.read_text(encoding="utf-8"), RESULTS), encoding="utf-8")
+    DOCUMENT.write_text(write_summary(DOCUMENT.read_text(encoding="utf-8"), RESULTS), encoding="utf-8")

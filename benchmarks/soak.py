@@ -6,6 +6,7 @@ queue. What happened is written to benchmarks/results/<date>-soak.json.
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import json
 import random
@@ -20,16 +21,16 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from app.engine import ChatEngine, EngineStats
-from app.launch import DEFAULT_CONFIG, OneLineParser
 from benchmarks.measure import one_thread
 from benchmarks.random_models import picture
 from benchmarks.report import RESULTS, circumstances
+from engine.chat_engine import ChatEngine
+from engine.stats import IN_USE, EngineStats
+from models.command_line import ROOT, OneLineParser
 from models.conversation import Sampling, Turn
 from models.errors import Busy
 from models.loader import load_model
 
-IN_USE = ("active", "waiting", "in_loop", "known_to_loop", "pages_in_use", "images_pinned")
 _QUESTIONS = ("Describe the image.", "And what else?", "Why?", "How many objects are there?", "Say it again, please.")
 
 
@@ -119,14 +120,46 @@ def save(soak: Soak, stats: EngineStats, about: dict[str, object], folder: Path)
     return path
 
 
+def over_http(args: argparse.Namespace) -> int:
+    """The soak of `soak_http`: print and write what happened; exit status 1 if something was wrong or grew."""
+    from benchmarks.soak_http import ALLOWED_GROWTH, HttpSoak, served
+
+    with served(args.cfg_path) as (url, pid):
+        soak = HttpSoak(url, pid, args.seconds)
+        soak.run(args.chats)
+        left = soak.left_behind()
+    values = {
+        **circumstances(torch.device("cpu")), "chats": args.chats, "seconds": args.seconds,
+        "events": dict(soak.events), "errors": soak.errors[:20], "left_behind": left,
+        "growth": round(soak.growth, 4), "memory": soak.memory,
+    }  # fmt: skip
+    args.output.mkdir(parents=True, exist_ok=True)
+    path = args.output / f"{values['date']}-soak-http.json"
+    path.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+    print(f"report in {path}")
+    print(", ".join(f"{count} {event}" for event, count in sorted(soak.events.items())))
+    for seconds, visits, mib in soak.memory:
+        print(f"{seconds:6.0f} s  {visits:6d} visits  {mib:7.0f} MiB")
+    print(f"memory grew by {soak.growth:.1%} after the first minute; left behind: {left or 'nothing'}")
+    return int(bool(soak.errors or soak.events["differing"] or left or soak.growth > ALLOWED_GROWTH))
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the soak and print what happened."""
     parser = OneLineParser(prog="python -m benchmarks.soak", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--seconds", type=float, default=300, help="how long (%(default)s)")
     parser.add_argument("--chats", type=int, default=16, help="visitors at once (%(default)s)")
-    parser.add_argument("--cfg-path", type=Path, default=DEFAULT_CONFIG, help="model (the bundled MiniGPT-v2)")
+    parser.add_argument(
+        "--cfg-path",
+        type=Path,
+        default=ROOT / "eval_configs" / "tiny_minigpt_v2.yaml",
+        help="model (the bundled MiniGPT-v2)",
+    )
+    parser.add_argument("--http", action="store_true", help="as visitors of the page, each visit a new session")
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder for the report (%(default)s)")
     args = parser.parse_args(argv)
+    if args.http:
+        return over_http(args)
     with one_thread(), ChatEngine(load_model(args.cfg_path)) as engine:
         about = circumstances(torch.device(engine.info.device)) | {
             "model": engine.info.name, "chats": args.chats, "seconds": args.seconds, "clock": "wall time",

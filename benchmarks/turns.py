@@ -13,11 +13,11 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from app.engine import ChatEngine
 from benchmarks.chats import KV_BYTES, ask_together
 from benchmarks.measure import Clock, Figure, Report, take_turns
 from benchmarks.originals import OriginalChat
 from benchmarks.random_models import FORMAT, Size, picture, question, random_model, words
+from engine.chat_engine import ChatEngine
 from models.conversation import Turn
 from models.prompt import IMAGE_SLOT
 from models.vision_language_model import VisionLanguageModel
@@ -26,7 +26,7 @@ _NEW_TOKENS = 3  # of each measured answer: the first is timed, all are compared
 
 
 @dataclass(frozen=True, kw_only=True)
-class Work:
+class TurnsWork:
     """Tokens before turn 5's answer, the two counts of new ones, and tokens before turn 2's, with how many new."""
 
     turn5: int = 1500
@@ -37,7 +37,7 @@ class Work:
     repeats: int = 3
 
 
-SMALL = Work(turn5=320, few=30, many=60, turn2_text=96, turn2_new=30, repeats=1)
+SMALL = TurnsWork(turn5=320, few=30, many=60, turn2_text=96, turn2_new=30, repeats=1)
 
 
 def history(num_turns: int, num_tokens: int, image_tokens: int, seed: int) -> list[Turn]:
@@ -103,7 +103,13 @@ def compare(
 
 
 def run(
-    backbone: str, size: Size, work: Work, dtype: torch.dtype, clock: Clock, report: Report, goals: Mapping[str, float]
+    backbone: str,
+    size: Size,
+    work: TurnsWork,
+    dtype: torch.dtype,
+    clock: Clock,
+    report: Report,
+    goals: Mapping[str, float],
 ) -> None:
     """The three comparisons on random models of one backbone."""
     model = random_model(backbone, size, dtype=dtype, device=clock.device)

@@ -1,63 +1,32 @@
 """The YAML of a checkpoint -> a family's typed, checked `Config`.
 
-A YAML names its family; the family is the module of that name in `models/families`. Keys are strict: an unknown key is
-an error that lists the known ones. Eval configs of the original repositories go through `models/original_config.py`.
+A YAML names its family; the family is the module of that name in `models/families` (`models/family.py` says what it
+holds). Keys are strict: an unknown key is an error that lists the known ones. Eval configs of the original repositories
+go through `models/files/original_config.py`.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import importlib
 import pkgutil
 import types
 import typing
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
-import yaml
-
 import models.families
-from models.conversation import Sampling
+from models.command_line import ROOT
+from models.conversion.folder import configuration_in
 from models.errors import ConfigError
-from models.original_config import adapt_original_config, is_original_config
+from models.family import Family
+from models.family_config import FamilyConfig
+from models.files.original_config import adapt_original_config, is_original_config
+from models.files.yaml_text import MAX_CHARACTERS, MAX_DEPTH, NotYaml, parse_yaml
 
-DTYPES = ("auto", "float32", "bfloat16", "float16")
-QUANTIZATIONS = ("none", "8bit", "4bit")
-
-
-def released_file(hint: str, *, default: Any = dataclasses.MISSING) -> Any:
-    """A field that names a released file or folder (local path or hub id); `hint` says where it comes from."""
-    return field(default=default, metadata={"released": hint})
-
-
-@dataclass(frozen=True, kw_only=True)
-class FamilyConfig:
-    """The keys every family takes. `source` is the YAML file itself, from which relative paths start."""
-
-    source: Path
-    family: str
-    name: str = ""
-    description: str = ""
-    is_toy: bool = False
-    device: str = "auto"
-    dtype: str = "auto"
-    quantization: str = "none"
-    context_tokens: int | None = None  # as the family or its config.json says
-    sampling: Sampling = field(default_factory=Sampling)
-
-    def __post_init__(self) -> None:
-        self.check_choice("dtype", DTYPES)
-        self.check_choice("quantization", QUANTIZATIONS)
-        if self.context_tokens is not None and self.context_tokens < 1:
-            raise ConfigError(f"{self.source}: context_tokens is {self.context_tokens}; it must be more than 0.")
-
-    def check_choice(self, key: str, known: Iterable[str]) -> None:
-        """Raises ConfigError where a key has another value than the known ones."""
-        if getattr(self, key) not in known:
-            raise ConfigError(f"{self.source}: {key} is {getattr(self, key)!r}; choose one of {', '.join(known)}.")
+CONFIG_DIR = ROOT / "eval_configs"  # those that ship
 
 
 def available_families() -> list[str]:
@@ -65,19 +34,20 @@ def available_families() -> list[str]:
     return sorted(module.name for module in pkgutil.iter_modules(models.families.__path__))
 
 
-def family_module(family: str, *, source: Path | str) -> ModuleType:
-    """The module of a family. Raises ConfigError for an unknown name."""
+def family_module(family: str, *, source: Path | str) -> Family[Any, Any]:
+    """The module of a family; `source` is the file that names it. Raises ConfigError for an unknown name."""
     if family not in available_families():
         raise ConfigError(f"{source}: unknown family {family!r}; available: {', '.join(available_families())}.")
-    return importlib.import_module(f"models.families.{family}")
+    return typing.cast(Family[Any, Any], importlib.import_module(f"models.families.{family}"))
 
 
 def load_config(path: Path | str, overrides: Sequence[str] = ()) -> FamilyConfig:
     """Read a YAML, apply `a.b=value` overrides, and check every key against the family's `Config`.
 
-    Raises ConfigError with one line that names the file and what to change.
+    `path` may be a converted folder, whose own YAML is inside. Raises ConfigError with one line that names the file and
+    what to change.
     """
-    path = Path(path)
+    path = configuration_in(Path(path))
     values = read_yaml(path)
     for override in overrides:
         apply_override(values, override)
@@ -109,18 +79,36 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if not path.is_file():
         folder = path if path.is_dir() else path.parent
         near = sorted(p.name for p in folder.glob("*.yaml")) if folder.is_dir() else []
-        hint = f" In {folder}: {', '.join(near)}." if near else ""
+        hint = _meant(path) or (f" In {folder}: {', '.join(near)}." if near else "")
         what = "is a folder." if path.is_dir() else "not found."
         raise ConfigError(f"{path} {what}{hint} Give a YAML file with --cfg-path; --list shows those that ship.")
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        line = getattr(getattr(error, "problem_mark", None), "line", None)
-        where = f"{path}, line {line + 1}" if line is not None else str(path)
-        raise ConfigError(f"{where}: not valid YAML ({getattr(error, 'problem', None) or 'unreadable'}).") from error
+        with path.open(encoding="utf-8") as file:
+            values = parse_yaml(file.read(MAX_CHARACTERS + 1))
+    except OSError as error:
+        raise ConfigError(f"{path} can't be read ({error.strerror}).") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not valid YAML (it is not UTF-8).") from error
+    except NotYaml as error:
+        where = f"{path}, line {error.line}" if error.line is not None else str(path)
+        raise ConfigError(f"{where}: not valid YAML ({error.problem}).") from error
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: expected keys and values (a YAML mapping), found {type(values).__name__}.")
     return values
+
+
+def _meant(path: Path) -> str:
+    """The file beside a path, or among those that ship, whose name is nearly that of the path."""
+    files = {file.stem: file for folder in (CONFIG_DIR, path.parent) for file in sorted(folder.glob("*.yaml"))}
+    name = path.name.removesuffix(".yaml").removesuffix(".yml")
+    shown = {
+        stem: str(file.relative_to(Path.cwd()) if file.is_relative_to(Path.cwd()) else file)
+        for stem, file in files.items()
+    }
+    if name in shown:
+        return f" Did you mean {shown[name]}?"
+    near = difflib.get_close_matches(name, shown, n=1, cutoff=0.7)
+    return f" Did you mean {shown[near[0]]}?" if near else ""
 
 
 def apply_override(values: dict[str, Any], override: str) -> None:
@@ -129,10 +117,14 @@ def apply_override(values: dict[str, Any], override: str) -> None:
     if not equals or not key:
         raise ConfigError(f"--options {override!r}: write key=value, for example sampling.temperature=0.2.")
     try:
-        value = yaml.safe_load(text) if text else ""
-    except yaml.YAMLError as error:
-        raise ConfigError(f"--options {override!r}: {text!r} is not a YAML value; put it in quotes.") from error
+        value = parse_yaml(text) if text else ""
+    except NotYaml as error:
+        raise ConfigError(
+            f"--options {override!r}: {text!r} is not a YAML value ({error.problem}); put it in quotes."
+        ) from error
     *parents, last = key.split(".")
+    if len(parents) > MAX_DEPTH:
+        raise ConfigError(f"--options {override!r}: no key is {len(parents)} deep.")
     for parent in parents:
         values = values.setdefault(parent, {})
         if not isinstance(values, dict):
@@ -141,7 +133,7 @@ def apply_override(values: dict[str, Any], override: str) -> None:
 
 
 def parse_keys(cls: type, values: dict[str, Any], *, where: str, base: Any = None) -> Any:
-    """Build a frozen dataclass from YAML values, checking names and types. What they leave out is as in `base`."""
+    """Build a frozen dataclass from YAML values, checking names and types. `base` has the values of other keys."""
     fields = {f.name: f for f in dataclasses.fields(cls)}
     known = ", ".join(name for name in fields if name != "source")
     if unknown := sorted(map(str, values.keys() - fields.keys())):
@@ -160,7 +152,7 @@ def parse_keys(cls: type, values: dict[str, Any], *, where: str, base: Any = Non
 
 
 def _default(base: Any, of: dataclasses.Field[Any]) -> Any:
-    """What a field is where the values leave it out: of `base`, else its own default; None for a required one."""
+    """The value of a field that the YAML leaves out: that of `base`, else its own default; None where it has none."""
     if base is not None:
         return getattr(base, of.name)
     if of.default_factory is not dataclasses.MISSING:

@@ -2,21 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import psutil
 import torch
-from torch import Tensor
 
 from models.errors import ConfigError, NotEnoughMemory
-from models.weights import Part
+from models.memory.serving import size
+from models.memory.sizes import HEADROOM, weight_bytes
+from models.tensors.weights import Part
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-# Bytes a weight takes after bitsandbytes loading: int8 + row scales; two 4-bit values a byte + block scales (64 each).
-_QUANTIZED_BYTES = {"8bit": 1.0 + 4 / 1024, "4bit": 0.5 + 4 / 64}
 _CGROUP = Path("/sys/fs/cgroup")
-_HEADROOM = 1.05  # activations and allocator slack, as a share of the weights
+
+
+def pick_devices(wanted: str) -> tuple[torch.device, ...]:
+    """One device, or several GPUs with commas between them. Raises ConfigError, as `pick_device`."""
+    names = [name.strip() for name in wanted.split(",")]
+    devices = tuple(pick_device(name) for name in names)
+    if len(devices) == 1:
+        return devices
+    if len(set(devices)) < len(devices) or any(device.type != "cuda" or device.index is None for device in devices):
+        raise ConfigError(f"device {wanted!r}: several devices are different GPUs, for example cuda:0,cuda:1.")
+    return devices
+
+
+def all_gpus() -> tuple[torch.device, ...]:
+    """Every CUDA GPU of this machine."""
+    return tuple(torch.device("cuda", index) for index in range(torch.cuda.device_count()))
 
 
 def pick_device(wanted: str) -> torch.device:
@@ -29,7 +43,7 @@ def pick_device(wanted: str) -> torch.device:
     except RuntimeError:
         device = torch.device("meta")
     if device.type not in ("cpu", "mps", "cuda"):
-        raise ConfigError(f"device {wanted!r} is unknown; use auto, cpu, mps, cuda or cuda:N.")
+        raise ConfigError(f"device {wanted!r} is unknown; use auto, cpu, mps, cuda, cuda:N or cuda:0,cuda:1.")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ConfigError(
             f"device {wanted!r}: this machine has {torch.cuda.device_count()} CUDA GPUs; use --device cpu."
@@ -50,20 +64,9 @@ def pick_dtype(wanted: str, device: torch.device) -> torch.dtype:
     return torch.float16
 
 
-def weight_bytes(parts: Iterable[Part], dtype: torch.dtype, quantization: str) -> int:
-    """Bytes of all weights once loaded. Embeddings, the output head and vectors are never quantized."""
-    return sum(
-        round(tensor.numel() * _bytes_per_value(part, name, tensor, dtype, quantization))
-        for part in parts
-        for name, tensor in part.tensors.items()
-    )
-
-
-def _bytes_per_value(part: Part, name: str, tensor: Tensor, dtype: torch.dtype, quantization: str) -> float:
-    is_linear = tensor.dim() == 2 and "embed" not in name and "lm_head" not in name
-    if quantization != "none" and part.is_quantizable and is_linear:
-        return _QUANTIZED_BYTES[quantization]
-    return dtype.itemsize
+def free_on(devices: Sequence[torch.device]) -> int:
+    """Memory a new model can take on all of them together."""
+    return sum(map(free_bytes, devices))
 
 
 def free_bytes(device: torch.device) -> int:
@@ -75,18 +78,51 @@ def free_bytes(device: torch.device) -> int:
     return min(psutil.virtual_memory().available, _container_limit())
 
 
+def more_gpus(
+    parts: Collection[Part], devices: Sequence[torch.device], dtype: torch.dtype, quantization: str
+) -> tuple[torch.device, ...]:
+    """What the device `auto` is: one, or all GPUs where the weights fit on these and not on one."""
+    if devices[0].type == "cuda":
+        for shrunk in ("none", "4bit") if quantization == "auto" else (quantization,):
+            needed = weight_bytes(parts, dtype, shrunk) * HEADROOM
+            if needed <= free_on(devices):
+                break
+            if needed <= free_on(gpus := all_gpus()):
+                return gpus
+    return tuple(devices)
+
+
+def choose_quantization(
+    parts: Collection[Part], devices: Sequence[torch.device], dtype: torch.dtype
+) -> tuple[str, str]:
+    """`4bit` where the weights fit in no other way that keeps 16 bits, else `none`; and why, for the user."""
+    free = free_on(devices)
+    half = dtype if dtype.itemsize == 2 else torch.bfloat16
+    plain, shrunk = weight_bytes(parts, half, "none"), weight_bytes(parts, dtype, "4bit")
+    if plain * HEADROOM <= free or shrunk * HEADROOM > free:
+        return "none", ""
+    return "4bit", (
+        f"in 16 bits its weights need {size(plain)}, but {size(free)} are free on {names_of(devices)}; it is loaded in "
+        f"4 bits ({size(shrunk)}). --quantization none insists on full size."
+    )
+
+
+def names_of(devices: Sequence[torch.device]) -> str:
+    """As the key `device` has them."""
+    return ",".join(map(str, devices))
+
+
 def check_memory(
-    parts: Collection[Part], device: torch.device, *, dtype: torch.dtype, quantization: str, name: str
+    parts: Collection[Part], devices: Sequence[torch.device], *, dtype: torch.dtype, quantization: str, name: str
 ) -> str:
     """A line with the estimate. Raises NotEnoughMemory where it does not fit, with the settings that would, if any."""
 
     def fits(dtype: torch.dtype, quantization: str) -> bool:
-        return weight_bytes(parts, dtype, quantization) * _HEADROOM <= free
+        return weight_bytes(parts, dtype, quantization) * HEADROOM <= free
 
-    free = free_bytes(device)
-    estimate = (
-        f"{name}: about {_size(weight_bytes(parts, dtype, quantization))} of weights; {_size(free)} free on {device}."
-    )
+    free = free_on(devices)
+    needed = size(weight_bytes(parts, dtype, quantization))
+    estimate = f"{name}: about {needed} of weights; {size(free)} free on {names_of(devices)}."
     if fits(dtype, quantization):
         return estimate
     stronger = {"none": ("none", "8bit", "4bit"), "8bit": ("8bit", "4bit")}.get(quantization, (quantization,))
@@ -99,10 +135,6 @@ def check_memory(
                 f"{estimate} That is not enough. Try --options {' '.join(changed)}, or a device with more memory."
             )
     raise NotEnoughMemory(f"{estimate} That is not enough for any setting. Use a device with more memory.")
-
-
-def _size(count: int) -> str:
-    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"
 
 
 def _container_limit() -> int:

@@ -3,22 +3,34 @@
 MiniVLMError
 ├── ConfigError             the YAML: unknown keys, wrong types, placeholders, unknown family
 ├── CheckpointMissing       a file or folder that the YAML names is not there (or is gated)
+├── DownloadFailed          a file could not be fetched: no connection, no permission, no room, not there any more
 ├── CheckpointCorrupt       a file is there but cannot be read: truncated, not a checkpoint, a pickle with code
 ├── CheckpointMismatch      the tensors do not fit the configuration: wrong size, missing or unknown names
+├── ConversionFailed        a converted folder can't be written: no room, no permission, something else is there
 ├── NotEnoughMemory         the estimate exceeds what the device has free, or an allocation failed
 ├── ImageError              an upload that is not a usable picture
 ├── ContextOverflow         one turn alone does not fit the model's context
 ├── RequestError            a request that can't be served as asked: empty question, too many images, bad settings
-└── Busy                    the queue is full
+├── NotFinite               the model computed NaN or infinity: mostly a number format that is too small for it
+├── Busy                    the queue is full
+└── ServerFailed            another server, which has the model, can't be reached, refuses us, or breaks off
+    └── ServerLoading       … or is still loading
 
 Anything else that is raised is a bug and keeps its traceback.
 """
 
 from __future__ import annotations
 
+MAX_MESSAGE = 4000  # characters
+
 
 class MiniVLMError(Exception):
     """A mistake or a limit that the user can do something about. The message is one readable line."""
+
+    def __str__(self) -> str:
+        """The message; of a value that makes it longer than anybody reads, its beginning and how long it is."""
+        text = super().__str__()
+        return text if len(text) <= MAX_MESSAGE else f"{text[:MAX_MESSAGE]} … ({len(text)} characters)"
 
 
 class ConfigError(MiniVLMError):
@@ -29,12 +41,20 @@ class CheckpointMissing(MiniVLMError):
     """A file or folder named by the configuration does not exist or may not be downloaded."""
 
 
+class DownloadFailed(MiniVLMError):
+    """A file could not be fetched, or not to its end."""
+
+
 class CheckpointCorrupt(MiniVLMError):
     """A checkpoint file exists but cannot be read."""
 
 
 class CheckpointMismatch(MiniVLMError):
     """The tensors of a checkpoint do not fit the configuration or each other."""
+
+
+class ConversionFailed(MiniVLMError):
+    """A converted folder could not be written."""
 
 
 class NotEnoughMemory(MiniVLMError):
@@ -53,5 +73,17 @@ class RequestError(MiniVLMError):
     """A question or setting that cannot be served as asked."""
 
 
+class NotFinite(MiniVLMError):
+    """The model computed NaN or infinity for this request."""
+
+
 class Busy(MiniVLMError):
     """Too many requests are waiting already."""
+
+
+class ServerFailed(MiniVLMError):
+    """Another server, which has the model, does not answer as it should."""
+
+
+class ServerLoading(ServerFailed):
+    """It says that its model is still loading."""

@@ -8,8 +8,9 @@ top left; a grounded phrase is `<p>phrase</p> {box}`, several boxes of one phras
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 BINS = 100  # the grid of the text markup
 DELIMITER = "<delim>"
@@ -17,6 +18,7 @@ DELIMITER = "<delim>"
 _BOX = r"\{\s*" + r"\s*".join([r"<\s*-?\d{1,4}\s*>"] * 4) + r"\s*\}"
 _BOXES = rf"{_BOX}(?:\s*{DELIMITER}\s*{_BOX})*"
 _MARKUP = re.compile(rf"<p>(?P<phrase>(?:(?!</?p>|<p>)[^{{}}])*)</p>\s*(?P<boxes>{_BOXES})|(?P<bare>{_BOXES})")
+_ONE_BOX = re.compile(_BOX)
 _NUMBER = re.compile(r"-?\d+")
 
 
@@ -34,6 +36,12 @@ class Box:
         """Two opposite corners in any order, clipped to the image."""
         x0, y0, x1, y1 = (min(max(value, 0.0), 1.0) for value in (x0, y0, x1, y1))
         return cls(min(x0, x1), min(y0, y1), max(x0, x1), max(y0, y1))
+
+    def in_cell_middles(self, *, bins: int = BINS) -> Box:
+        """A box from the text markup where it most likely is: a number v there stands for all of v/bins to (v+1)/bins,
+        as training data truncates (`format_box`), so its corners belong in the middle of their cells."""
+        half = 0.5 / bins
+        return Box.from_corners(self.x0 + half, self.y0 + half, self.x1 + half, self.y1 + half)
 
     def pixels(self, width: int, height: int) -> tuple[int, int, int, int]:
         """x0, y0, x1, y1 in pixels of an image of this size, truncated as the original overlay does."""
@@ -53,6 +61,10 @@ class Region:
     box: Box
 
 
+# Kept: the boxes of an answer that is being written are asked for with every word.
+_in_cell_middles = lru_cache(maxsize=8192)(Box.in_cell_middles)
+
+
 @dataclass(frozen=True)
 class Phrase:
     """A piece of an answer with its boxes; `text` is empty for bare boxes. `markup` is the original text."""
@@ -60,10 +72,29 @@ class Phrase:
     text: str
     boxes: tuple[Box, ...]
     markup: str
+    is_exact: bool = False  # not from the grid of the text markup, whose numbers stand for whole cells
 
     @property
     def regions(self) -> list[Region]:
         return [Region(self.text, box) for box in self.boxes]
+
+    @property
+    def places(self) -> tuple[Box, ...]:
+        """The boxes where they most likely are, to be drawn and given to programs."""
+        return self.boxes if self.is_exact else tuple(map(_in_cell_middles, self.boxes))
+
+
+@dataclass(frozen=True)
+class BoxSpan:
+    """A piece of an answer that names boxes in another writing than ours: `text[begin:end]` means `label` at `boxes`.
+
+    Without boxes it is markup that is not to be shown.
+    """
+
+    begin: int
+    end: int
+    label: str = ""
+    boxes: tuple[Box, ...] = ()
 
 
 def parse_grounded_text(text: str, *, bins: int = BINS) -> list[str | Phrase]:
@@ -84,13 +115,41 @@ def parse_grounded_text(text: str, *, bins: int = BINS) -> list[str | Phrase]:
     return parts
 
 
+def cut_at_spans(text: str, spans: Iterable[BoxSpan]) -> list[str | Phrase]:
+    """As `parse_grounded_text`, of a text whose boxes are known. Spans that overlap earlier ones, or the end, go."""
+    parts: list[str | Phrase] = []
+    end = 0
+    for span in spans:
+        if not end <= span.begin < span.end <= len(text):
+            continue
+        if span.begin > end:
+            parts.append(text[end : span.begin])
+        parts.append(Phrase(span.label, span.boxes, text[span.begin : span.end], is_exact=True))
+        end = span.end
+    if end < len(text):
+        parts.append(text[end:])
+    return parts
+
+
 def parse_boxes(text: str, *, bins: int = BINS) -> list[Box]:
     """Every well-formed `{<x0><y0><x1><y1>}` of a text, clipped to the image, corners put in order."""
-    boxes = []
-    for match in re.finditer(_BOX, text):
-        x0, y0, x1, y1 = (int(number) / bins for number in _NUMBER.findall(match[0]))
-        boxes.append(Box.from_corners(x0, y0, x1, y1))
-    return boxes
+    return [_parse_box(match[0], bins) for match in _ONE_BOX.finditer(text)]
+
+
+@lru_cache(maxsize=8192)  # an answer that is being written is parsed again with every word, with all of its boxes
+def _parse_box(text: str, bins: int) -> Box:
+    x0, y0, x1, y1 = (int(number) / bins for number in _NUMBER.findall(text))
+    return Box.from_corners(x0, y0, x1, y1)
+
+
+def canonical_boxes(text: str, *, bins: int = BINS) -> str:
+    """The text with every box as `parse_boxes` reads it: within the image, corners in order, without spaces."""
+    return replace_boxes(text, lambda box: format_box(box, bins=bins), bins=bins)
+
+
+def replace_boxes(text: str, write: Callable[[Box], str], *, bins: int = BINS) -> str:
+    """The text with every box as `write` writes it."""
+    return re.sub(_BOX, lambda match: write(parse_boxes(match[0], bins=bins)[0]), text)
 
 
 def regions_of(parts: Iterable[str | Phrase]) -> list[Region]:

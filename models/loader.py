@@ -5,27 +5,35 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import init_empty_weights  # type: ignore[import-untyped]
+from accelerate import dispatch_model  # type: ignore[import-untyped]
+from accelerate.hooks import remove_hook_from_module  # type: ignore[import-untyped]
 from PIL import Image
 from torch import Tensor, nn
 from transformers import PreTrainedModel
-from transformers.initialization import no_init_weights
-from transformers.modeling_utils import local_torch_dtype
 
-from models.config import FamilyConfig, family_module, load_config
+from models.config import family_module, load_config
 from models.conversation import Turn
-from models.devices import check_memory, pick_device, pick_dtype
-from models.errors import ConfigError, NotEnoughMemory
-from models.module_config import explained
+from models.conversion.reading import converted_parts
+from models.devices import check_memory, choose_quantization, more_gpus, names_of, pick_devices, pick_dtype
+from models.errors import ConfigError, MiniVLMError, NotEnoughMemory
+from models.family_config import FamilyConfig
+from models.files.released import ReleasedFiles
+from models.memory.plan import plan_memory
+from models.memory.spreading import Spread
 from models.quantization import finish_quantized, quantization_config
-from models.released import ReleasedFiles
+from models.tensors.completeness import check_complete, expected_shapes
+from models.tensors.deferred import deferred, give_back_freed_memory
+from models.tensors.empty import empty_module, meta_module
+from models.tensors.placing import PlacedTensors
+from models.tensors.reading import Progress, ReadBytes, TensorReader, no_progress
+from models.tensors.weights import Part
+from models.tokenizers.vocabulary import check_vocabulary
 from models.vision_language_model import VisionLanguageModel
-from models.weights import Part, check_complete, converted, expected_shapes, merge_lora
 
 Parts = Mapping[str, Part]
 
@@ -37,13 +45,16 @@ def load_model(
     dtype: str | None = None,
     quantization: str | None = None,
     overrides: Sequence[str] = (),
-    report: Callable[[str], None] = print,
+    report: Callable[[str], None] | None = print,
     keep_lora: bool = False,
+    progress: Progress = no_progress,
 ) -> VisionLanguageModel:
     """Load the checkpoint that a YAML describes; the keyword arguments win over its keys.
 
-    `report` is given the memory estimate before anything is allocated. `keep_lora` leaves the checkpoint's LoRA out of
-    the weights, in `model.lora`, for training. Raises MiniVLMError with one line for everything a user can mend.
+    `report` is given the memory estimate before anything is allocated; with None, nothing is said and images are not
+    counted. `keep_lora` leaves the checkpoint's LoRA out of the weights, in `model.lora`, for training. `progress` is
+    told how many bytes of the files' tensors were read, and of how many. Raises MiniVLMError with one line for
+    everything a user can mend.
     """
     config = load_config(path, overrides)
     config = dataclasses.replace(
@@ -52,45 +63,81 @@ def load_model(
         dtype=dtype or config.dtype,
         quantization=quantization or config.quantization,
     )
-    return build_model(config, report=report, keep_lora=keep_lora)
+    return build_model(config, report=report, keep_lora=keep_lora, progress=progress)
 
 
 def build_model(
-    config: FamilyConfig, *, report: Callable[[str], None] = print, keep_lora: bool = False
+    config: FamilyConfig,
+    *,
+    report: Callable[[str], None] | None = print,
+    keep_lora: bool = False,
+    progress: Progress = no_progress,
 ) -> VisionLanguageModel:
     """The model of a checked configuration; see `load_model`."""
+    say = report or str  # to nobody
     family = family_module(config.family, source=config.source)
-    device = pick_device(config.device)
-    dtype = pick_dtype(config.dtype, device)
+    devices = pick_devices(config.device)
+    dtype = pick_dtype(config.dtype, devices[0])
     files = ReleasedFiles(config)
-    parts: Parts = family.parts(config, files)
-    tokenizer = family.tokenizer(files)
     name = config.name or config.family
-    report(check_memory(parts.values(), device, dtype=dtype, quantization=config.quantization, name=name))
-    assigned = {key: part for key, part in parts.items() if _can_assign(part, device, config.quantization)}
-    empty = {key: empty_module(part, dtype) for key, part in assigned.items()}
+    parts = parts_of(config, files)
+    if config.device == "auto" and not keep_lora:
+        devices = more_gpus(parts.values(), devices, dtype, config.quantization)
+    if config.quantization == "auto":
+        # Training, which keeps the LoRA apart, can't train quantized weights.
+        chosen, reason = ("none", "") if keep_lora else choose_quantization(parts.values(), devices, dtype)
+        config = dataclasses.replace(config, quantization=chosen)
+        if config.is_quantized:
+            say(f"{name}: {reason}")
+            parts = parts_of(config, files)
+    tokenizer = family.tokenizer(files)
+    say(check_memory(parts.values(), devices, dtype=dtype, quantization=config.quantization, name=name))
+    for part in parts.values():
+        if part.note:
+            say(part.note)
+    empty = {key: empty_module(part, dtype) for key, part in parts.items()}
     check_parts(parts, empty)
-    options: dict[str, Any] = {"device": device, "dtype": dtype, "quantization": config.quantization}
+    llm = parts["language_model"]
+    check_vocabulary(tokenizer, llm.config.get_text_config().vocab_size, source=llm.source)
+    outline = family.assemble(config, files, empty, tokenizer)
+    check_context(outline, source=config.source)
+    spread: Spread | None = None
+    if len(devices) > 1 or (report is not None and not keep_lora):  # training keeps no keys and values
+        plan = plan_memory(outline, parts, devices, dtype, config)
+        spread = plan.spread
+        say(plan.line())
+    options: dict[str, Any] = {"device": devices[0], "dtype": dtype, "quantization": config.quantization}
+    options["on_read"] = ReadBytes(parts.values(), progress).add
+    maps = {"language_model": spread.device_map} if spread else {}
     try:
         modules = {
-            key: materialise(part, **options, merge=not keep_lora, empty=empty.get(key)) for key, part in parts.items()
+            key: materialise(part, **options, merge=not keep_lora, empty=empty.pop(key), device_map=maps.get(key))
+            for key, part in parts.items()
         }
     except torch.OutOfMemoryError as error:
         raise NotEnoughMemory(
-            f"{config.source}: {device} ran out of memory while loading. Does another program use it?"
+            f"{config.source}: {names_of(devices)} ran out of memory while loading. Does another program use it?"
         ) from error
-    model: VisionLanguageModel = family.assemble(config, files, modules, tokenizer)
-    check_context(model, source=config.source)
-    model.info = dataclasses.replace(
-        model.info,
-        num_parameters=sum(tensor.numel() for part in parts.values() for tensor in part.tensors.values()),
-        device=str(device),
-        dtype=str(dtype).removeprefix("torch."),
-        quantization=config.quantization,
-    )
+    model = family.assemble(config, files, modules, tokenizer)
+    _add_facts(model, config, parts, device=names_of(devices), dtype=str(dtype).removeprefix("torch."))
     if keep_lora:
         model.lora = parts["language_model"].lora
     return model
+
+
+def _add_facts(model: VisionLanguageModel, config: FamilyConfig, parts: Parts, **known: str) -> None:
+    """What no family knows of its models."""
+    sizes = [tensor.numel() for part in parts.values() for tensor in part.tensors.values()]
+    model.serving = config.serving
+    model.info = dataclasses.replace(model.info, num_parameters=sum(sizes), **known)  # type: ignore[arg-type]
+
+
+def parts_of(config: FamilyConfig, files: ReleasedFiles) -> dict[str, Part]:
+    """The parts of a model, from its family's released files or from a converted folder."""
+    if config.is_converted:
+        return converted_parts(config)
+    parts: dict[str, Part] = family_module(config.family, source=config.source).parts(config, files)
+    return parts
 
 
 def check_context(model: VisionLanguageModel, *, source: Path) -> None:
@@ -107,11 +154,7 @@ def check_context(model: VisionLanguageModel, *, source: Path) -> None:
 def check_parts(parts: Parts, empty: Mapping[str, nn.Module] | None = None) -> None:
     """Names and sizes of every part against its module on the meta device (or the one in `empty`), both ways."""
     for key, part in parts.items():
-        if empty is not None and key in empty:
-            module = empty[key]
-        else:
-            with _explained(part), no_init_weights(), torch.device("meta"):
-                module = _construct(part)
+        module = empty[key] if empty is not None and key in empty else meta_module(part)
         expected = expected_shapes(module)
         check_complete(part, part.released_shapes(expected) if part.released_shapes else expected)
 
@@ -124,27 +167,108 @@ def materialise(
     quantization: str = "none",
     merge: bool = True,
     empty: nn.Module | None = None,
+    device_map: Mapping[str, torch.device] | None = None,
+    on_read: Callable[[int], None] = lambda _: None,
 ) -> nn.Module:
     """The part's module with its weights, on the device. Never initialised at random first, never copied twice.
 
-    `empty` is its module without weights, if there is one already; it is used up.
+    On a CPU it is made tensor by tensor, each of which gives the pages of its file back: at no moment is much more
+    in memory than the module and the largest of its tensors. `empty` is the part's `empty_module`, if it was made
+    before; its parameters are replaced. `device_map` spreads a transformers model over several devices, of which
+    `device` is the first. `on_read`: see TensorReader.
     """
-    tensors: dict[str, Tensor] = dict(part.tensors)
-    for name, (lora_a, lora_b) in (part.lora.pairs if part.lora and merge else {}).items():
-        assert part.lora is not None
-        tensors[name] = merge_lora(tensors[name], lora_a, lora_b, alpha=part.lora.alpha).to(dtype)
-    if _can_assign(part, device, quantization):
-        empty = empty_module(part, dtype) if empty is None else empty
-        return _assign(empty, tensors, device=device, dtype=dtype)
-    options: dict[str, Any] = {}
-    if part.is_quantizable and quantization != "none":
-        options["quantization_config"] = quantization_config(quantization, dtype)
-    module: PreTrainedModel = part.module_class.from_pretrained(  # type: ignore[attr-defined]
-        None, config=part.config, state_dict=tensors, dtype=dtype, device_map={"": device}, **options
-    )
-    if options:
-        finish_quantized(module, part, quantization)
+    reader = TensorReader(part, dtype, merge=merge, on_read=on_read)
+    if part.is_quantized:
+        module = _quantized_before(part, quantization, device_map or {"": device}, dtype)
+        on_read(sum(tensor.nbytes for tensor in part.tensors.values()))
+    elif _can_assign(part, device, quantization):
+        module = _assign(empty_module(part, dtype) if empty is None else empty, part, reader, device, dtype)
+    elif part.is_quantizable and quantization != "none":
+        module = _quantized(part, reader, quantization, device_map or {"": device}, dtype)
+    else:
+        module = _from_pretrained(part, reader.read_all(), device_map or {"": device}, dtype)
+    if device_map is not None:
+        _let_inputs_follow(module, device_map, device)
+    give_back_freed_memory()
     return module
+
+
+def _quantized(
+    part: Part, reader: TensorReader, quantization: str, device_map: Mapping[str, torch.device], dtype: torch.dtype
+) -> nn.Module:
+    """The part with 8-bit or 4-bit weights. The library takes one tensor after the other where it quantizes."""
+    wrong: list[MiniVLMError] = []
+
+    def read(name: str) -> Tensor:
+        try:
+            return reader.read_copy(name, dtype)
+        except MiniVLMError as error:  # of which the library would make a report of its own
+            wrong.append(error)
+            raise
+
+    tensors = {name: deferred(partial(read, name), form=_form(tensor, dtype)) for name, tensor in part.tensors.items()}
+    options = {"quantization_config": quantization_config(quantization, dtype)}
+    try:
+        module = _from_pretrained(part, tensors, device_map, dtype, **options)
+    except Exception:
+        if not wrong:
+            raise
+    if wrong:
+        raise wrong[0]
+    finish_quantized(module, part, quantization)
+    return module
+
+
+def _quantized_before(
+    part: Part, quantization: str, device_map: Mapping[str, torch.device], dtype: torch.dtype
+) -> nn.Module:
+    """A part whose folder holds 8-bit or 4-bit weights, as the library reads them."""
+    config = copy.deepcopy(part.config)
+    config.quantization_config = quantization_config(quantization, dtype).to_dict()
+    module: PreTrainedModel = part.module_class.from_pretrained(  # type: ignore[attr-defined]
+        part.source,
+        config=config,
+        trust_remote_code=False,
+        local_files_only=True,
+        dtype=dtype,
+        device_map=dict(device_map),
+    )
+    finish_quantized(module, part, quantization)
+    return module
+
+
+def _form(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """Its shape and number format once it was read, without values."""
+    return torch.empty(tensor.shape, dtype=dtype if tensor.is_floating_point() else tensor.dtype, device="meta")
+
+
+def _from_pretrained(
+    part: Part,
+    tensors: Mapping[str, Tensor],
+    device_map: Mapping[str, torch.device],
+    dtype: torch.dtype,
+    **options: Any,
+) -> nn.Module:
+    module: PreTrainedModel = part.module_class.from_pretrained(  # type: ignore[attr-defined]
+        None,
+        config=part.config,
+        state_dict=dict(tensors),
+        trust_remote_code=False,
+        dtype=dtype,
+        device_map=dict(device_map),
+        **options,
+    )
+    return module
+
+
+def _let_inputs_follow(module: nn.Module, device_map: Mapping[str, torch.device], first: torch.device) -> None:
+    """Let accelerate take the inputs of each layer to its device, and what the model returns to the first.
+
+    transformers has done so without saying which is the first; accelerate then takes any.
+    """
+    remove_hook_from_module(module, recurse=True)
+    skipped = getattr(module, "_skip_keys_device_placement", None)
+    dispatch_model(module, dict(device_map), main_device=first, skip_keys=skipped)
 
 
 def _can_assign(part: Part, device: torch.device, quantization: str) -> bool:
@@ -153,34 +277,15 @@ def _can_assign(part: Part, device: torch.device, quantization: str) -> bool:
         return True
     is_quantized = part.is_quantizable and quantization != "none"
     # On a GPU the library's way has several tensors on their way at once.
-    return device.type == "cpu" and not is_quantized and part.released_shapes is None
+    return device.type == "cpu" and not is_quantized
 
 
-def empty_module(part: Part, dtype: torch.dtype) -> nn.Module:
-    """The part's module without weights; the tables that it computes itself are there."""
-    with _explained(part), local_torch_dtype(dtype), no_init_weights(), init_empty_weights(include_buffers=False):
-        return _construct(part)
-
-
-def _assign(module: nn.Module, tensors: Mapping[str, Tensor], *, device: torch.device, dtype: torch.dtype) -> nn.Module:
+def _assign(module: nn.Module, part: Part, reader: TensorReader, device: torch.device, dtype: torch.dtype) -> nn.Module:
     """Tensors that have the number format already are not copied: the parameters are the mapped file itself."""
-    # To the device first: a GPU converts faster, and files are often half as large as what they become.
-    placed = {
-        name: converted(tensor.to(device), dtype) if tensor.is_floating_point() else tensor.to(device)
-        for name, tensor in tensors.items()
-    }
-    module.load_state_dict(placed, strict=False, assign=True)  # a tied weight has no tensor; see check_complete
+    tensors = PlacedTensors(module, part, reader, dtype)
+    placed = {name: tensors.read(name, device) for name in tensors.shapes}
+    module.load_state_dict(placed, strict=False, assign=True)
     if isinstance(module, PreTrainedModel):
         module.tie_weights()
         module.config.dtype = dtype
-    return (module if device.type == "cpu" else module.to(device)).eval()  # `to`: tables that it computes itself
-
-
-def _explained(part: Part) -> AbstractContextManager[None]:
-    return explained(f"{part.source}: no {part.name} can be made from its configuration")
-
-
-def _construct(part: Part) -> nn.Module:
-    if issubclass(part.module_class, PreTrainedModel):
-        return part.module_class(copy.deepcopy(part.config))  # the model writes its own choices into it
-    return part.module_class(**part.config)
+    return (module if device.type == "cpu" else module.to(device)).eval()  # `to`: its own buffers

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from models.aids import Aids
 from models.conversation import Sampling
+from models.extras import Extras
 from models.tasks import Task
 
 
@@ -14,10 +14,12 @@ class ModelInfo:
     """Facts about a loaded model.
 
     `description` is a sentence for the page; `is_toy` marks the bundled models, which know only synthetic scenes.
-    `sampling` holds the family's defaults. `context_tokens` is the longest prompt plus answer. `aids`: the programs
-    beside the model that it was trained to work with, None if there are none. `one_image_per_chat`: it was trained on
-    conversations about one image, and the original's demo begins a new one with every image. `has_experts`: which
-    expert a token goes to can be traced.
+    `sampling` holds the family's defaults. `context_tokens` is the longest prompt plus answer in tokens. `extras`: OCR
+    and image generation, where the model was trained to work with them, else None. `one_image_per_chat`: it was trained
+    on conversations about one image, and the original's demo begins a new one with every image. `has_experts`: which
+    experts a token is routed to can be recorded. `answers_alone`: what is computed for one conversation depends on what
+    else is in the same pass, so it must be alone there, and whole. `num_parameters`, `device` and `dtype` are filled in
+    by the loader.
     """
 
     name: str
@@ -30,8 +32,9 @@ class ModelInfo:
     one_image_per_chat: bool = False
     answers_without_image: bool = True
     context_tokens: int = 2048
-    aids: Aids | None = None
+    extras: Extras | None = None
     has_experts: bool = False
+    answers_alone: bool = False
     num_parameters: int = 0
     device: str = "cpu"
     dtype: str = "float32"

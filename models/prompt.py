@@ -75,7 +75,7 @@ class PromptFormat:
         return segments
 
     def closed(self, answer: str) -> str:
-        """What follows a rendered prompt once its answer is there: the text a model is trained to write."""
+        """An answer as it stands in the prompt, after `assistant_prefix`: the text a model is trained to write."""
         return self.answer_prefix + _plain(answer) + self.assistant_suffix
 
     def neutralise(self, text: str) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import logging
+import os
+import sys
 from types import MethodType
 from typing import TYPE_CHECKING, Any
 
@@ -13,16 +15,46 @@ from torch.nn import functional
 from transformers import BitsAndBytesConfig, PreTrainedModel
 
 from models.errors import ConfigError
-from models.weights import Part
+from models.tensors.weights import Part
 
 if TYPE_CHECKING:
     import bitsandbytes
 
+HUB_KERNELS = "MINIVLM_HUB_KERNELS"  # environment variable that lets bitsandbytes fetch native code, if it is 1
 _BLOCK = 64  # weights that share one scale in bitsandbytes' 4-bit format
+
+
+def load_bitsandbytes() -> None:
+    """Import bitsandbytes as it is installed. Call it before anything else that imports it (transformers, peft).
+
+    On some CPUs and on Apple GPUs bitsandbytes 0.50 asks the package `kernels`, where that is installed, for a faster
+    product, and that package downloads native code from a hub and runs it; where it is not installed, the user is
+    advised to install it. Here nothing is fetched and nothing said, unless the environment has MINIVLM_HUB_KERNELS=1.
+    """
+    if os.environ.get(HUB_KERNELS) == "1":
+        import bitsandbytes
+
+        return
+    if "bitsandbytes" not in sys.modules:
+        logger = logging.getLogger("bitsandbytes.backends.cpu.ops")
+        level = logger.level
+        had_kernels, kernels = "kernels" in sys.modules, sys.modules.get("kernels")
+        logger.setLevel(logging.ERROR)
+        sys.modules["kernels"] = None  # type: ignore[assignment]  # importing it fails as if it were not installed
+        try:
+            import bitsandbytes  # noqa: F401
+        finally:
+            logger.setLevel(level)
+            del sys.modules["kernels"]
+            if had_kernels:
+                sys.modules["kernels"] = kernels  # type: ignore[assignment]
+    if (apple := sys.modules.get("bitsandbytes.backends.mps.ops")) is not None:
+        apple._kernel_load_failed = True  # type: ignore[attr-defined]  # it asks at its first product, and only once
 
 
 def quantization_config(quantization: str, dtype: torch.dtype) -> BitsAndBytesConfig:
     """What transformers' loading is given for `8bit` or `4bit`; products are computed in `dtype`."""
+    load_bitsandbytes()
     # bitsandbytes warns at every single product that it casts its input; once is said in the documentation.
     logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
     if quantization == "8bit":

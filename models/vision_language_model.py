@@ -16,9 +16,10 @@ from transformers import PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from models.conversation import Turn
+from models.memory.serving import Serving
 from models.model_info import ModelInfo
 from models.prompt import PromptFormat, Segment
-from models.weights import Lora
+from models.tensors.weights import Lora
 
 IMAGE_PLACEHOLDER = -1  # stands for one image token in `input_ids` of `forward`
 IGNORED_LABEL = -100
@@ -37,7 +38,7 @@ class Tokenizer(Protocol):
         """Ids of one text segment."""
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of generated ids, special tokens dropped."""
+        """Text of generated ids, special tokens and ids without a piece dropped. Never raises."""
 
 
 class ImageProcessor(Protocol):
@@ -57,8 +58,10 @@ class VisionLanguageModel(nn.Module):
     families [B, P, V]; it casts to the tower's own dtype.
     `embed_scale` multiplies image tokens on their way into a language model that scales its own embeddings (Gemma).
     `eos_token_ids` end an answer; `penalised_ids` count as already said for the repetition penalty (the id that the
-    originals' `generate` puts before an answer). What the tokenizer reads as control tokens is reserved in the prompt
-    format. `lora` is set only when it was asked to be left unmerged.
+    originals' `generate` puts before an answer). Left out, they are the EOS and the BOS of the language model's config;
+    raises ValueError where it has no EOS.
+    What the tokenizer reads as control tokens is reserved in the prompt format.
+    The loader completes `info`, and sets `lora` where it was asked to leave it out of the weights.
     """
 
     def __init__(
@@ -74,6 +77,8 @@ class VisionLanguageModel(nn.Module):
         num_image_tokens: int,
         info: ModelInfo,
         embed_scale: float = 1.0,
+        eos_token_ids: Sequence[int] | None = None,
+        penalised_ids: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
         self.vision_tower = vision_tower
@@ -87,11 +92,13 @@ class VisionLanguageModel(nn.Module):
         self.num_image_tokens = num_image_tokens
         self.info = info
         self.lora: Lora | None = None
+        self.serving = Serving()
         self.embed_scale = embed_scale
         config = language_model.config.get_text_config()
-        eos = config.eos_token_id
-        self.eos_token_ids: tuple[int, ...] = tuple(eos) if isinstance(eos, list | tuple) else (int(eos),)
-        self.penalised_ids: tuple[int, ...] = () if config.bos_token_id is None else (int(config.bos_token_id),)
+        self.eos_token_ids = _ids(config.eos_token_id if eos_token_ids is None else eos_token_ids)
+        if not self.eos_token_ids:
+            raise ValueError("The language model's config has no EOS, so nothing ends an answer; give eos_token_ids.")
+        self.penalised_ids = _ids(config.bos_token_id if penalised_ids is None else penalised_ids)
         for module in (vision_tower, connector, language_model):
             module.requires_grad_(False)
         self.eval()
@@ -100,6 +107,11 @@ class VisionLanguageModel(nn.Module):
     def device(self) -> torch.device:
         """Where the language model's embeddings are."""
         return self.text_embedding.weight.device
+
+    @property
+    def num_ids(self) -> int:
+        """Ids below this have a piece of text. An embedding may have more rows; an answer never holds one of those."""
+        return min(len(self.tokenizer), len(self.text_embedding.weight))
 
     @property
     def text_embedding(self) -> nn.Embedding:
@@ -177,3 +189,10 @@ class VisionLanguageModel(nn.Module):
         elif bool(is_image.any()):
             raise ValueError("input_ids has image placeholders, but there are no pixel_values.")
         return self.language_model(inputs_embeds=embeds, attention_mask=attention_mask, labels=labels)
+
+
+def _ids(given: Sequence[int] | int | None) -> tuple[int, ...]:
+    """Token ids in the forms that a transformers configuration has them in: one, several or none."""
+    if given is None:
+        return ()
+    return (given,) if isinstance(given, int) else tuple(given)

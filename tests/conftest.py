@@ -2,23 +2,35 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 # Before anything imports the libraries that read them: a test that would download something fails instead.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+# Of several workers, each has one core; before torch counts them.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
+
+from tests.paths import GOLDENS
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
-GOLDENS = Path(__file__).parent / "goldens"
+    from models.vision_language_model import VisionLanguageModel
+
+
+def pytest_collection_finish() -> None:
+    """What was imported stays: without it, each of the many collections of garbage is several times faster."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -62,9 +74,65 @@ def browser(chromium: Path) -> Iterator[Browser]:
         browser.close()
 
 
+class Visitors:
+    """Visitors of one browser after each other, who share its cache and nothing else.
+
+    Most of what a page costs is fetching and compiling gradio's scripts: with the cache it is a third. The browser
+    closes the context when it is closed itself.
+    """
+
+    def __init__(self, browser: Browser, **options: Any) -> None:
+        self._context = browser.new_context(**options)
+
+    def come(self) -> Page:
+        return self._context.new_page()
+
+    def leave(self) -> None:
+        """Close all tabs and forget what they kept; what lives in a tab alone (sessionStorage) goes with it."""
+        for tab in self._context.pages:
+            if tab.url.startswith("http"):
+                tab.evaluate("localStorage.clear()")
+            tab.close()
+        self._context.clear_cookies()
+        self._context.clear_permissions()
+
+
+@pytest.fixture(scope="session")
+def visitors(browser: Browser) -> Visitors:
+    return Visitors(browser, viewport={"width": 1280, "height": 900})
+
+
+@pytest.fixture(scope="session")
+def phones(browser: Browser) -> Visitors:
+    return Visitors(browser, viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
+
+
 @pytest.fixture
-def page(browser: Browser) -> Iterator[Page]:
+def page(visitors: Visitors) -> Iterator[Page]:
     """A page of a visitor of its own: no cookies or storage of other tests."""
-    context = browser.new_context(viewport={"width": 1280, "height": 900})
-    yield context.new_page()
-    context.close()
+    yield visitors.come()
+    visitors.leave()
+
+
+@pytest.fixture
+def phone(phones: Visitors) -> Iterator[Page]:
+    """As `page`, on a touch screen of 390 x 844."""
+    yield phones.come()
+    phones.leave()
+
+
+@pytest.fixture(scope="module")
+def quick() -> Iterator[None]:
+    """For whole modules of engine tests; see `quick_process`."""
+    from tests.tiny_model import quick_process
+
+    with quick_process():
+        yield
+
+
+@pytest.fixture
+def model() -> VisionLanguageModel:
+    """Fresh, with the same random weights for every test."""
+    from tests.tiny_model import tiny_model
+
+    return tiny_model()

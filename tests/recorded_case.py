@@ -1,4 +1,4 @@
-"""A recorded run of an original implementation, in any of the three forms the recordings have."""
+"""A recorded run of an original implementation, in any of the forms that the recordings have."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from torch import Tensor
 from models.conversation import Turn
 from models.preprocessing import CropAndResize
 from models.vision_language_model import VisionLanguageModel
-from training.llava_sequences import PLAIN, make_llava_batch, read_turns
-from training.sequences import Batch, Sample, conversation_answers, make_batch
+from training.data.llava_sequences import PLAIN, make_llava_batch, read_turns
+from training.data.minigpt_sequences import Batch, PromptedExample, conversation_answers, make_batch
 
 Answers = list[tuple[tuple[str, bool], ...]]  # for each sample, its pieces of text and whether each is predicted
 
@@ -50,7 +50,10 @@ class RecordedTurn:
 
 @dataclass(frozen=True, kw_only=True)
 class RecordedStep:
-    """One training step of the reference: the batch, the loss, and the gradient norm of every trainable tensor."""
+    """One training step of the reference: the batch, the loss, and the gradient norm of every trainable tensor.
+
+    The norm is 0 for what no gradient reached, such as experts that no token went to.
+    """
 
     make_batch: Callable[[VisionLanguageModel], Batch]
     loss: float
@@ -192,7 +195,7 @@ class Case:
     def steps(self) -> list[str]:
         """Names of the recorded training steps."""
         if self.is_mgm:
-            return ["stage1", "stage2"]
+            return [name for name in ("stage1", "stage2") if name in self.training]  # HD models have stage 2 alone
         if self.is_moe:
             return ["stage3", *(["noisy"] if "noisy" in self.training else [])]
         if self.is_tinygpt:
@@ -218,7 +221,8 @@ class Case:
             prompts, answers = _conversations(record, end=end, template=template, bos="<|endoftext|>")
             norms = record["grad_norms"]
         samples = [
-            Sample(p, a, self.image(name)) for p, a, name in zip(prompts, answers, record["images"], strict=True)
+            PromptedExample(p, a, self.image(name))
+            for p, a, name in zip(prompts, answers, record["images"], strict=True)
         ]
         batch = partial(make_batch, samples=samples, max_text_tokens=self.training["max_txt_len"])
         return RecordedStep(make_batch=batch, loss=record["loss"], gradient_norms=norms)
@@ -239,7 +243,7 @@ class Case:
         return RecordedStep(
             make_batch=batch,
             loss=record["loss"],
-            gradient_norms=record["grad_l2_norms"],
+            gradient_norms=dict.fromkeys(record["trainable_parameters"], 0.0) | record["grad_l2_norms"],
             zero_by_symmetry=frozenset(record["zero_by_symmetry"]),
         )
 
@@ -248,7 +252,8 @@ class Case:
         items = json.loads((self.folder / self.training["data_file"]).read_text())
         conversations = [read_turns(item, self.folder) for item in items]
         batch = partial(make_llava_batch, conversations=conversations, cuts_after_images=False)
-        return RecordedStep(make_batch=batch, loss=record["loss"], gradient_norms=record["grad_l2_norm"])
+        norms = dict.fromkeys(self.training["trainable"], 0.0) | record["grad_l2_norm"]
+        return RecordedStep(make_batch=batch, loss=record["loss"], gradient_norms=norms)
 
     def _minigpt_step(self, kind: str) -> RecordedStep:
         settings, batch = self.record["config"]["model"], self.training["batch"]
@@ -265,7 +270,7 @@ class Case:
             prompts = [template.format(text) for text in record["instruction_input"]]
             answers = [((text + end, True),) for text in record["answer"]]
         images = [None, None] if kind == "text_only" else [self.image("image.png"), self.image("image2.png")]
-        samples = [Sample(p, a, image) for p, a, image in zip(prompts, answers, images, strict=True)]
+        samples = [PromptedExample(p, a, image) for p, a, image in zip(prompts, answers, images, strict=True)]
         record = self.training if kind == "batch" else self.training["extra_cases"][kind]
         step = partial(make_batch, samples=samples, max_text_tokens=limit)
         return RecordedStep(make_batch=step, loss=record["loss"], gradient_norms=record["grad_l2"])

@@ -11,7 +11,7 @@ from models.parts.sparse_decoders import SparseDecoder
 from models.vision_language_model import VisionLanguageModel
 from tests.recorded_case import Case
 from training.families import moe_llava
-from training.sparse_export import released_language_tensors, released_projector_tensors
+from training.stages.sparse_export import released_language_tensors, released_projector_tensors
 
 
 def check_sparse_step(case: Case, kind: str, model: VisionLanguageModel) -> None:
@@ -40,8 +40,10 @@ def check_sparse_step(case: Case, kind: str, model: VisionLanguageModel) -> None
         if kind != "noisy":
             record = case.training["routing"][str(index)]
             assert routing.balance_loss().item() == pytest.approx(record["l_aux"], abs=1e-5)
-            assert int((routing.weights == 0).sum()) == record["assignments_dropped"] > 0
-            assert routing.experts[:, 0].bincount(minlength=4).tolist() == record["exp_counts_first_choice"]
+            assert int((routing.weights == 0).sum()) == record["assignments_dropped"]
+            num_experts = routing.logits.shape[1]
+            counts = routing.experts[:, 0].bincount(minlength=num_experts).tolist()
+            assert counts == record["exp_counts_first_choice"]
             torch.testing.assert_close(output.logits, case.expected["train.logits"], atol=1e-4, rtol=0)
     norms = {name: gradient.norm().item() for name, gradient in released_gradients(model).items()}
     assert norms.keys() == step.gradient_norms.keys()

@@ -9,85 +9,108 @@ from __future__ import annotations
 import ast
 import re
 import subprocess
-import sys
-import tomllib
-from collections.abc import Iterator
-from functools import cache
-from importlib.metadata import packages_distributions
+from collections import Counter
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
-from packaging.requirements import Requirement
 
 from models.config import available_families, load_config
+from tests.paths import ROOT
+from tests.sources import PACKAGES, imports_of, program_files, relative, source_files, tree_of
 
-ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = ("app", "models", "training")
 MAX_FILE_LINES = 300
 MAX_FUNCTION_LINES = 60
+MAX_FOLDER_FILES = 20
 
-# What each package may not import. training.evaluate measures answers as the page gives them, so the engine is open to
-# training; the page's "New scene" button draws with training.scenes, imported when it is needed.
+# What each package may not import. training.scenes, the tiny models' world, is open to two: "New scene" on the page,
+# inside a function, and benchmarks of the bundled models.
 FORBIDDEN = {
-    "models": ("app", "training", "demo", "gradio"),
-    "app": ("training", "demo"),
-    "training": ("app", "demo", "gradio"),
+    "models": ("engine", "app", "training", "benchmarks", "demo", "gradio"),
+    "engine": ("app", "training", "benchmarks", "demo", "gradio"),
+    "app": ("training", "benchmarks", "demo"),
+    "training": ("app", "benchmarks", "demo", "gradio"),
+    "benchmarks": ("app", "training", "demo", "gradio"),
 }
-ALLOWED = {"training": ("app.engine", "app.chat_model"), "app": ("training.scenes",)}
+ALLOWED = {"app": ("training.scenes",), "benchmarks": ("training.scenes",)}
+ORDER = "the order is demo -> app -> engine -> models, and training, benchmarks -> engine"
 ONLY_INSIDE_FUNCTIONS = ("training.scenes",)
+BATCHING_NAMES = tuple(
+    f"engine.batching.generation_loop.{name}" for name in ("GenerationLoop", "LoopStopped", "Ticket")
+)
 
-
-def source_files() -> list[Path]:
-    """demo.py and every Python file of the packages, tests and benchmarks."""
-    folders = (*PACKAGES, "tests", "benchmarks")
-    return [ROOT / "demo.py", *(path for folder in folders for path in sorted((ROOT / folder).rglob("*.py")))]
-
-
-def program_files() -> list[Path]:
-    """The files a user runs: all but tests and benchmarks."""
-    return [path for path in source_files() if path.relative_to(ROOT).parts[0] not in ("tests", "benchmarks")]
-
-
-def relative(path: Path) -> str:
-    return path.relative_to(ROOT).as_posix()
+# The folders of training, and the files beside them that they build on: what each may import of the others.
+TRAINING_IMPORTS = {
+    "instructions": (),
+    "recipe": (),
+    "health": (),
+    "batch_trainer": ("health",),
+    "scenes": ("instructions",),
+    "data": ("instructions", "recipe", "scenes"),
+    "stages": ("recipe", "health", "batch_trainer", "data"),
+    "families": ("recipe", "data", "stages"),
+    "tiny": ("health", "batch_trainer", "scenes", "stages"),
+    "evaluation": ("scenes", "data"),
+}
 
 
 each_source = pytest.mark.parametrize("path", source_files(), ids=relative)
 each_program = pytest.mark.parametrize("path", program_files(), ids=relative)
 
 
-@cache
-def tree_of(path: Path) -> ast.Module:
-    return ast.parse(path.read_text(encoding="utf-8"))
-
-
-def imports_of(path: Path) -> Iterator[tuple[str, bool]]:
-    """Absolute dotted names of everything a file imports, each with whether that happens inside a function."""
-    functions = [node for node in ast.walk(tree_of(path)) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
-    inside = {id(node) for function in functions for node in ast.walk(function)}
-    package = path.relative_to(ROOT).with_suffix("").parts[:-1]
-    for node in ast.walk(tree_of(path)):
-        if isinstance(node, ast.Import):
-            yield from ((alias.name, id(node) in inside) for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            parents = package[: len(package) - node.level + 1] if node.level else ()
-            base = ".".join((*parents, *filter(None, [node.module])))
-            yield from ((f"{base}.{alias.name}", id(node) in inside) for alias in node.names)
-
-
 def is_under(name: str, package: str) -> bool:
     return name == package or name.startswith(package + ".")
 
 
-@each_program
+@each_source
 def test_imports_point_one_way(path: Path) -> None:
     package = path.relative_to(ROOT).parts[0]
     for name, in_function in imports_of(path):
         allowed = any(is_under(name, module) for module in ALLOWED.get(package, ()))
         if any(is_under(name, module) for module in FORBIDDEN.get(package, ())):
-            assert allowed, f"{relative(path)} imports {name}; the order is demo -> app -> models, training -> models"
+            assert allowed, f"{relative(path)} imports {name}; {ORDER}"
         if package == "app" and any(is_under(name, module) for module in ONLY_INSIDE_FUNCTIONS):
             assert in_function, f"{relative(path)} imports {name} at the top; import it where it is used"
+
+
+@each_source
+def test_one_room_knows_the_librarys_batching(path: Path) -> None:
+    is_inside = "engine/batching" in relative(path)  # its tests too
+    for name, _ in imports_of(path):
+        if is_under(name, "transformers.generation.continuous_batching") or "ContinuousBatching" in name:
+            assert is_inside, f"{relative(path)} imports {name}; only engine/batching may know how transformers batches"
+        if is_under(name, "engine.batching") and not is_inside:
+            assert name in BATCHING_NAMES, (
+                f"{relative(path)} imports {name}; outside of its folder use {BATCHING_NAMES}"
+            )
+
+
+@pytest.mark.parametrize("package", [*PACKAGES, "benchmarks"])
+def test_no_circles(package: str) -> None:
+    imports: dict[str, set[str]] = {}
+    for path in sorted((ROOT / package).rglob("*.py")):
+        module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        names = [name for name, _ in imports_of(path) if is_under(name, package)]
+        imports[module] = {
+            name if (ROOT / f"{name.replace('.', '/')}.py").is_file() else name.rpartition(".")[0] for name in names
+        }
+    TopologicalSorter(imports).prepare()  # raises CycleError with the circle
+
+
+@pytest.mark.parametrize("room", TRAINING_IMPORTS)
+def test_inside_training_imports_point_one_way(room: str) -> None:
+    """Commands (train, prepare, evaluate …) stand above all folders; no folder imports them."""
+    folder = ROOT / "training" / room
+    for path in sorted(folder.rglob("*.py")) if folder.is_dir() else [folder.with_suffix(".py")]:
+        for name, _ in imports_of(path):
+            if is_under(name, "training") and not is_under(name, f"training.{room}"):
+                allowed = any(is_under(name, f"training.{other}") for other in TRAINING_IMPORTS[room])
+                assert allowed, f"{relative(path)} imports {name}; TRAINING_IMPORTS says what {room} may import"
+
+
+def test_every_folder_of_training_has_its_place() -> None:
+    folders = {path.parent.name for path in (ROOT / "training").glob("*/__init__.py")}
+    assert folders <= TRAINING_IMPORTS.keys()
 
 
 @pytest.mark.parametrize("family", available_families())
@@ -133,6 +156,11 @@ def test_files_and_functions_are_short(path: Path) -> None:
                 assert length <= MAX_FUNCTION_LINES, f"{relative(path)}: {node.name} has {length} lines"
 
 
+def test_no_folder_has_many_files() -> None:
+    counts = Counter(path.parent for path in source_files() if path.name != "__init__.py")
+    assert [f"{relative(folder)} has {n}" for folder, n in counts.items() if n > MAX_FOLDER_FILES] == []
+
+
 def test_the_command_line_stays_small() -> None:
     assert len((ROOT / "demo.py").read_text(encoding="utf-8").splitlines()) < 60
 
@@ -163,56 +191,17 @@ def test_no_machine_paths_and_no_package_registries() -> None:
     assert not found
 
 
-def plain_name(requirement: Requirement) -> str:
-    """A distribution's name as the package index compares names."""
-    return re.sub(r"[-_.]+", "-", requirement.name).lower()
-
-
-def requirements_in(name: str) -> dict[str, Requirement]:
-    lines = (ROOT / name).read_text(encoding="utf-8").splitlines()
-    wanted = [Requirement(line) for line in lines if re.match(r"\w", line)]
-    return {plain_name(requirement): requirement for requirement in wanted}
-
-
-def test_every_imported_library_is_declared() -> None:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    extras = [r for name in ("ocr", "generate") for r in project["optional-dependencies"][name]]
-    runtime = {plain_name(r) for r in map(Requirement, [*project["dependencies"], *extras])}
-    train = runtime | {plain_name(r) for r in map(Requirement, project["optional-dependencies"]["train"])}
-    providers = packages_distributions()
-    own = {*PACKAGES, "demo", *sys.stdlib_module_names}
-    for path in program_files():
-        declared = train if path.relative_to(ROOT).parts[0] == "training" else runtime
-        for library in {name.partition(".")[0] for name, _ in imports_of(path)} - own:
-            names = {plain_name(Requirement(name)) for name in providers.get(library, [library])}
-            assert names & declared, f"{relative(path)} imports {library}, which pyproject.toml does not list"
-
-
-def test_pins_lie_in_the_projects_ranges() -> None:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    ranges = {plain_name(r): r for r in map(Requirement, project["dependencies"])}
-    optional = {
-        name: {plain_name(r): r for r in map(Requirement, listed)}
-        for name, listed in project["optional-dependencies"].items()
-    }
-    extras = optional["ocr"] | optional["generate"]
-    for listed, file in (
-        (ranges, ""),
-        (optional["dev"], "-dev"),
-        (extras, "-extras"),
-        (optional["cluster"], "-cluster"),
-    ):
-        pins = requirements_in(f"requirements{file}.txt")
-        assert listed.keys() == pins.keys()
-        for name, pin in pins.items():
-            (version,) = pin.specifier
-            assert version.operator == "==", f"{pin} is not an exact version"
-            assert listed[name].specifier.contains(version.version), f"{pin} is outside of {listed[name]}"
-
-
-def test_constraints_agree_with_the_pins() -> None:
-    constraints = requirements_in("constraints.txt")
-    files = ("requirements.txt", "requirements-dev.txt", "requirements-extras.txt")
-    for name, pin in (item for file in files for item in requirements_in(file).items()):
-        if name != "torch":  # its builds differ in their version's suffix
-            assert constraints[name].specifier == pin.specifier
+@pytest.mark.parametrize("path", [one for one in source_files() if "tests/" not in relative(one)], ids=relative)
+def test_no_checkpoint_runs_code(path: Path) -> None:
+    """Whoever loads with a library says that code in the files is not to be run; the libraries else may ask for it."""
+    for node in ast.walk(tree_of(path)):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            said = {word.arg: word.value for word in node.keywords}
+            if node.func.attr in ("from_pretrained", "from_config"):
+                value = said.get("trust_remote_code")
+                is_false = isinstance(value, ast.Constant) and value.value is False
+                assert is_false, f"{relative(path)}:{node.lineno} loads without trust_remote_code=False"
+            if node.func.attr == "load" and isinstance(node.func.value, ast.Name) and node.func.value.id == "torch":
+                value = said.get("weights_only")
+                is_true = isinstance(value, ast.Constant) and value.value is True
+                assert is_true, f"{relative(path)}:{node.lineno} loads without weights_only=True"

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import importlib
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+from tests.paths import ROOT
 
 
 def module_names() -> list[str]:
-    """`demo` and every module of the three packages, by dotted name."""
-    files = [path for package in ("app", "models", "training") for path in sorted((ROOT / package).rglob("*.py"))]
+    """`demo` and every module of the four packages, by dotted name."""
+    files = [
+        path for package in ("app", "engine", "models", "training") for path in sorted((ROOT / package).rglob("*.py"))
+    ]
     names = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in files]
     return ["demo", *(name.removesuffix(".__init__") for name in names if not name.endswith("__main__"))]
 

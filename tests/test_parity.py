@@ -12,18 +12,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from app.engine import ChatEngine
+from engine.chat_engine import ChatEngine
+from engine.generate import generate
 from models.conversation import Sampling, Turn
-from models.generation import generate
 from models.loader import load_model
 from models.parts.dual_vision import DualFeatures, DualVisionTower
 from models.prompt import PromptFormat
-from models.vision_language_model import IMAGE_PLACEHOLDER, VisionLanguageModel
+from models.vision_language_model import VisionLanguageModel
+from tests.mgm_steps import check_mgm_step
 from tests.recorded_case import Case, RecordedTurn
 from tests.sparse_steps import check_sparse_step
-from training.families import mini_gemini
-from training.lora import attach_lora
-from training.sequences import Batch
+from training.stages.lora import attach_lora
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -44,7 +43,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.fixture(scope="module")
 def model(case: Case) -> VisionLanguageModel:
-    return load_model(case.folder / "config.yaml", device="cpu", dtype="float32", report=lambda _: None)
+    return load_model(case.folder / "config.yaml", device="cpu", dtype="float32", report=None)
 
 
 @pytest.fixture(scope="module")
@@ -184,55 +183,24 @@ def evaluated(text: str) -> str:
 
 
 def test_training_loss_and_gradients(case: Case, kind: str) -> None:
-    step = case.step(kind)
-    model = load_model(
-        case.folder / "config.yaml", device="cpu", dtype="float32", report=lambda _: None, keep_lora=True
-    )
+    model = load_model(case.folder / "config.yaml", device="cpu", dtype="float32", report=None, keep_lora=True)
     if case.is_moe:
         check_sparse_step(case, kind, model)
         return
-    trainable = mgm_names(model, kind) if case.is_mgm else released_names(model)
+    if case.is_mgm:
+        check_mgm_step(case, kind, model)
+        return
+    step, trainable = case.step(kind), released_names(model)
     assert trainable.keys() == step.gradient_norms.keys()
     for parameters in trainable.values():
         for parameter in parameters:
             parameter.requires_grad_(True)
-    batch = step.make_batch(model)
-    if case.is_mgm:
-        assert_same_batch(case, kind, model, batch)
-    loss = model(**vars(batch)).loss
+    loss = model(**vars(step.make_batch(model))).loss
     loss.backward()
     assert loss.item() == pytest.approx(step.loss, abs=1e-5)
     for name, parameters in trainable.items():
         squares = [0.0 if p.grad is None else p.grad.square().sum().item() for p in parameters]
-        noise = 1e-6 if name in step.zero_by_symmetry else 1e-7
-        assert sum(squares) ** 0.5 == pytest.approx(step.gradient_norms[name], rel=1e-4, abs=noise), name
-
-
-def assert_same_batch(case: Case, kind: str, model: VisionLanguageModel, batch: Batch) -> None:
-    """Ids and labels as the reference had them before it put image tokens in; the pictures at low resolution."""
-    prefix = "train" if kind == "stage2" else "train_stage1"
-    ids, labels = case.expected[f"{prefix}.input_ids"], case.expected[f"{prefix}.labels"]
-    for row in range(len(ids)):
-        is_image = batch.input_ids[row] == IMAGE_PLACEHOLDER
-        is_first = is_image & ~is_image.roll(1)
-        seen = (batch.attention_mask[row] == 1) & (~is_image | is_first)
-        recorded = case.expected[f"{prefix}.attention_mask"][row].bool()
-        assert batch.input_ids[row][seen].masked_fill(is_first[seen], -200).tolist() == ids[row][recorded].tolist()
-        assert batch.labels[row][seen].tolist() == labels[row][recorded].tolist()
-    assert isinstance(model.vision_tower, DualVisionTower)
-    assert batch.pixel_values is not None
-    low_views = model.vision_tower.low_views(batch.pixel_values)
-    assert_close(low_views.flatten(0, 1), case.expected[f"{prefix}.images"], 1e-6)
-
-
-def mgm_names(model: VisionLanguageModel, kind: str) -> dict[str, list[nn.Parameter]]:
-    """What a stage of Mini-Gemini trains, by released name."""
-    stage = mini_gemini.STAGES[kind.removeprefix("stage")]
-    return {
-        mini_gemini.released_name(name): [parameter]
-        for name, parameter in model.named_parameters()
-        if stage.trains(name)
-    }
+        assert sum(squares) ** 0.5 == pytest.approx(step.gradient_norms[name], rel=1e-4, abs=1e-7), name
 
 
 def released_names(model: VisionLanguageModel) -> dict[str, list[nn.Parameter]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
 from collections.abc import Mapping
 from importlib import import_module
 from multiprocessing import get_all_start_methods
@@ -17,6 +18,8 @@ from transformers import ProgressCallback, Trainer, TrainerControl, TrainerState
 from transformers.trainer_utils import TrainOutput
 
 from models.errors import CheckpointCorrupt, CheckpointMismatch
+from models.files.disk import DiskFull, one_line_if_full
+from training.health import StepWatch, TrainingDiverged, refuse_non_finite
 
 STATE_FILE = "trainable.safetensors"
 _log = logging.getLogger(__name__)
@@ -49,6 +52,9 @@ class BatchTrainer(Trainer):
 
     So transformers deals the batches out to GPUs and skips those that a resumed run has had. Checkpoints hold what
     learns, the optimiser, the schedule and every generator: a resumed run has the losses of one that was never stopped.
+
+    A run that is ill ends with TrainingDiverged, before the step that would spoil its weights: see `StepWatch`. While
+    there is no gradient, nothing is saved, so that the newest checkpoint is a good one.
     """
 
     def __init__(self, model: nn.Module, *, args: TrainingArguments, **kwargs: Any) -> None:
@@ -57,6 +63,8 @@ class BatchTrainer(Trainer):
         if self.pop_callback(ProgressCallback) is not None:  # there is none where no bar is wanted
             self.add_callback(self._bar)
         self._whole = model  # `self.model` and `model_wrapped` may be shards of it
+        self._watch = StepWatch(may_overflow=bool(self.args.fp16))
+        self._save_is_due = False
         self._trainable = frozenset(name for name, parameter in model.named_parameters() if parameter.requires_grad)
 
     def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
@@ -66,6 +74,46 @@ class BatchTrainer(Trainer):
         finally:
             self._bar.close()
 
+    def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Tensor:
+        """See `Trainer.training_step`."""
+        loss = super().training_step(model, inputs, *args, **kwargs)
+        self._watch.add_loss(loss, expects_gradient=self.expects_gradient(inputs))
+        return loss
+
+    def expects_gradient(self, inputs: dict[str, Any]) -> bool:  # noqa: ARG002  # for subclasses
+        """Whether something must learn from a batch."""
+        return True
+
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
+        """Called once for every optimiser step, just before it."""
+        norm = super()._get_grad_norm(model, grad_norm=grad_norm)
+        fault = self._watch.find_fault(norm)
+        if fault is not None:
+            raise TrainingDiverged(f"step {self.state.global_step + 1}: {fault}. {self._last_good()}")
+        return norm
+
+    def _last_good(self) -> str:
+        """Where the last good weights are, and what to do."""
+        checkpoint = latest_checkpoint(Path(str(self.args.output_dir)).parent)
+        saved = "Nothing was saved before" if checkpoint is None else f"The last good checkpoint is {checkpoint}"
+        return f"{saved}; begin again in another output_dir with a lower learning rate (schedule.init_lr)."
+
+    def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
+        self.control.should_save |= self._save_is_due
+        super()._maybe_log_save_evaluate(*args, **kwargs)
+
+    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        self._save_is_due = self._watch.num_idle > 0
+        if self._save_is_due:
+            return
+        folder = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
+        try:
+            with one_line_if_full(folder):
+                super()._save_checkpoint(*args, **kwargs)
+        except DiskFull:
+            shutil.rmtree(folder, ignore_errors=True)  # its part would only take room
+            raise
+
     def _save(self, output_dir: str | None = None, state_dict: Mapping[str, Tensor] | None = None) -> None:
         """What learns, without the frozen rest."""
         if not self.args.should_save:
@@ -73,9 +121,12 @@ class BatchTrainer(Trainer):
         folder = Path(output_dir or str(self.args.output_dir))
         folder.mkdir(parents=True, exist_ok=True)
         state = self._whole.state_dict() if state_dict is None else state_dict
-        save_file(
-            {name: state[name].detach().cpu().contiguous() for name in sorted(self._trainable)}, folder / STATE_FILE
-        )
+        learnt = {name: state[name].detach().cpu().contiguous() for name in sorted(self._trainable)}
+        try:
+            refuse_non_finite(learnt, folder / STATE_FILE)
+        except TrainingDiverged as error:
+            raise TrainingDiverged(f"{error} {self._last_good()}") from error
+        save_file(learnt, folder / STATE_FILE)
 
     def _save_rng_state(self, output_dir: str) -> None:
         super()._save_rng_state(output_dir)

@@ -11,7 +11,6 @@ from typing import Any
 
 from models.config import apply_override, parse_keys, read_yaml
 from models.errors import ConfigError
-from training.data.formats import FORMATS
 
 MIXINGS = ("ratio", "shuffle", "by_length")
 PRECISIONS = ("no", "fp16", "bf16")
@@ -28,6 +27,7 @@ _RANGES = {
     "log_every_steps": (1, math.inf),
     "data.workers": (0, math.inf),
     "data.max_missing_images": (0, math.inf),
+    "data.max_missing_share": (0, math.inf),
     "text.max_tokens": (1, math.inf),
     "schedule.init_lr": (1e-12, math.inf),
     "schedule.min_lr": (0, math.inf),
@@ -63,7 +63,10 @@ class DatasetRecipe:
 @dataclass(frozen=True, kw_only=True)
 class DataRecipe:
     """The mixture. `mixing`: `ratio` draws a data set for each batch in proportion to its ratio (the MiniGPT line);
-    `shuffle` and `by_length` go once through all of them, by_length in batches of like modality and length (LLaVA)."""
+    `shuffle` and `by_length` go once through all of them, by_length in batches of like modality and length (LLaVA).
+
+    Examples without their picture or anything to learn are left out, up to a number and a share (0…1) of a data set.
+    """
 
     datasets: tuple[DatasetRecipe, ...]
     folder: str = "data"
@@ -71,6 +74,7 @@ class DataRecipe:
     batch_size: int = 0
     workers: int = 4
     max_missing_images: int = 100
+    max_missing_share: float = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,10 +180,6 @@ class Recipe:
                 raise ConfigError(f"{self.source}: {name} is {value!r}; choose one of {', '.join(allowed)}.")
         self._check_numbers()
         for dataset in (*self.data.datasets, *self.evaluation.datasets):
-            if dataset.format not in FORMATS:
-                raise ConfigError(
-                    f"{self.source}: unknown data format {dataset.format!r}; known: {', '.join(FORMATS)}."
-                )
             if dataset.ratio <= 0 or self.batch_size_of(dataset) <= 0:
                 raise ConfigError(f"{self.source}: {dataset.format} needs a ratio and a batch_size above 0.")
         if self.fsdp and self.deepspeed:

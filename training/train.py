@@ -24,21 +24,25 @@ from accelerate import PartialState  # type: ignore[import-untyped]
 from transformers import TrainerCallback
 from transformers.integrations import TensorBoardCallback
 
-from models.config import FamilyConfig
+from models.devices import pick_devices
 from models.errors import ConfigError, MiniVLMError
+from models.family_config import FamilyConfig
+from models.files.disk import written_whole
+from models.files.released import ReleasedFiles
 from models.loader import build_model
-from models.released import ReleasedFiles
 from training.batch_trainer import begin_wandb_run, latest_checkpoint, tensorboard_writer
+from training.data.formats import check_formats
+from training.data.minigpt_sequences import Batch
 from training.data.mixture import MixtureDataset, evaluation_batches, training_batches
-from training.data.readers import Example
-from training.prompts import BatchSide
+from training.data.prompts import BatchSide
+from training.data.readers import TrainingExample
+from training.families import FamilyTraining, family_training
 from training.recipe import Recipe, load_recipe
-from training.sample_answers import SampleAnswers
-from training.sequences import Batch
-from training.sharding import check_processes, is_sharded
-from training.stage_files import model_config
-from training.stages import FamilyTraining, StageModel, family_training
-from training.trainer import StageTrainer, training_arguments
+from training.stages.sample_answers import SampleAnswers
+from training.stages.sharding import check_processes, is_sharded
+from training.stages.stage_files import model_config
+from training.stages.stage_model import StageModel
+from training.stages.stage_trainer import StageTrainer, training_arguments
 
 _log = logging.getLogger(__name__)
 _FROZEN = {"no": "float32", "fp16": "float16", "bf16": "bfloat16"}
@@ -52,12 +56,14 @@ def run_stage(recipe: Recipe, *, resume: bool = False, callbacks: Sequence[Train
     folder = Path(recipe.output_dir)
     checkpoint = _checkpoint_to_resume(recipe, folder, resume=resume)
     family = family_training(recipe)
+    check_formats(recipe)
     on_cpu = not torch.cuda.is_available() or recipe.model.get("device") == "cpu"
     if on_cpu and recipe.precision == "fp16":
         raise ConfigError(f"{recipe.source}: precision fp16 needs a GPU; use --options precision=no on a CPU.")
     process = PartialState(cpu=on_cpu)
     check_processes(recipe, process.num_processes)
-    if process.num_processes == 1 and not on_cpu and torch.cuda.device_count() > 1:
+    is_spread = "," in str(recipe.model.get("device"))
+    if process.num_processes == 1 and not on_cpu and not is_spread and torch.cuda.device_count() > 1:
         _log.info("One of %d GPUs is used; start with torchrun to use them all.", torch.cuda.device_count())
     config = model_config(
         recipe, _starting_values(recipe, family, process, folder / "start", is_new=checkpoint is None)
@@ -65,7 +71,7 @@ def run_stage(recipe: Recipe, *, resume: bool = False, callbacks: Sequence[Train
     stage_model = _stage_model(recipe, family, config, process, on_cpu=on_cpu)
     side = BatchSide(stage_model.model)
 
-    def make(examples: Sequence[Example], rng: Random) -> Batch:
+    def make(examples: Sequence[TrainingExample], rng: Random) -> Batch:
         return family.PROMPTS[recipe.text.prompt](side, examples, recipe.text, rng)
 
     batches = training_batches(recipe, make, world_size=process.num_processes)
@@ -91,7 +97,8 @@ def run_stage(recipe: Recipe, *, resume: bool = False, callbacks: Sequence[Train
     if process.is_main_process:
         family.export(recipe, config, ReleasedFiles(config), state, final)
         values = {key: value for key, value in dataclasses.asdict(recipe).items() if key != "source"}
-        (final / "recipe.yaml").write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
+        with written_whole(final / "recipe.yaml") as partial:
+            partial.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
     process.wait_for_everyone()
     return final / "eval.yaml"
 
@@ -119,6 +126,9 @@ def _stage_model(
     # Sharded training places the weights itself.
     sharded = is_sharded(recipe)
     device = "cpu" if on_cpu or sharded else str(process.device)
+    if "," in (wanted := str(recipe.model.get("device"))):
+        _check_several(recipe, process, wanted)
+        device = wanted
     # Frozen weights of the other half format can't be multiplied under autocast.
     dtype = "float32" if config.dtype == "float32" else _FROZEN[recipe.precision]
     config = dataclasses.replace(config, device=device, dtype=dtype)
@@ -133,6 +143,20 @@ def _stage_model(
     return stage_model
 
 
+def _check_several(recipe: Recipe, process: PartialState, wanted: str) -> None:
+    """Raise ConfigError where a model can't be spread over the GPUs of the key `device`."""
+    if recipe.fsdp or recipe.deepspeed or process.num_processes > 1:
+        raise ConfigError(
+            f"{recipe.source}: device {wanted} is for one process without a launcher; add --options deepspeed=null "
+            "fsdp=false."
+        )
+    if pick_devices(wanted)[0].index != (process.device.index or 0):
+        raise ConfigError(
+            f"{recipe.source}: device {wanted}: training begins on {process.device}, which must be the first; choose "
+            "other GPUs with CUDA_VISIBLE_DEVICES."
+        )
+
+
 def _starting_values(
     recipe: Recipe, family: FamilyTraining, process: PartialState, folder: Path, *, is_new: bool
 ) -> dict[str, Any]:
@@ -141,7 +165,8 @@ def _starting_values(
     if process.is_main_process and (is_new or not record.is_file()):
         values = family.starting_values(recipe, folder)
         folder.mkdir(parents=True, exist_ok=True)
-        record.write_text(json.dumps(values), encoding="utf-8")
+        with written_whole(record) as partial:
+            partial.write_text(json.dumps(values), encoding="utf-8")
     process.wait_for_everyone()
     recorded: dict[str, Any] = json.loads(record.read_text(encoding="utf-8"))
     return recorded
@@ -177,7 +202,7 @@ def _reporting(
         begin_wandb_run(folder, recipe.name, checkpoint)
     settings = recipe.evaluation
     if settings.every_steps and settings.num_answers:
-        examples: list[Example] = []
+        examples: list[TrainingExample] = []
         for number in range(len(batches)):
             if len(examples) >= settings.num_answers:
                 break

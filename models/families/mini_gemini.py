@@ -14,26 +14,37 @@ from typing import Any
 from torch import nn
 from transformers import CLIPVisionConfig, ConvNextConfig, GemmaForCausalLM, MixtralForCausalLM, PreTrainedModel
 
-from models.aids import Aids
-from models.config import FamilyConfig, released_file
 from models.conversation import Sampling
-from models.errors import CheckpointMismatch, CheckpointMissing
-from models.model_info import ModelInfo
-from models.module_config import explained, module_config
+from models.errors import CheckpointMismatch, CheckpointMissing, ConfigError
+from models.extras import Extras
+from models.family_config import FamilyConfig, released_file
+from models.files.adapters import ADAPTER_HINT
+from models.files.module_config import as_config_error, module_config
+from models.files.released import ReleasedFiles
+from models.formats.llava import FORMATS, LLAVA_TASKS, STOP_PIECES
 from models.parts.causal_lm import causal_lm_part
-from models.parts.dual_vision import CONVNEXT_RULES, ClipPatches, ConvNextStages, DualVisionTower
-from models.parts.llava_chat import DESCRIBING_TASKS, FORMATS, STOP_PIECES
+from models.parts.dual_vision import (
+    CONVNEXT_LAYERS,
+    CONVNEXT_RULES,
+    ClipPatches,
+    ConvNextStages,
+    DualVisionTower,
+    convnext_sizes,
+)
 from models.parts.llava_vision import tower_part
 from models.parts.patch_mining import PatchMiningConnector
-from models.piece_tokenizer import PieceTokenizer
+from models.parts.trained_values import LLAVA_AS_RELEASED, check_as_released
 from models.preprocessing import CropAndResize, PadAndResize
-from models.released import ReleasedFiles
+from models.tensors.origins import Origin
+from models.tensors.weights import Part, Rename, Tensors, rename, renamed_from, take_prefix
+from models.tokenizers.pieces import PieceTokenizer
 from models.vision_language_model import VisionLanguageModel
-from models.weights import Part, Rename, Tensors, rename, take_prefix
 
 # Stage 1 of every size, for a projector that comes without its config.json.
 STAGE_1 = {"image_size_aux": 768, "image_grid": 1, "image_global": False, "image_aspect_ratio": "square"}
 CONVNEXT_L = {"hidden_sizes": [192, 384, 768, 1536], "depths": [3, 3, 27, 3]}
+
+AS_RELEASED = {**LLAVA_AS_RELEASED, "mm_vision_select_feature": ("patch",)}  # CLIP's first vector is never used
 
 _OWN_TOWER = "Leave the key out to use the model's own weights."
 _CONNECTOR_RULES = (
@@ -49,7 +60,8 @@ class Config(FamilyConfig):
     """Keys of an MGM YAML. Sizes come from the folder's config.json; the tower folders are optional.
 
     `projector` is a stage-1 `mm_projector.bin` over a base language model; without it the folder is a whole MGM model.
-    `ocr`, `generate`: whether the original's options of these names are on at first (see models/aids.py).
+    `trained_with_extras`: the checkpoint was taught to use text read in pictures and to describe pictures to draw.
+    `ocr`, `generate`: whether the original's options of these names are on at first (see models/extras.py).
     `vision_config`, `vision_aux_config` override fields of transformers' `CLIPVisionConfig`, `ConvNextConfig`.
     """
 
@@ -57,14 +69,16 @@ class Config(FamilyConfig):
     projector: str | None = released_file(
         "The stage-1 files are at https://huggingface.co/YanweiLi/MGM-Pretrain, one folder per model.", default=None
     )
+    adapter: str | None = released_file(ADAPTER_HINT, default=None)
     vision_tower: str | None = released_file(f"It is openai/clip-vit-large-patch14-336. {_OWN_TOWER}", default=None)
     vision_tower_aux: str | None = released_file(
         f"It is laion/CLIP-convnext_large_d_320.laion2B-s29B-b131K-ft-soup. {_OWN_TOWER}", default=None
     )
     conversation: str | None = None
+    trained_with_extras: bool = True
     ocr: bool = False
     generate: bool = False
-    image_generator: str = Aids.image_generator
+    image_generator: str = Extras.image_generator
     vision_config: dict[str, Any] = field(default_factory=dict)
     vision_aux_config: dict[str, Any] = field(default_factory=dict)
     sampling: Sampling = field(
@@ -75,10 +89,15 @@ class Config(FamilyConfig):
         super().__post_init__()
         if self.conversation is not None:
             self.check_choice("conversation", FORMATS)
+        if not self.trained_with_extras and (self.ocr or self.generate):
+            raise ConfigError(
+                f"{self.source}: this checkpoint was not trained to use text read in pictures (ocr, --ocr) nor to "
+                "have pictures drawn (generate, --gen), says trained_with_extras: false. Leave them out."
+            )
 
 
 def parts(config: Config, files: ReleasedFiles) -> dict[str, Part]:
-    """Both towers, the connector and the language model; a tower folder beside the weights wins over theirs."""
+    """Both towers, the connector and the language model. Of CLIP the model's own copy wins, of ConvNeXt a folder."""
     source = files.source("language_model")
     tensors = files.tensors("language_model")
     visual = take_visual(tensors)
@@ -90,14 +109,20 @@ def parts(config: Config, files: ReleasedFiles) -> dict[str, Part]:
         source, hint = files.source("projector"), f"Was it trained for {source}?"
     if not any(name.startswith("vlm_uni") for name in visual):
         raise CheckpointMismatch(f"{source} has no patch info mining (vlm_uni_*), so it is not an MGM model.")
-    values = files.config_values("language_model")
     files.trained_context()  # refused here, before any weights are read
-    folder = files.source("language_model")
-    with explained(f"{folder}/config.json"):
-        llm = causal_lm_part(tensors, values, source=folder, quantization=config.quantization)
+    folder, described = files.source("language_model"), str(files.config_folder("language_model"))
+    check_as_released(visual_values(config, files), AS_RELEASED, source=described)
+    with as_config_error(f"{described}/config.json"):
+        llm = causal_lm_part(
+            tensors,
+            files.config_values("language_model"),
+            source=folder,
+            is_quantized=config.is_quantized,
+            lora=files.lora(),
+        )
         low = _clip_part(config, files, take_prefix(visual, "vision_tower.vision_tower."), source)
         high = _convnext_part(config, files, take_prefix(visual, "vision_tower_aux."), source)
-        _check_pictures(visual_values(config, files), low.config, source=folder)
+        _check_pictures(visual_values(config, files), low.config, source=described)
     connector = Part(
         name="connector",
         source=source,
@@ -109,6 +134,7 @@ def parts(config: Config, files: ReleasedFiles) -> dict[str, Part]:
         },
         tensors=rename(visual, _CONNECTOR_RULES),
         hint=hint,
+        released=lambda name: Origin(source, "model." + renamed_from(name, _CONNECTOR_RULES)),
     )
     return {"vision_tower": low, "vision_tower_aux": high, "connector": connector, "language_model": llm}
 
@@ -159,13 +185,16 @@ def _clip_part(config: Config, files: ReleasedFiles, shards: Tensors, source: st
     part = tower_part(
         released,
         is_siglip=False,
-        layer=-2,  # `mm_vision_select_layer` of every release
+        layer=visual_values(config, files).get("mm_vision_select_layer", -2),
         values=sizes,
         overrides=config.vision_config,
         source=source if shards else str(folder),
         where=f"{config.source}: vision_config",
     )
-    return replace(part, module_class=ClipPatches)
+    note = ""
+    if shards and folder is not None:
+        note = f"Vision tower: its copy in the model's own files is used, not the weights in {folder}."
+    return replace(part, module_class=ClipPatches, note=note)
 
 
 def _convnext_part(config: Config, files: ReleasedFiles, shards: Tensors, source: str) -> Part:
@@ -182,15 +211,20 @@ def _convnext_part(config: Config, files: ReleasedFiles, shards: Tensors, source
         name = "laion/CLIP-convnext_large_d_320.laion2B-s29B-b131K-ft-soup"
         raise _no_tower(config, source, "vision_tower_aux", name)
     tensors = rename(released, CONVNEXT_RULES)
-    values = {**CONVNEXT_L, **_convnext_sizes(tensors), "hidden_act": "gelu", "layer_norm_eps": 1e-6}
+    own = "model.vision_tower_aux.vision_" if released is shards else "visual.trunk."
+    origin_file = source if released is shards else str(file)
+    values = {**CONVNEXT_L, **convnext_sizes(tensors), "hidden_act": "gelu", "layer_norm_eps": 1e-6}
     where = f"{config.source}: vision_aux_config"
+    used = f"High-resolution tower: {file} is used, not a copy in the model's own files."
     return Part(
         name="high-resolution tower",
-        source=str(file) if released is not shards else source,
+        source=origin_file,
         module_class=ConvNextStages,
         config=module_config(ConvNextConfig, values, config.vision_aux_config, where=where),
         tensors=tensors,
         hint="Is it CLIP-convnext_large_d_320?",
+        released=lambda name: Origin(origin_file, renamed_from(name, CONVNEXT_LAYERS).replace("visual.trunk.", own)),
+        note="" if released is shards else used,
     )
 
 
@@ -198,18 +232,6 @@ def _no_tower(config: Config, source: str, key: str, name: str) -> CheckpointMis
     return CheckpointMissing(
         f"{source} holds no {key}, and {config.source} names none; set {key} to the folder of {name}."
     )
-
-
-def _convnext_sizes(tensors: Tensors) -> dict[str, Any]:
-    """Widths and depths of the stages, which no config of these files says in a usable form."""
-    depths: list[int] = []
-    widths: list[int] = []
-    while f"encoder.stages.{len(depths)}.layers.0.dwconv.weight" in tensors:
-        stage = len(depths)
-        widths.append(tensors[f"encoder.stages.{stage}.layers.0.dwconv.weight"].shape[0])
-        names = [name for name in tensors if name.startswith(f"encoder.stages.{stage}.layers.")]
-        depths.append(1 + max(int(name.split(".")[4]) for name in names))
-    return {"hidden_sizes": widths, "depths": depths, "num_stages": len(depths)} if depths else {}
 
 
 def tower_folder(config: Config, files: ReleasedFiles, key: str) -> Path | None:
@@ -236,7 +258,8 @@ def assemble(
         low=low, high=high, grid=values.get("image_grid") or 1, has_global=bool(values.get("image_global"))
     )
     conversation = config.conversation or conversation_of(tokenizer, llm)
-    model = VisionLanguageModel(
+    stops = (tokenizer.id_of(piece) for piece in STOP_PIECES[conversation])
+    return VisionLanguageModel(
         vision_tower=tower,
         vision_features=tower.features,
         connector=modules["connector"],
@@ -248,22 +271,18 @@ def assemble(
         prompt_format=FORMATS[conversation],
         num_image_tokens=tower.num_patches * tower.num_views,
         embed_scale=llm.config.hidden_size**0.5 if isinstance(llm, GemmaForCausalLM) else 1.0,
-        info=ModelInfo(
-            name=config.name or "Mini-Gemini",
-            family=config.family,
-            tasks=DESCRIBING_TASKS,
-            sampling=config.sampling,
-            description=config.description,
-            is_toy=config.is_toy,
+        info=config.model_info(
+            default_name="Mini-Gemini",
+            tasks=LLAVA_TASKS,
+            trained_context=files.trained_context(),
             max_images_per_turn=3 if tower.grid == 1 else 1,
-            aids=Aids(ocr=config.ocr, generate=config.generate, image_generator=config.image_generator),
-            context_tokens=config.context_tokens or files.trained_context(),
+            extras=Extras(ocr=config.ocr, generate=config.generate, image_generator=config.image_generator)
+            if config.trained_with_extras
+            else None,
         ),
+        eos_token_ids=tuple({tokenizer.eos_token_id, *(stop for stop in stops if stop is not None)}),
+        penalised_ids=(),
     )
-    stops = (tokenizer.id_of(piece) for piece in STOP_PIECES[conversation])
-    model.eos_token_ids = tuple({tokenizer.eos_token_id, *(stop for stop in stops if stop is not None)})
-    model.penalised_ids = ()
-    return model
 
 
 def conversation_of(tokenizer: PieceTokenizer, llm: PreTrainedModel) -> str:

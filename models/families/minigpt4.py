@@ -13,9 +13,11 @@ from typing import Any
 from torch import nn
 from transformers import Blip2VisionConfig
 
-from models.config import released_file
 from models.conversation import Sampling
 from models.errors import CheckpointMismatch
+from models.family_config import released_file
+from models.files.released import ReleasedFiles
+from models.formats.minigpt import DESCRIBING_TASKS, LLAMA_2, VICUNA_V0
 from models.parts.connectors import (
     BLIP2_UNUSED,
     MERGED_PATCHES,
@@ -23,6 +25,7 @@ from models.parts.connectors import (
     patch_merge_part,
     qformer_config,
     qformer_tensors,
+    released_in_qformer,
 )
 from models.parts.eva_vision import eva_vision_part, num_patches
 from models.parts.minigpt import (
@@ -34,14 +37,14 @@ from models.parts.minigpt import (
     MiniGPTConfig,
     assemble_minigpt,
     check_nothing_left,
-    check_projection,
     llama_part,
+    take_projection,
+    take_trained_tower,
 )
-from models.parts.minigpt_chat import DESCRIBING_TASKS, LLAMA_2, VICUNA_V0
-from models.released import ReleasedFiles
-from models.sentencepiece_tokenizer import SentencePieceTokenizer
+from models.tensors.origins import Origin
+from models.tensors.weights import Part, Tensors, rename, replaced, take_lora, take_prefix
+from models.tokenizers.sentencepiece import SentencePieceTokenizer
 from models.vision_language_model import Tokenizer, VisionLanguageModel
-from models.weights import Part, Tensors, rename, take_lora, take_prefix
 
 PROMPTS = {"vicuna_v0": VICUNA_V0, "llama_2": LLAMA_2}
 
@@ -79,15 +82,21 @@ def parts(config: Config, files: ReleasedFiles) -> dict[str, Part]:
         raise CheckpointMismatch(f"{source} has LoRA tensors: it is MiniGPT-v2; use eval_configs/minigpt_v2.yaml.")
     # Tensors trained along with the projection win over the files they started from, as in the original loader.
     frozen = rename(files.tensors("qformer"), (BLIP2_UNUSED,)) if config.has_qformer else {}
-    frozen |= {name: checkpoint.pop(name) for name in list(checkpoint) if not name.startswith("llama_proj.")}
-    eva = files.tensors("vision_tower") | take_prefix(frozen, "visual_encoder.")
-    ln_vision = take_prefix(frozen, "ln_vision.") or None
+    trained_tower, trained_ln = take_trained_tower(checkpoint)
+    ln_vision = replaced(take_prefix(frozen, "ln_vision."), trained_ln, what="ln_vision") or None
     if config.has_qformer and ln_vision is None:
         raise CheckpointMismatch(f"{files.source('qformer')} has no ln_vision; is it blip2_pretrained_flant5xxl.pth?")
-    tower = eva_vision_part(eva, vision, source=files.source("vision_tower"), ln_vision=ln_vision)
+    tower = eva_vision_part(
+        files.tensors("vision_tower"),
+        vision,
+        source=files.source("vision_tower"),
+        ln_vision=ln_vision,
+        ln_source=files.source("qformer") if config.has_qformer else source,
+        trained=trained_tower,
+    )
     llm = llama_part(files)
     connector = _connector_part(config, files, checkpoint, frozen, vision=vision, llm=llm)
-    check_nothing_left(frozen, source=source)
+    check_nothing_left(frozen | checkpoint, source=source)
     return {"vision_tower": tower, "connector": connector, "language_model": llm}
 
 
@@ -97,7 +106,7 @@ def _connector_part(
     qformer = qformer_config(vision.hidden_size, config.qformer_config, where=f"{config.source}: qformer_config")
     input_width = qformer.hidden_size if config.has_qformer else vision.hidden_size * MERGED_PATCHES
     source = files.source("checkpoint")
-    weight, bias = check_projection(
+    weight, bias = take_projection(
         checkpoint,
         source=source,
         llm=llm.config,
@@ -115,8 +124,13 @@ def _connector_part(
             "num_query_tokens": config.num_query_tokens,
             "text_width": llm.config.hidden_size,
         },
-        tensors=qformer_tensors(frozen) | {"projection.weight": weight, "projection.bias": bias},
+        tensors=qformer_tensors(frozen, checkpoint) | {"projection.weight": weight, "projection.bias": bias},
         hint="Is it blip2_pretrained_flant5xxl.pth, and does qformer_config describe it?",
+        released=lambda name: (
+            Origin(source, name.replace("projection.", "llama_proj."))
+            if name.startswith("projection.")
+            else Origin(files.source("qformer"), released_in_qformer(name))
+        ),
     )
 
 

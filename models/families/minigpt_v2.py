@@ -10,9 +10,11 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
-from models.config import released_file
 from models.conversation import Sampling
 from models.errors import CheckpointMismatch
+from models.family_config import released_file
+from models.files.released import ReleasedFiles
+from models.formats.minigpt import GROUNDING_TASKS, MINIGPT_V2
 from models.parts.connectors import MERGED_PATCHES, patch_merge_part
 from models.parts.eva_vision import eva_vision_part, num_patches
 from models.parts.minigpt import (
@@ -22,15 +24,19 @@ from models.parts.minigpt import (
     REPOSITORY,
     MiniGPTConfig,
     assemble_minigpt,
+    check_lora_targets,
     check_nothing_left,
-    check_projection,
     llama_part,
+    take_projection,
+    take_trained_tower,
 )
-from models.parts.minigpt_chat import GROUNDING_TASKS, MINIGPT_V2
-from models.released import ReleasedFiles
-from models.sentencepiece_tokenizer import SentencePieceTokenizer
+from models.parts.trained_values import trained_alpha
+from models.tensors.weights import Part, check_lora_rank, rename, take_lora
+from models.tokenizers.sentencepiece import SentencePieceTokenizer
 from models.vision_language_model import Tokenizer, VisionLanguageModel
-from models.weights import Part, check_lora_rank, rename, take_lora, take_prefix
+
+LORA_TARGETS = ("self_attn.q_proj", "self_attn.v_proj")
+_LLM_PREFIX = "llama_model.base_model.model."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +50,7 @@ class Config(MiniGPTConfig):
     )
     image_size: int = 448
     lora_rank: int | None = None
-    lora_alpha: float = 16.0
+    lora_alpha: float | None = None  # as the checkpoint says, else 16
     sampling: Sampling = field(default_factory=lambda: Sampling(temperature=0.6, max_new_tokens=500))
 
 
@@ -53,23 +59,30 @@ def parts(config: Config, files: ReleasedFiles) -> dict[str, Part]:
     vision = config.tower_config
     source = files.source("checkpoint")
     checkpoint = rename(files.tensors("checkpoint"), (MINIGPT_BUFFERS,))
-    lora = take_lora(checkpoint, prefix="llama_model.base_model.model.", alpha=config.lora_alpha)
+    alpha = trained_alpha(files, config.lora_alpha, where=str(config.source))
+    lora = take_lora(checkpoint, prefix=_LLM_PREFIX, alpha=alpha)
     if lora is None:
         raise CheckpointMismatch(
             f"{source} has no LoRA tensors, so it is not MiniGPT-v2; for MiniGPT-4 use eval_configs/minigpt4_*.yaml."
         )
     check_lora_rank(lora, config.lora_rank, source=source)
     llm = llama_part(files, lora=lora)
-    projection = check_projection(
+    projection = take_projection(
         checkpoint,
         source=source,
         llm=llm.config,
         llm_source=llm.source,
         input_width=vision.hidden_size * MERGED_PATCHES,
     )
-    eva = files.tensors("vision_tower") | take_prefix(checkpoint, "visual_encoder.")
+    check_lora_targets(lora, LORA_TARGETS, num_layers=llm.config.num_hidden_layers, prefix=_LLM_PREFIX, source=source)
+    trained_tower, ln_vision = take_trained_tower(checkpoint)
     tower = eva_vision_part(
-        eva, vision, source=files.source("vision_tower"), ln_vision=take_prefix(checkpoint, "ln_vision.") or None
+        files.tensors("vision_tower"),
+        vision,
+        source=files.source("vision_tower"),
+        ln_vision=ln_vision or None,
+        ln_source=source,
+        trained=trained_tower,
     )
     check_nothing_left(checkpoint, source=source)
     connector = patch_merge_part(projection, vision=vision, source=source, where=str(config.source))

@@ -7,6 +7,7 @@ layer has four experts, of which each token uses two. 576 image tokens (CLIP) or
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -14,25 +15,27 @@ from typing import Any
 from torch import nn
 from transformers import CLIPVisionModel, SiglipVisionModel
 
-from models.codegen_tokenizer import CodeGenTokenizer
-from models.config import FamilyConfig, released_file
 from models.conversation import Sampling
 from models.errors import CheckpointMismatch, ConfigError
-from models.model_info import ModelInfo
-from models.module_config import explained
-from models.parts.llava_chat import DESCRIBING_TASKS, FORMATS
+from models.family_config import FamilyConfig, released_file
+from models.files.adapters import ADAPTER_HINT
+from models.files.module_config import as_config_error
+from models.files.released import ReleasedFiles
+from models.formats.llava import FORMATS, LLAVA_TASKS
 from models.parts.llava_vision import MlpProjector, PatchTower, tower_part
 from models.parts.sparse_decoders import SparseDecoder, VocabularyHead
 from models.parts.sparse_language_model import backbone_of, sparse_language_model_part
 from models.parts.sparse_moe import SparseLayers, sparse_layers_of
-from models.piece_tokenizer import PieceTokenizer
+from models.parts.trained_values import LLAVA_AS_RELEASED, check_as_released
 from models.preprocessing import CropAndResize, PadAndResize, SquareResize
 from models.prompt import PromptFormat
-from models.released import ReleasedFiles
-from models.sentencepiece_tokenizer import SentencePieceTokenizer
-from models.tiktoken_tokenizer import TiktokenTokenizer, find_tiktoken_file
+from models.tensors.origins import Origin, origin_of
+from models.tensors.weights import Part, Rename, Tensors, rename, renamed_from, take_prefix
+from models.tokenizers.codegen import CodeGenTokenizer
+from models.tokenizers.pieces import PieceTokenizer
+from models.tokenizers.sentencepiece import SentencePieceTokenizer
+from models.tokenizers.tiktoken import TiktokenTokenizer, find_tiktoken_file
 from models.vision_language_model import ImageProcessor, Tokenizer, VisionLanguageModel
-from models.weights import Part, Rename, Tensors, rename, take_prefix
 
 SIGLIP_MEAN = SIGLIP_STD = (0.5, 0.5, 0.5)
 # What ends an answer, by the conversation's name; all else of the prompt is Vicuna's.
@@ -42,6 +45,11 @@ END_PIECES = {
     "qwen": "<|endoftext|>",
     "openchat": "<|end_of_turn|>",
     "mistral": "</s>",
+}
+AS_RELEASED = {
+    **LLAVA_AS_RELEASED,
+    "mm_vision_select_feature": ("patch", "cls_patch"),
+    "rotary_pct": (1.0,),  # of Qwen-1
 }
 _CONNECTOR_RULES = (Rename(r"^mm_projector\.image_spatial_proj\.", "projection."),)
 
@@ -60,6 +68,7 @@ class Config(FamilyConfig):
     projector: str | None = released_file(
         "Stage-1 projectors are at https://huggingface.co/LanguageBind, named MoE-LLaVA-…-Pretrain.", default=None
     )
+    adapter: str | None = released_file(ADAPTER_HINT, default=None)
     vision_tower: str | None = released_file(
         "https://huggingface.co/openai/clip-vit-large-patch14-336 or, for the -384 models, "
         "https://huggingface.co/google/siglip-so400m-patch14-384.",
@@ -83,6 +92,8 @@ def parts(config: Config, files: ReleasedFiles) -> dict[str, Part]:
     source = files.source("language_model")
     values = files.config_values("language_model")
     files.trained_context()  # refused here, before any weights are read
+    described = str(files.config_folder("language_model"))
+    check_as_released(values, AS_RELEASED, source=described)
     tensors = files.tensors("language_model")
     visual = take_visual(tensors)
     vision_tensors = take_prefix(visual, "image_tower.image_tower.")
@@ -90,21 +101,27 @@ def parts(config: Config, files: ReleasedFiles) -> dict[str, Part]:
         if visual:
             raise CheckpointMismatch(f"{source} has a projector of its own; leave the key projector out.")
         visual = take_visual(files.tensors("projector"))
-    with explained(f"{source}/config.json"):
-        llm = sparse_language_model_part(tensors, values, layers_of(config, values, source=source), source=source)
+    with as_config_error(f"{described}/config.json"):
+        layers = layers_of(config, values, source=described)
+        llm = sparse_language_model_part(tensors, values, layers, source=source, lora=files.lora())
         tower = _tower(config, files, vision_tensors)
     if not visual:
         raise CheckpointMismatch(
             f"{source} has no projector (mm_projector.*), so it is a language model alone; name MoE-LLaVA's folder, or "
             "add the key projector."
         )
+    projector_source = source if config.projector is None else files.source("projector")
+    some = min(origin_of(tensor, Origin("", f"model.{name}")).name for name, tensor in visual.items())
     connector = Part(
         name="projector",
-        source=source if config.projector is None else files.source("projector"),
+        source=projector_source,
         module_class=MlpProjector,
         config={"vision_width": tower.config.hidden_size, "text_width": llm.config.hidden_size},
         tensors=rename(visual, _CONNECTOR_RULES),
         hint="Do the vision tower, the projector and the language model belong together?",
+        released=lambda name: Origin(
+            projector_source, f"{some.partition('.')[0]}.{renamed_from(name, _CONNECTOR_RULES)}"
+        ),
     )
     return {"vision_tower": tower, "connector": connector, "language_model": llm}
 
@@ -123,7 +140,7 @@ def layers_of(config: Config, values: Mapping[str, Any], *, source: str) -> Spar
             f"{source}: its config.json has top_k_experts {moe['top_k_experts']}; only 2 is supported, which all "
             "released models have."
         )
-    is_stacked = config.quantization == "none"  # bitsandbytes shrinks linear layers only
+    is_stacked = not config.is_quantized  # bitsandbytes shrinks linear layers only
     layers = sparse_layers_of(moe, samples_second=config.samples_second_expert, is_stacked=is_stacked)
     if len(layers.num_experts) != len(layers.indices):
         raise CheckpointMismatch(f"{source}: its config.json lists other numbers of experts than of MoE layers.")
@@ -139,7 +156,7 @@ def _tower(config: Config, files: ReleasedFiles, carried: Tensors) -> Part:
     """CLIP or SigLIP, whichever the tensors are: the tower's own folder, else the copy in the model's weights."""
     values = files.config_values("language_model")
     named = files.tower_folder("vision_tower", values.get("mm_image_tower"))
-    tensors, source = carried, files.source("language_model")
+    tensors, source, note = carried, files.source("language_model"), ""
     sizes: dict[str, Any] = {}
     if named is not None:
         if (named / "config.json").is_file():
@@ -147,17 +164,22 @@ def _tower(config: Config, files: ReleasedFiles, carried: Tensors) -> Part:
             sizes = released.get("vision_config", released)
         if not carried or files.has_weights(named):
             tensors, source = files.read(named), str(named)
+        if carried:
+            copy = "the copy in the model's own files"
+            used, other = (copy, named) if tensors is carried else (named, copy)
+            note = f"Vision tower: {used} is used, not {other}."
     if not tensors:
         raise ConfigError(f"{config.source}: there is no vision tower; set the key vision_tower to its folder.")
-    return tower_part(
+    part = tower_part(
         tensors,
-        is_siglip=not any(name.endswith("embeddings.class_embedding") for name in tensors),
+        is_siglip=not any(re.search(r"class_embedding$|pre_layrnorm\.", name) for name in tensors),
         layer=values.get("mm_vision_select_layer", -2),
         values=sizes,
         overrides=config.vision_config,
         source=source,
         where=f"{config.source}: vision_config",
     )
+    return replace(part, note=note)
 
 
 def tokenizer(files: ReleasedFiles) -> Tokenizer:
@@ -193,9 +215,8 @@ def assemble(
     head = llm.get_output_embeddings()
     assert isinstance(head, VocabularyHead)
     head.limit(len(tokenizer))
-    llm.config.eos_token_id = tokenizer.eos_token_id  # Qwen's config.json has none, and the reference takes this one
     default_ratio = "pad" if config.projector is None else "square"  # stage 1 trains without padding
-    model = VisionLanguageModel(
+    return VisionLanguageModel(
         vision_tower=tower,
         vision_features=tower.features,
         connector=modules["connector"],
@@ -204,19 +225,16 @@ def assemble(
         image_processor=image_processor_of(tower, values.get("image_aspect_ratio", default_ratio)),
         prompt_format=prompt_format(conversation),
         num_image_tokens=tower.num_tokens,
-        info=ModelInfo(
-            name=config.name or "MoE-LLaVA",
-            family=config.family,
-            tasks=DESCRIBING_TASKS,
-            sampling=config.sampling,
-            description=config.description,
-            is_toy=config.is_toy,
-            context_tokens=config.context_tokens or files.trained_context(),
+        info=config.model_info(
+            default_name="MoE-LLaVA",
+            tasks=LLAVA_TASKS,
+            trained_context=files.trained_context(),
             has_experts=bool(llm.sparse_layers),
+            answers_alone=SparseLayers(**llm.config.sparse_layers).drops_tokens,
         ),
+        eos_token_ids=(tokenizer.eos_token_id,),  # Qwen's config.json has none, and the reference takes this one
+        penalised_ids=(),
     )
-    model.penalised_ids = ()
-    return model
 
 
 def prompt_format(conversation: str) -> PromptFormat:

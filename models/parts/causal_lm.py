@@ -17,7 +17,8 @@ from transformers import (
 )
 
 from models.parts.sparse_moe import LinearExperts
-from models.weights import Drop, Part, Rename, Tensors, rename
+from models.tensors.origins import Origin
+from models.tensors.weights import Drop, Lora, Part, Rename, Tensors, rename, renamed_from
 
 _BUFFERS = Drop(r"rotary_emb\.inv_freq$", why="a buffer that is computed, not loaded")
 _TIED_HEAD = Drop(r"^lm_head\.", why="the same tensor as the embedding, written twice by DeepSpeed")
@@ -58,8 +59,10 @@ class SeparateMixtral(MixtralForCausalLM):
             )
 
 
-def causal_lm_part(tensors: Tensors, values: dict[str, Any], *, source: str, quantization: str = "none") -> Part:
-    """A Llama, Gemma or Mixtral from its tensors and config values."""
+def causal_lm_part(
+    tensors: Tensors, values: dict[str, Any], *, source: str, is_quantized: bool = False, lora: Lora | None = None
+) -> Part:
+    """A Llama, Gemma or Mixtral from its tensors and config values, with an adapter's LoRA to be merged into it."""
     kind = language_model_kind(tensors, values)
     # The originals' own names for the model would only make transformers warn; its default scaling is none.
     values = {key: value for key, value in values.items() if key not in ("model_type", "architectures")}
@@ -68,13 +71,15 @@ def causal_lm_part(tensors: Tensors, values: dict[str, Any], *, source: str, qua
     tensors = rename(tensors, (_BUFFERS,))
     config: PreTrainedConfig
     released_shapes = None
+    rules: tuple[Rename, ...] = ()
     module_class: type[torch.nn.Module]
     if kind == "mixtral":
         config, module_class = MixtralConfig.from_dict(values), MixtralForCausalLM
-        released_shapes = separate_experts
-        if quantization != "none":
+        released_shapes = released_mixtral_shapes
+        if is_quantized:
             module_class, released_shapes = SeparateMixtral, None
-            tensors = rename(tensors, _LINEAR_EXPERTS)
+            rules = _LINEAR_EXPERTS
+            tensors = rename(tensors, rules)
     elif kind == "gemma":
         config, module_class = gemma_config(values), GemmaForCausalLM
         if config.tie_word_embeddings:
@@ -87,9 +92,11 @@ def causal_lm_part(tensors: Tensors, values: dict[str, Any], *, source: str, qua
         module_class=module_class,
         config=config,
         tensors=tensors,
+        lora=lora and Lora(pairs=rename(lora.pairs, rules), alpha=lora.alpha),
         is_quantizable=True,
         hint="Do the folder's weights and its config.json belong together?",
         released_shapes=released_shapes,
+        released=lambda name: Origin(source, renamed_from(name, rules)),
     )
 
 
@@ -102,7 +109,7 @@ def gemma_config(values: dict[str, Any]) -> GemmaConfig:
     return config
 
 
-def separate_experts(shapes: Shapes) -> Shapes:
+def released_mixtral_shapes(shapes: Shapes) -> Shapes:
     """Mixtral's stacked expert parameters as the released files have them: w1 (gate), w3 (up), w2 (down) each."""
     released: Shapes = {}
     for name, shape in shapes.items():

@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from transformers import Blip2QFormerConfig, Blip2QFormerModel, Blip2VisionConfig
 
 from models.errors import ConfigError
-from models.module_config import module_config
+from models.files.module_config import module_config
 from models.parts.eva_vision import num_patches
-from models.weights import Drop, Part, Rename, Tensors, rename, take_prefix
+from models.tensors.origins import Origin
+from models.tensors.weights import Drop, Part, Rename, Tensors, rename, renamed_from, replaced, take_prefix
 
 MERGED_PATCHES = 4  # that become one image token in the models without a Q-Former
 BLIP2_UNUSED = Drop(r"^(t5_proj|t5_model|opt_proj|visual_encoder)\.", why="of BLIP-2's own language model and tower")
@@ -41,7 +42,7 @@ class PatchMergeProjector(nn.Module):
         self.projection = nn.Linear(vision_width * merge, text_width)
 
     def prepare(self, features: Tensor) -> Tensor:
-        """What the projection is given: [B, 1 + P, V] -> [B, P / merge, merge * V]."""
+        """The input of `projection`: [B, 1 + P, V] -> [B, P / merge, merge * V]."""
         patches = features[:, 1:]
         return patches.reshape(patches.shape[0], -1, patches.shape[2] * self.merge)
 
@@ -66,6 +67,7 @@ def patch_merge_part(projection: tuple[Tensor, Tensor], *, vision: Blip2VisionCo
         module_class=PatchMergeProjector,
         config={"vision_width": vision.hidden_size, "text_width": weight.shape[0], "merge": MERGED_PATCHES},
         tensors={"projection.weight": weight, "projection.bias": bias},
+        released=lambda name: Origin(source, name.replace("projection.", "llama_proj.")),
     )
 
 
@@ -89,7 +91,7 @@ class QFormerConnector(nn.Module):
         self.projection = layers[0] if inner_width is None else nn.Sequential(*layers)
 
     def prepare(self, features: Tensor) -> Tensor:
-        """What the projection is given: [B, 1 + P, V] -> [B, Q, Q-Former width]."""
+        """The input of `projection`: [B, 1 + P, V] -> [B, Q, Q-Former width]."""
         queries = self.query_tokens.expand(features.shape[0], -1, -1)
         return self.qformer(query_embeds=queries, encoder_hidden_states=features).last_hidden_state
 
@@ -105,10 +107,23 @@ def qformer_config(
     return module_config(Blip2QFormerConfig, values, overrides, where=where)
 
 
-def qformer_tensors(released: Tensors) -> Tensors:
-    """The tensors of a `QFormerConnector` without its projection, taken out of those of a BLIP-2 file."""
-    qformer = rename(take_prefix(released, "Qformer.bert."), _QFORMER_RULES)
+def qformer_tensors(released: Tensors, trained: Tensors) -> Tensors:
+    """The tensors of a `QFormerConnector` without its projection, taken out of those of a BLIP-2 file.
+
+    `trained` are those of a stage file that may hold a Q-Former of its own; it is taken out of there as well.
+    """
+    base, own = (rename(take_prefix(file, "Qformer.bert."), _QFORMER_RULES) for file in (released, trained))
+    qformer = replaced(base, own, what="Q-Former")
     tensors = {f"qformer.{name}": tensor for name, tensor in qformer.items()}
-    if "query_tokens" in released:
-        tensors["query_tokens"] = released.pop("query_tokens")
+    for file in (released, trained):
+        if "query_tokens" in file:
+            tensors["query_tokens"] = file.pop("query_tokens")
     return tensors
+
+
+def released_in_qformer(name: str) -> str:
+    """A name of `qformer_tensors` as BLIP-2's file has it."""
+    prefix = "qformer."
+    if not name.startswith(prefix):
+        return name
+    return "Qformer.bert." + renamed_from(name.removeprefix(prefix), _QFORMER_RULES)

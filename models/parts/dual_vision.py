@@ -6,7 +6,10 @@ A channels of all ConvNeXt stages together. Source: MGM, `clip_encoder.py`, `ope
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from statistics import mode
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,19 +17,23 @@ from torch.nn import functional
 from transformers import ConvNextConfig, ConvNextModel
 
 from models.parts.llava_vision import CutClip
-from models.weights import Drop, Rename
+from models.tensors.weights import Drop, Rename, Tensors
 
-CONVNEXT_RULES = (
-    Drop(r"^(?!visual\.trunk\.(stem|stages)|vision_(stem|stages))", why="OpenCLIP's text half and heads"),
-    Rename(r"^(visual\.trunk\.|vision_)stem\.0\.", "embeddings.patch_embeddings."),
-    Rename(r"^(visual\.trunk\.|vision_)stem\.1\.", "embeddings.layernorm."),
-    Rename(r"^(visual\.trunk\.|vision_)stages\.", "encoder.stages."),
+CONVNEXT_LAYERS = (
+    Rename(r"^visual\.trunk\.stem\.0\.", "embeddings.patch_embeddings."),
+    Rename(r"^visual\.trunk\.stem\.1\.", "embeddings.layernorm."),
+    Rename(r"^visual\.trunk\.stages\.", "encoder.stages."),
     Rename(r"\.downsample\.", ".downsampling_layer."),
     Rename(r"\.blocks\.", ".layers."),
     Rename(r"\.conv_dw\.", ".dwconv."),
     Rename(r"(layers\.\d+)\.norm\.", r"\1.layernorm."),
     Rename(r"\.mlp\.fc([12])\.", r".pwconv\1."),
     Rename(r"\.gamma$", ".layer_scale_parameter"),
+)
+CONVNEXT_RULES = (
+    Drop(r"^(?!visual\.trunk\.(stem|stages)|vision_(stem|stages))", why="OpenCLIP's text half and heads"),
+    Rename(r"^vision_(stem|stages)\.", r"visual.trunk.\1."),  # as a whole model's own files call them
+    *CONVNEXT_LAYERS,
 )
 
 
@@ -105,3 +112,19 @@ def shrink(images: Tensor, side: int) -> Tensor:
     """[B, C, H, W] -> [B, C, side, side], bilinear in fp32, align_corners False, no antialiasing."""
     resized = functional.interpolate(images.float(), size=(side, side), mode="bilinear", align_corners=False)
     return resized.to(images.dtype)
+
+
+def convnext_sizes(tensors: Tensors) -> dict[str, Any]:
+    """Widths and depths of the stages, which no config of these files says in a usable form."""
+    depths: dict[int, int] = {}
+    widths: dict[int, list[int]] = {}
+    for name, tensor in tensors.items():
+        if match := re.match(r"encoder\.stages\.(\d+)\.layers\.(\d+)\.(dwconv|layernorm|layer_scale)", name):
+            stage, layer = int(match[1]), int(match[2])
+            depths[stage] = max(depths.get(stage, 0), layer + 1)
+            widths.setdefault(stage, []).extend(tensor.shape[:1])
+    if not depths or sorted(depths) != list(range(len(depths))):
+        return {}
+    # What most of a stage's tensors say: a single wrong one is found by its size then.
+    sizes = [mode(widths[stage] or [0]) for stage in sorted(depths)]
+    return {"hidden_sizes": sizes, "depths": [depths[n] for n in sorted(depths)], "num_stages": len(depths)}

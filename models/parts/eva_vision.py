@@ -7,6 +7,7 @@ The released `eva_vit_g.pth` holds 40 blocks; the originals build 39 and read th
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import isqrt
 from typing import Any
 
 import torch
@@ -15,8 +16,10 @@ from torch.nn import functional
 from transformers import Blip2VisionConfig, Blip2VisionModel
 
 from models.errors import CheckpointMismatch, ConfigError
-from models.module_config import module_config
-from models.weights import Drop, Part, Rename, Tensors, first_layers, rename, take_prefix
+from models.files.module_config import module_config
+from models.tensors.completeness import check_size
+from models.tensors.origins import Origin, joined, made_from, origin_of
+from models.tensors.weights import Drop, Part, Rename, Tensors, first_layers, rename, renamed_from, replaced
 
 LN_VISION_EPS = 1e-5  # torch's default, which the originals' LayerNorm subclass uses; the blocks have 1e-6
 
@@ -26,11 +29,13 @@ _RULES = (
     Rename(r"^pos_embed$", "embeddings.position_embedding"),
     Rename(r"^patch_embed\.proj\.", "embeddings.patch_embedding."),
     Rename(r"^blocks\.(\d+)\.norm([12])\.", r"encoder.layers.\1.layer_norm\2."),
-    Rename(r"^blocks\.(\d+)\.attn\.proj\.", r"encoder.layers.\1.self_attn.projection."),
+    Rename(r"^blocks\.(\d+)\.attn\.proj\.", r"blocks.\1.attn.projection."),
     Rename(r"^blocks\.(\d+)\.attn\.", r"encoder.layers.\1.self_attn."),
     Rename(r"^blocks\.(\d+)\.mlp\.", r"encoder.layers.\1.mlp."),
 )
 
+_NAME = "vision tower"
+_HINT = "Is it eva_vit_g.pth, and does vision_config describe it?"
 _MOST_PATCHES = 80  # a side; attention between the 41 million patches of a wrong size would take all memory
 
 
@@ -90,54 +95,83 @@ def num_patches(config: Blip2VisionConfig) -> int:
     return patch_grid(config) ** 2
 
 
-def eva_vision_part(released: Tensors, config: Blip2VisionConfig, *, source: str, ln_vision: Tensors | None) -> Part:
-    """The vision tower from the tensors of `eva_vit_g.pth`.
+def eva_vision_part(
+    released: Tensors,
+    config: Blip2VisionConfig,
+    *,
+    source: str,
+    ln_vision: Tensors | None,
+    ln_source: str = "",
+    trained: Tensors | None = None,
+) -> Part:
+    """The vision tower from the tensors of `eva_vit_g.pth`, or of a stage file in which it was `trained`.
 
-    `ln_vision` {"weight", "bias"} comes from the BLIP-2 or MiniGPT file; None means the identity, which is what the
-    variants without a Q-Former were trained with.
+    `ln_vision` {"weight", "bias"} comes from the BLIP-2 or MiniGPT file, which `ln_source` names; None means the
+    identity, which is what the variants without a Q-Former were trained with. Raises CheckpointMismatch.
     """
-    depth = config.num_hidden_layers
-    tensors = rename(first_layers(released, "blocks.", depth), _RULES)
+    depth, width = config.num_hidden_layers, config.hidden_size
+    tensors, own = (rename(first_layers(t, "blocks.", depth), _RULES) for t in (released, trained or {}))
+    tensors = replaced(tensors, own, what=_NAME, prefix="visual_encoder.")
+    absent: dict[str, str] = {}  # fused bias -> the half of it that no file has
     for layer in range(depth):
         prefix = f"encoder.layers.{layer}.self_attn."
-        bias = take_prefix(tensors, f"{prefix}q_") | {
-            f"v_{k}": v for k, v in take_prefix(tensors, f"{prefix}v_").items()
-        }
-        if bias.keys() == {"bias", "v_bias"}:
-            tensors[f"{prefix}qkv.bias"] = fuse_qkv_bias(bias["bias"], bias["v_bias"])
+        biases = {f"{part}_bias": tensors.pop(f"{prefix}{part}_bias", None) for part in "qv"}
+        for name, bias in biases.items():
+            if bias is None:
+                absent[f"{prefix}qkv.bias"] = f"blocks.{layer}.attn.{name}"
+            else:
+                check_size(bias, (width,), owner=_NAME, default=Origin(source, name), hint=_HINT)
+        q_bias, v_bias = biases.values()
+        if q_bias is not None and v_bias is not None:
+            tensors[f"{prefix}qkv.bias"] = fuse_qkv_bias(q_bias, v_bias)
     position = "embeddings.position_embedding"
     if position in tensors:
-        tensors[position] = interpolate_position_embedding(tensors[position], patch_grid(config), source=source)
+        tensors[position] = interpolate_position_embedding(
+            tensors[position], patch_grid(config), width=width, source=source
+        )
     if ln_vision is None:
-        ln_vision = {"weight": torch.ones(config.hidden_size), "bias": torch.zeros(config.hidden_size)}
+        ln_vision = {"weight": torch.ones(width), "bias": torch.zeros(width)}
     tensors |= {f"post_layernorm.{name}": tensor for name, tensor in ln_vision.items()}
+
+    def origin(name: str) -> Origin:
+        if name.startswith("post_layernorm."):
+            return Origin(ln_source, name.replace("post_layernorm.", "ln_vision."))
+        return Origin(source, absent.get(name) or renamed_from(name, _RULES))
+
     return Part(
-        name="vision tower",
+        name=_NAME,
         source=source,
         module_class=EvaVisionTower,
         config=config,
         tensors=tensors,
-        hint="Is it eva_vit_g.pth, and does vision_config describe it?",
+        hint=_HINT,
+        released=origin,
     )
 
 
 def fuse_qkv_bias(q_bias: Tensor, v_bias: Tensor) -> Tensor:
     """EVA's attention has no key bias: [q, 0, v], [3 * width]. Source: LAVIS eva_vit.py, `Attention.forward`."""
-    return torch.cat((q_bias, torch.zeros_like(q_bias), v_bias))
+    return joined(torch.cat((q_bias, torch.zeros_like(q_bias), v_bias)), q_bias, v_bias)
 
 
-def interpolate_position_embedding(embedding: Tensor, grid: int, *, source: str) -> Tensor:
+def interpolate_position_embedding(embedding: Tensor, grid: int, *, width: int, source: str) -> Tensor:
     """Position embedding [1, 1 + g*g, width] of a square grid resized to [1, 1 + grid*grid, width]; CLS untouched.
 
     Bicubic in fp32, align_corners False, no antialias. Source: LAVIS eva_vit.py, `interpolate_pos_embed`.
+    Raises CheckpointMismatch for a table that is no such grid.
     """
-    num_patches, width = embedding.shape[1] - 1, embedding.shape[2]
-    file_grid = round(num_patches**0.5)
-    if file_grid * file_grid != num_patches:
-        raise CheckpointMismatch(f"{source}: pos_embed has {num_patches} patches, which is not a square grid.")
+    found = Origin(source, "pos_embed")
+    num_patches = embedding.shape[1] - 1 if embedding.dim() == 3 else grid**2
+    file_grid = isqrt(max(num_patches, 0))
+    if num_patches < 1 or file_grid**2 != num_patches:
+        raise CheckpointMismatch(
+            f"{origin_of(embedding, found)} has {num_patches} patches, which is not a square grid. {_HINT}"
+        )
+    check_size(embedding, (1, 1 + num_patches, width), owner=_NAME, default=found, hint=_HINT)
     if file_grid == grid:
         return embedding
     cls, patches = embedding[:, :1].float(), embedding[:, 1:].float()
     square = patches.reshape(1, file_grid, file_grid, width).permute(0, 3, 1, 2)
     resized = functional.interpolate(square, size=(grid, grid), mode="bicubic", align_corners=False)
-    return torch.cat((cls, resized.permute(0, 2, 3, 1).flatten(1, 2)), dim=1)
+    (table,) = made_from(embedding, torch.cat((cls, resized.permute(0, 2, 3, 1).flatten(1, 2)), dim=1))
+    return table

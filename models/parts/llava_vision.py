@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from transformers import CLIPVisionConfig, CLIPVisionModel, SiglipVisionConfig, SiglipVisionModel
 
 from models.errors import CheckpointMismatch
-from models.module_config import module_config
-from models.weights import Drop, Part, Rename, Tensors, first_layers, rename
+from models.files.module_config import module_config
+from models.tensors.origins import Origin, origin_of
+from models.tensors.weights import Drop, Part, Rename, Tensors, first_layers, rename
 
 CLIP_L_336 = {
     "hidden_size": 1024,
@@ -100,7 +101,7 @@ class MlpProjector(nn.Module):
         self.projection = nn.Sequential(first, nn.GELU(), second)
 
     def prepare(self, features: Tensor) -> Tensor:
-        """What the projection is given: the features as they are."""
+        """The input of `projection`: the features as they are."""
         return features
 
     def forward(self, features: Tensor) -> Tensor:
@@ -134,6 +135,10 @@ def tower_part(
     if not 0 < kept <= num_layers:
         raise CheckpointMismatch(f"{source}: it has {num_layers} layers, but mm_vision_select_layer is {layer}.")
     config.num_hidden_layers = kept
+    # A file may hold the tower alone or as a part of something larger, which names then begin with.
+    inner = "vision_model." if any(name.startswith("vision_model.") for name in tensors) else ""
+    of_layers = (origin_of(t, Origin(source, n)).name for n, t in tensors.items() if n.startswith(f"{inner}encoder."))
+    prefix = next(of_layers, f"{inner}encoder.").partition(f"{inner}encoder.")[0] + inner
     return Part(
         name="vision tower",
         source=source,
@@ -141,4 +146,5 @@ def tower_part(
         config=config,
         tensors=rename(first_layers(tensors, "encoder.layers.", kept), _TOWER_RULES),
         hint=f"Is it {'SigLIP so400m/14 at 384' if is_siglip else 'CLIP ViT-L/14 at 336'} px?",
+        released=lambda name: Origin(source, prefix + name),
     )

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor, nn
 from transformers import Blip2VisionConfig, LlamaConfig, LlamaForCausalLM, PreTrainedConfig, PreTrainedModel
 
-from models.config import FamilyConfig
 from models.errors import CheckpointMismatch, ConfigError
-from models.model_info import ModelInfo
+from models.family_config import FamilyConfig
+from models.files.released import ReleasedFiles
 from models.parts.eva_vision import EvaVisionTower, eva_vision_config
 from models.preprocessing import SquareResize
 from models.prompt import PromptFormat
-from models.released import ReleasedFiles
 from models.tasks import Task
+from models.tensors.completeness import check_size
+from models.tensors.origins import Origin, origin_of
+from models.tensors.weights import Drop, Lora, Part, Tensors, rename, take_prefix
 from models.vision_language_model import Tokenizer, VisionLanguageModel
-from models.weights import Drop, Lora, Part, Tensors, rename
 
 # Left behind in MiniGPT checkpoints by the original saver, which keeps every buffer.
 MINIGPT_BUFFERS = Drop(r"rotary_emb\.inv_freq$|embeddings\.position_ids$", why="a buffer that is computed, not loaded")
@@ -74,7 +75,7 @@ def llama_part(files: ReleasedFiles, *, lora: Lora | None = None) -> Part:
     )
 
 
-def check_projection(
+def take_projection(
     checkpoint: Tensors, *, source: str, llm: PreTrainedConfig, llm_source: str, input_width: int
 ) -> tuple[Tensor, Tensor]:
     """`llama_proj.{weight [H, input_width], bias [H]}`, taken out of a MiniGPT checkpoint.
@@ -87,6 +88,8 @@ def check_projection(
             f"{source} has no {min(missing)}; it is not a MiniGPT-4 or MiniGPT-v2 checkpoint (found {found})."
         )
     weight, bias = checkpoint.pop("llama_proj.weight"), checkpoint.pop("llama_proj.bias")
+    if weight.dim() != 2:
+        check_size(weight, (llm.hidden_size, input_width), owner="connector", default=Origin(source, "llama_proj"))
     text_width, width = weight.shape
     if width != input_width:
         made = "with a Q-Former (Vicuna)" if width == 768 else "without a Q-Former (Llama-2)" if width == 5632 else ""
@@ -106,9 +109,38 @@ def check_projection(
 def check_nothing_left(checkpoint: Tensors, *, source: str) -> None:
     """Raises CheckpointMismatch if tensors of a stage checkpoint were not used by any part."""
     if checkpoint:
+        first = min(origin_of(tensor, Origin(source, name)) for name, tensor in checkpoint.items())
         raise CheckpointMismatch(
-            f"{source}: {len(checkpoint)} tensors fit nothing in this family (first: {min(checkpoint)}). "
+            f"{first.file}: {len(checkpoint)} tensors fit nothing in this family (first: {first.name}). "
             "Is it the checkpoint of another family? Choose its YAML."
+        )
+
+
+def take_trained_tower(checkpoint: Tensors) -> tuple[Tensors, Tensors]:
+    """Remove and return a tower of a stage file's own and its `ln_vision`, where it was trained along."""
+    return take_prefix(checkpoint, "visual_encoder."), take_prefix(checkpoint, "ln_vision.")
+
+
+def check_lora_targets(lora: Lora, targets: Collection[str], *, num_layers: int, prefix: str, source: str) -> None:
+    """Raises CheckpointMismatch unless a checkpoint's LoRA updates these linear layers of every block and no other.
+
+    `targets` are names within a block, as in `self_attn.q_proj`; `prefix` is what released names begin with.
+    """
+    wanted = [f"model.layers.{layer}.{target}.weight" for layer in range(num_layers) for target in targets]
+    missing = [name for name in wanted if name not in lora.pairs]
+    extra = sorted(lora.pairs.keys() - set(wanted))
+    if missing:
+        name = prefix + missing[0].removesuffix("weight") + "lora_A.weight"
+        has = f" It has one of {extra[0].removesuffix('.weight')} instead." if extra else ""
+        raise CheckpointMismatch(
+            f"{source}: {len(missing)} of {len(wanted)} LoRA pairs are missing (first: {name}).{has} "
+            "Is it complete, and of this language model?"
+        )
+    if extra:
+        first = origin_of(lora.pairs[extra[0]][0], Origin(source, extra[0]))
+        raise CheckpointMismatch(
+            f"{first.file}: {first.name} updates what this family's LoRA does not ({', '.join(targets)} of "
+            f"{num_layers} blocks)."
         )
 
 
@@ -120,6 +152,8 @@ def assemble_minigpt(
     prompt_format: PromptFormat,
     tasks: tuple[Task, ...],
     num_image_tokens: int,
+    eos_token_ids: Sequence[int] | None = None,
+    penalised_ids: Sequence[int] | None = None,
 ) -> VisionLanguageModel:
     """EVA tower, connector and language model, with the square resize that all of them use."""
     tower, llm = modules["vision_tower"], modules["language_model"]
@@ -134,14 +168,7 @@ def assemble_minigpt(
         image_processor=SquareResize(tower.image_size),
         prompt_format=prompt_format,
         num_image_tokens=num_image_tokens,
-        info=ModelInfo(
-            name=config.name or config.family,
-            family=config.family,
-            tasks=tasks,
-            sampling=config.sampling,
-            description=config.description,
-            is_toy=config.is_toy,
-            one_image_per_chat=True,
-            context_tokens=config.context_tokens or CONTEXT_TOKENS,
-        ),
+        info=config.model_info(tasks=tasks, trained_context=CONTEXT_TOKENS, one_image_per_chat=True),
+        eos_token_ids=eos_token_ids,
+        penalised_ids=penalised_ids,
     )

@@ -38,7 +38,7 @@ class PatchMiningConnector(nn.Module):
         return low + torch.einsum("bnw,bnwc->bnc", weights, value)
 
     def prepare(self, features: DualFeatures) -> Tensor:
-        """What the projection is given: [B, N, C]."""
+        """The input of `projection`: [B, N, C]."""
         views = features.low.shape[1]
         if views == 1:
             return self.mine(features.low[:, 0], features.high)

@@ -7,6 +7,8 @@ H heads, D head width, E hidden width. TinyGPT-V (arXiv:2312.16862) adds q/k Lay
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,8 +17,13 @@ from transformers import PhiConfig, PhiForCausalLM
 from transformers.models.phi.modeling_phi import PhiDecoderLayer
 
 from models.errors import CheckpointMismatch
-from models.weights import Rename, Tensors, rename
+from models.tensors.completeness import check_size
+from models.tensors.deferred import deferred
+from models.tensors.origins import Origin, made_from
+from models.tensors.weights import Rename, Tensors, rename, renamed_from
 
+_HINT = "Is it Phi-2, and do its weights and its config.json belong together?"
+_NUMBERED = re.compile(r"layers\.(\d+)\.(.+)")
 POST_NORM_EPS = 1e-6  # the attention branch's RMSNorm; all other norms have the config's eps
 
 # Microsoft's first layouts: `transformer.h.N.…` and, older still, one flat list `layers.N.…` with embedding and head.
@@ -82,7 +89,7 @@ def split_qkv_layout(tensors: Tensors, config: PhiConfig, *, source: str) -> Ten
     The layout is read from the tensors: fused `query_key_value` rows are interleaved per head (transformers 4.36),
     `Wqkv` rows are all q, all k, all v (Microsoft). Raises CheckpointMismatch for anything else.
     """
-    if any(name.startswith("layers.") for name in tensors):
+    if any(_NUMBERED.match(name) for name in tensors):
         tensors = _number_layers(tensors)
     tensors = rename(tensors, _MICROSOFT_RULES)
     if not any("layers.0." in name for name in tensors):
@@ -90,21 +97,50 @@ def split_qkv_layout(tensors: Tensors, config: PhiConfig, *, source: str) -> Ten
         raise CheckpointMismatch(f"{source} holds no Phi-2 (found {found}); use a microsoft/phi-2 folder.")
     split: Tensors = {}
     for name, tensor in tensors.items():
-        if "query_key_value" in name:
-            parts = split_interleaved(tensor, config.num_attention_heads)
-            split |= {name.replace("query_key_value", f"{p}_proj"): t for p, t in zip("qkv", parts, strict=True)}
-        elif "Wqkv" in name:
-            split |= {name.replace("Wqkv", f"{p}_proj"): t for p, t in zip("qkv", tensor.chunk(3), strict=True)}
+        if fused := re.search(r"query_key_value|Wqkv", name):
+            width = int(config.hidden_size)
+            shape = (3 * width, width) if name.endswith("weight") else (3 * width,)
+            check_size(tensor, shape, owner="language model", default=Origin(source, name), hint=_HINT)
+            is_interleaved = fused[0] == "query_key_value"
+            parts = _deferred_rows(tensor, config.num_attention_heads) if is_interleaved else tensor.chunk(3)
+            names = (name.replace(fused[0], f"{part}_proj") for part in "qkv")
+            split |= dict(zip(names, made_from(tensor, *parts), strict=True))
         else:
             split[name] = tensor
     return split
 
 
+def released_in_phi(name: str, tensors: Collection[str], config: PhiConfig) -> str:
+    """One of today's names as a Phi-2 folder has it that holds these `tensors`, in whichever layout."""
+    is_microsoft = any(".mixer." in other for other in tensors)
+    is_fused = is_microsoft or any("query_key_value" in other for other in tensors)
+    if is_fused:
+        name = re.sub(r"\.[qkv]_proj\.", ".Wqkv." if is_microsoft else ".query_key_value.", name)
+    if not is_microsoft:
+        return name
+    name = renamed_from(name, _MICROSOFT_RULES)
+    if not any(_NUMBERED.match(other) for other in tensors):
+        return name
+    name = re.sub(r"^transformer\.h\.(\d+)\.", lambda match: f"layers.{int(match[1]) + 1}.", name)
+    name = name.replace("transformer.embd.", "layers.0.")
+    return name.replace("lm_head.", f"layers.{config.num_hidden_layers + 1}.")
+
+
 def split_interleaved(tensor: Tensor, num_heads: int) -> tuple[Tensor, Tensor, Tensor]:
     """[H * 3 * D, …] with q, k, v rows of each head in turn -> three of [H * D, …]."""
-    per_head = tensor.unflatten(0, (num_heads, 3, -1))
-    q, k, v = (per_head[:, index].flatten(0, 1) for index in range(3))
+    q, k, v = (interleaved_rows(tensor, num_heads=num_heads, index=index) for index in range(3))
     return q, k, v
+
+
+def _deferred_rows(tensor: Tensor, num_heads: int) -> tuple[Tensor, Tensor, Tensor]:
+    """`split_interleaved`, of which each is copied out of the file when it is needed."""
+    q, k, v = (deferred(partial(interleaved_rows, num_heads=num_heads, index=index), tensor) for index in range(3))
+    return q, k, v
+
+
+def interleaved_rows(tensor: Tensor, *, num_heads: int, index: int) -> Tensor:
+    """One of the three of `split_interleaved`."""
+    return tensor.unflatten(0, (num_heads, 3, -1))[:, index].flatten(0, 1)
 
 
 def join_interleaved(q: Tensor, k: Tensor, v: Tensor, num_heads: int) -> Tensor:
@@ -114,12 +150,14 @@ def join_interleaved(q: Tensor, k: Tensor, v: Tensor, num_heads: int) -> Tensor:
 
 def _number_layers(tensors: Tensors) -> Tensors:
     """`layers.0` is the embedding, 1…L the blocks, L+1 final norm and head (phi-msft's first form)."""
-    last = max(int(match[1]) for name in tensors if (match := re.match(r"layers\.(\d+)\.", name)))
+    last = max(int(match[1]) for name in tensors if (match := _NUMBERED.match(name)))
     renamed: Tensors = {}
     for name, tensor in tensors.items():
-        number, rest = name.removeprefix("layers.").split(".", 1)
-        index = int(number)
-        if index == 0:
+        match = _NUMBERED.match(name)
+        index, rest = (-1, name) if match is None else (int(match[1]), match[2])
+        if index < 0:
+            renamed[name] = tensor
+        elif index == 0:
             renamed[f"transformer.embd.{rest}"] = tensor
         elif index == last:
             renamed[f"lm_head.{rest}"] = tensor

@@ -106,7 +106,7 @@ class SparseDecoder(PreTrainedModel):
         if self.training:
             for layer in self.sparse_layers.values():
                 assert layer.balance_loss is not None
-                loss = loss + layer.router.layers.router_aux_loss_coef * layer.balance_loss
+                loss = loss + layer.router.layers.router_aux_loss_coef * layer.balance_loss.to(loss.device)
         return loss
 
     @classmethod

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from models.errors import CheckpointMismatch
@@ -23,7 +24,9 @@ from models.parts.sparse_decoders import (
     SparseStableLmForCausalLM,
 )
 from models.parts.sparse_moe import SparseLayers
-from models.weights import Drop, Part, Rename, Tensors, rename
+from models.tensors.completeness import check_size
+from models.tensors.origins import Origin, made_from
+from models.tensors.weights import Drop, Lora, Part, Rename, Tensors, rename, renamed_from
 
 _COMMON = (
     Drop(r"rotary_emb\.inv_freq$", why="a buffer that is computed, not loaded"),
@@ -46,6 +49,11 @@ _QWEN = (
     Rename(r"(\.mlp\..*|\.mlp\.)w2\.", r"\1gate_proj."),
     Rename(r"(\.mlp\..*|\.mlp\.)w1\.", r"\1up_proj."),
     Rename(r"(\.mlp\..*|\.mlp\.)c_proj\.", r"\1down_proj."),
+)
+_HINT = "Do the folder's weights and its config.json (with its `moe` entry) belong together?"
+_DROPS = (
+    "Its experts drop tokens when too many of a step choose the same one, and answers would depend on who else is "
+    "served: one question is answered at a time, and prompts are read whole."
 )
 _LINEAR_EXPERTS = (Rename(r"\.mlp\.experts\.", ".mlp.linear_experts."),)
 
@@ -81,25 +89,35 @@ def backbone_of(values: Mapping[str, Any], *, source: str) -> str:
 
 
 def sparse_language_model_part(
-    tensors: Tensors, values: Mapping[str, Any], layers: SparseLayers, *, source: str
+    tensors: Tensors, values: Mapping[str, Any], layers: SparseLayers, *, source: str, lora: Lora | None = None
 ) -> Part:
-    """The language model from its released tensors and config.json's values."""
+    """The language model from its released tensors and config.json's values, with an adapter's LoRA to be merged."""
     kind = backbone_of(values, source=source)
     backbone = _BACKBONES[kind]
-    tensors = rename(tensors, (*_COMMON, *backbone.rules, *(() if layers.is_stacked else _LINEAR_EXPERTS)))
+    rules = (*_COMMON, *backbone.rules, *(() if layers.is_stacked else _LINEAR_EXPERTS))
+    tensors = rename(tensors, rules)
     if kind == "qwen":
-        tensors = _split_qkv(tensors)
+        tensors = _split_qkv(tensors, values["hidden_size"], source=source)
     config = _config(kind, values, tensors)
     config.sparse_layers = dataclasses.asdict(layers)
+
+    def origin(name: str) -> Origin:
+        if kind == "qwen":
+            name = re.sub(r"\.self_attn\.[qkv]_proj\.", ".attn.c_attn.", name)
+        return Origin(source, renamed_from(name, rules))
+
     return Part(
         name="language model",
         source=source,
         module_class=backbone.model_class,
         config=config,
         tensors=tensors,
+        lora=lora and Lora(pairs=_split_pairs(rename(lora.pairs, rules)), alpha=lora.alpha),
         is_quantizable=True,
-        hint="Do the folder's weights and its config.json (with its `moe` entry) belong together?",
-        released_shapes=separate_experts,
+        hint=_HINT,
+        released_shapes=released_expert_shapes,
+        released=origin,
+        note=_DROPS if layers.drops_tokens else "",
     )
 
 
@@ -112,7 +130,7 @@ def _config(kind: str, values: Mapping[str, Any], tensors: Tensors) -> PreTraine
     renamed = {"stablelm": _STABLELM_FIELDS, "qwen": _QWEN_FIELDS}.get(kind, {})
     values = {renamed.get(key, key): value for key, value in values.items()}
     if kind == "stablelm":
-        values["use_qkv_bias"] = "model.layers.0.self_attn.q_proj.bias" in tensors
+        values["use_qkv_bias"] = any(name.endswith("_proj.bias") for name in tensors)
     if kind == "qwen":
         values["intermediate_size"] //= 2  # it counts both halves of the gated layer
         values |= {"num_key_value_heads": values["num_attention_heads"], "hidden_act": "silu"}
@@ -122,19 +140,33 @@ def _config(kind: str, values: Mapping[str, Any], tensors: Tensors) -> PreTraine
     return _BACKBONES[kind].config_class.from_dict(values)
 
 
-def _split_qkv(tensors: Tensors) -> Tensors:
-    """Qwen-1's joint projection, all rows of q, then of k, then of v, as three tensors."""
+def _split_qkv(tensors: Tensors, width: int, *, source: str) -> Tensors:
+    """Qwen-1's joint projection, all rows of q, then of k, then of v, as three tensors. Raises CheckpointMismatch."""
     split: Tensors = {}
     for name, tensor in tensors.items():
         if ".attn.c_attn." in name:
-            parts = zip("qkv", tensor.chunk(3), strict=True)
-            split |= {name.replace(".attn.c_attn.", f".self_attn.{p}_proj."): part for p, part in parts}
+            shape = (3 * width, width) if name.endswith("weight") else (3 * width,)
+            check_size(tensor, shape, owner="language model", default=Origin(source, name), hint=_HINT)
+            names = (name.replace(".attn.c_attn.", f".self_attn.{part}_proj.") for part in "qkv")
+            split |= dict(zip(names, made_from(tensor, *tensor.chunk(3)), strict=True))
         else:
             split[name] = tensor
     return split
 
 
-def separate_experts(shapes: dict[str, torch.Size]) -> dict[str, torch.Size]:
+def _split_pairs(pairs: Mapping[str, tuple[Tensor, Tensor]]) -> dict[str, tuple[Tensor, Tensor]]:
+    """LoRA pairs with those of Qwen-1's joint projection as three that share A, their B split as the weight is."""
+    split: dict[str, tuple[Tensor, Tensor]] = {}
+    for name, (lora_a, lora_b) in pairs.items():
+        if ".attn.c_attn." in name:
+            names = (name.replace(".attn.c_attn.", f".self_attn.{part}_proj.") for part in "qkv")
+            split |= {n: (lora_a, b) for n, b in zip(names, made_from(lora_b, *lora_b.chunk(3)), strict=True)}
+        else:
+            split[name] = (lora_a, lora_b)
+    return split
+
+
+def released_expert_shapes(shapes: dict[str, torch.Size]) -> dict[str, torch.Size]:
     """Stacked expert parameters as the released files have them, one tensor per expert; the inverse of loading."""
     released: dict[str, torch.Size] = {}
     for name, shape in shapes.items():

@@ -38,14 +38,20 @@ class SparseLayers:
     samples_second: bool = False
     is_stacked: bool = True
 
+    @property
+    def drops_tokens(self) -> bool:
+        """Whether an expert can be full at inference: all tokens together may choose it, so it takes E / 2 shares."""
+        return any(2 * self.eval_capacity_factor < count for count in self.num_experts)
+
 
 def run_experts(
     tokens: Tensor, top_k_index: Tensor, top_k_weights: Tensor, expert: Callable[[int, Tensor], Tensor]
 ) -> Tensor:
     """Every expert that was chosen over its own tokens: tokens [S, H], index and weights [S, k] -> [S, H]."""
     output = torch.zeros_like(tokens)
-    for index in top_k_index.unique().tolist():
-        token, choice = torch.where(top_k_index == index)
+    chosen = top_k_index.cpu()  # the host waits for a GPU here, and then no more
+    for index in chosen.unique().tolist():
+        token, choice = (found.to(tokens.device, non_blocking=tokens.is_cuda) for found in torch.where(chosen == index))
         found = expert(index, tokens[token]) * top_k_weights[token, choice, None]
         output.index_add_(0, token, found.to(output.dtype))
     return output
@@ -147,7 +153,8 @@ class SparseFeedForward(nn.Module):
     """Stands in for a decoder layer's feed-forward: [..., H] -> [..., H].
 
     Capacity counts all tokens of a call, padding included, as in the reference. With the released factors nothing is
-    ever dropped at inference, so that answers do not depend on who else is served. In training mode `balance_loss`
+    ever dropped at inference, so that answers do not depend on who else is served; see `SparseLayers.drops_tokens` for
+    others. In training mode `balance_loss`
     holds the last call's.
     """
 

@@ -2,12 +2,29 @@
 
 from __future__ import annotations
 
-import time
+import io
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from PIL import Image, ImageDraw
 
-from app.images import Picture
+from app.chat.conversation_store import ConversationStore
+from app.chat.pictures import Picture
+from app.page.page_state import PageState
+from engine.chat_model import ChatModel
+from tests.fakes import ScriptedModel
+
+Serve = Callable[[ChatModel], str]  # puts a model on a page of its own and gives its address
+
+
+@dataclass
+class Server:
+    """The running page and the model behind it."""
+
+    url: str
+    model: ScriptedModel
+    store: ConversationStore[PageState]
+    forget: Callable[[], None]  # every conversation, as a restart does
 
 
 def scene() -> Image.Image:
@@ -23,11 +40,8 @@ def picture(colour: str = "red") -> Picture:
     return Picture(Image.new("RGB", (8, 8), colour), f"{colour}.png")
 
 
-def eventually(condition: Callable[[], bool], *, timeout: float = 20) -> bool:
-    """Whether a condition that another thread brings about comes true; the time limit only ends a failing test."""
-    end = time.monotonic() + timeout
-    while time.monotonic() < end:
-        if condition():
-            return True
-        time.sleep(0.02)
-    return condition()
+def encode(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
+    """The picture as a file of this kind."""
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()

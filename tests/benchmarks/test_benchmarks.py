@@ -17,9 +17,10 @@ from benchmarks import chats, experts, gpu, loading, mixed_load, quantization, t
 from benchmarks.measure import Clock, Figure, Report, take_turns
 from benchmarks.originals import dispatch_by_einsum
 from benchmarks.random_models import BACKBONES, FORMAT, SMALL, LetterTokenizer, language_model_of, random_model
-from benchmarks.report import as_markdown, as_values, circumstances, summary, write_summary
-from models.parts.packed_weights import pack_weights
-from tests.app.tiny_model import quick_process
+from benchmarks.report import DOCUMENT, RESULTS, as_markdown, as_values, circumstances, summary, write_summary
+from engine.packed_weights import pack_weights
+from tests.paths import ROOT
+from tests.tiny_model import quick_process
 
 CLOCK = Clock(torch.device("cpu"))
 FP32 = torch.float32
@@ -34,7 +35,7 @@ def _quick() -> Iterator[None]:
 @pytest.fixture
 def packs_as_large_models(monkeypatch: pytest.MonkeyPatch) -> None:
     """The engine changes these small models as it does those that are measured."""
-    for module in ("app.engine", "benchmarks.experts"):
+    for module in ("engine.chat_engine", "benchmarks.experts"):
         monkeypatch.setattr(f"{module}.pack_weights", partial(pack_weights, least_weights=0))
 
 
@@ -169,18 +170,24 @@ def report_of(*ratios: float) -> Report:
     return report
 
 
-def test_the_table_of_the_readme_shows_ranges_and_goals(tmp_path: Path) -> None:
+def test_the_table_of_speed_shows_ranges_and_goals(tmp_path: Path) -> None:
     values = as_values(report_of(2.5, 3.25), circumstances(torch.device("cpu")))
     assert "| chats | 2.5 to 3.25 | ≥ 2 |" in summary(values)
     assert "| chats | model 1 | 3.25 | ≥ 2 | 1 | 3.25 | s |" in as_markdown(values)
-    readme = "before\n<!-- speed:begin -->\nold\n<!-- speed:end -->\nafter"
-    assert "Not measured yet." in write_summary(readme, tmp_path)
+    document = "before\n<!-- speed:begin -->\nold\n<!-- speed:end -->\nafter"
+    assert "Not measured yet." in write_summary(document, tmp_path)
     (tmp_path / "2000-01-01-cpu.json").write_text(json.dumps(values))
-    written = write_summary(readme, tmp_path)
+    written = write_summary(document, tmp_path)
     assert "2.5 to 3.25" in written
     assert "old" not in written
     assert written.startswith("before\n")
     assert written.endswith("\nafter")
+
+
+def test_the_document_shows_the_newest_run() -> None:
+    text = (ROOT / DOCUMENT).read_text(encoding="utf-8")
+    assert "<!-- speed:begin -->" in text
+    assert write_summary(text, ROOT / RESULTS) == text
 
 
 def test_rows_of_one_comparison_with_several_goals_can_be_told_apart() -> None:

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from app.engine import ChatEngine
-from benchmarks.soak import IN_USE, Soak, left_behind, save
+from benchmarks.soak import Soak, left_behind, save
+from engine.chat_engine import ChatEngine
+from engine.stats import IN_USE
 from models.conversation import Turn
-from tests.app.tiny_model import GREEDY, quick_process, tiny_model
+from tests.tiny_model import GREEDY, quick_process, tiny_model
 
 
 @pytest.fixture(autouse=True)

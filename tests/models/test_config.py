@@ -7,12 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from models.checkpoints import find_local, needed_files, resolve
 from models.config import available_families, family_module, load_config, read_yaml
+from models.conversation import Sampling
 from models.errors import CheckpointMissing, ConfigError, MiniVLMError
 from models.families import minigpt4, minigpt_v2, tinygpt_v
+from models.files.checkpoints import find_local, needed_files, resolve
+from models.formats.minigpt import GROUNDING_TASKS
+from models.model_info import ModelInfo
+from tests.paths import GOLDENS, ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 V2 = "family: minigpt_v2\ncheckpoint: a.pth\n"
 
 
@@ -80,6 +83,32 @@ def test_the_familys_sampling_stays_where_a_yaml_sets_one_key(tmp_path: Path) ->
     assert config.sampling == dataclasses.replace(family, top_p=0.5, temperature=0.2)
 
 
+def test_the_facts_for_the_page_are_those_of_the_yaml(tmp_path: Path) -> None:
+    plain = load_config(write(tmp_path, V2)).model_info(tasks=GROUNDING_TASKS, trained_context=100)
+    assert plain == ModelInfo(
+        name="minigpt_v2",
+        family="minigpt_v2",
+        tasks=GROUNDING_TASKS,
+        sampling=Sampling(temperature=0.6, max_new_tokens=500),
+        context_tokens=100,
+    )
+    overrides = ["name=A", "description=B", "is_toy=true", "context_tokens=9", "quantization=8bit", "sampling.seed=3"]
+    config = load_config(tmp_path / "model.yaml", overrides)
+    assert config.model_info(tasks=(), trained_context=100, default_name="C", has_experts=True) == ModelInfo(
+        name="A",
+        family="minigpt_v2",
+        tasks=(),
+        description="B",
+        is_toy=True,
+        context_tokens=9,
+        quantization="8bit",
+        sampling=Sampling(temperature=0.6, max_new_tokens=500, seed=3),
+        has_experts=True,
+    )
+    config = load_config(tmp_path / "model.yaml")
+    assert config.model_info(tasks=(), trained_context=1, default_name="C").name == "C"
+
+
 def test_a_missing_yaml_lists_its_neighbours(tmp_path: Path) -> None:
     write(tmp_path, V2)
     with pytest.raises(ConfigError, match=r"other.yaml not found. In .*: model.yaml"):
@@ -93,6 +122,7 @@ def test_overrides(tmp_path: Path) -> None:
     config = load_config(path, ["sampling.temperature=0", "image_size=224", "checkpoint=b.pth"])
     assert isinstance(config, minigpt_v2.Config)
     assert (config.sampling.temperature, config.image_size, config.checkpoint) == (0.0, 224, "b.pth")
+    assert isinstance(config.sampling.temperature, float)  # written as 0
     for bad in ("image_size", "=3", "family.x=1", "image_size={"):
         with pytest.raises(ConfigError, match="--options"):
             load_config(path, [bad])
@@ -119,7 +149,9 @@ def test_files_are_found_beside_the_yaml_and_by_base_name(tmp_path: Path) -> Non
     assert find_local("someone/llama", config) == tmp_path / "llama"
     (tmp_path / "someone" / "llama").mkdir(parents=True)
     assert resolve(config, "language_model") == tmp_path / "someone" / "llama"
-    with pytest.raises(CheckpointMissing, match=r"checkpoint: a.pth not found .*Download minigptv2_checkpoint.pth"):
+    with pytest.raises(
+        CheckpointMissing, match=r"2 files are missing.* checkpoint: a.pth .*Download minigptv2_checkpoint"
+    ):
         resolve(config, "checkpoint")
     assert {file.key for file in needed_files(config)} == {"language_model", "vision_tower", "checkpoint"}
 
@@ -194,7 +226,7 @@ def test_original_tinygpt_v_config(tmp_path: Path, arch: str, conversation: str,
 
 
 def test_original_tinygpt_v_config_is_told_by_its_checkpoint(tmp_path: Path) -> None:
-    stage = Path(__file__).resolve().parents[1] / "goldens" / "tinygptv-stage3" / "weights" / "TinyGPT-V_for_Stage3.pth"
+    stage = GOLDENS / "tinygptv-stage3" / "weights" / "TinyGPT-V_for_Stage3.pth"
     path = write(tmp_path, ORIGINAL_MINIGPT4.format(model_type="pretrain_vicuna0"))
     assert load_config(path, [f"model.ckpt={stage}"]).family == "tinygpt_v"
     assert load_config(path).family == "minigpt4"

@@ -10,22 +10,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.conversation import Turn
+from models.formats import llava
+from models.formats.minigpt import LLAMA_2, MINIGPT_V2, VICUNA_V0
 from models.loader import load_model
-from models.parts import llava_chat
-from models.parts.minigpt_chat import LLAMA_2, MINIGPT_V2, VICUNA_V0
-from models.piece_tokenizer import PieceTokenizer
 from models.prompt import PromptFormat
+from models.tokenizers.pieces import PieceTokenizer
 from models.vision_language_model import VisionLanguageModel
-from tests.models.mgm_writer import LLAMA_3_SPECIAL, Form, write_model
+from tests.models.families.mgm_writer import LLAMA_3_SPECIAL, Form, write_model
+from tests.paths import GOLDENS
 
-GOLDENS = Path(__file__).resolve().parents[1] / "goldens"
 CASES = sorted(path.parent.name for path in GOLDENS.glob("*/config.yaml"))
-FORMATS = {**llava_chat.FORMATS, "vicuna_v0": VICUNA_V0, "llama_2": LLAMA_2, "minigpt_v2": MINIGPT_V2}
+FORMATS = {**llava.FORMATS, "vicuna_v0": VICUNA_V0, "llama_2": LLAMA_2, "minigpt_v2": MINIGPT_V2}
 
 
 @cache
 def model_of(case: str) -> VisionLanguageModel:
-    return load_model(GOLDENS / case / "config.yaml", device="cpu", dtype="float32", report=lambda _: None)
+    return load_model(GOLDENS / case / "config.yaml", device="cpu", dtype="float32", report=None)
 
 
 def control_ids(model: VisionLanguageModel) -> set[int]:

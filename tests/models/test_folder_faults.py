@@ -11,8 +11,8 @@ import pytest
 
 from models.errors import CheckpointCorrupt, CheckpointMismatch, CheckpointMissing, ConfigError, MiniVLMError
 from models.loader import load_model
+from tests.paths import GOLDENS
 
-GOLDENS = Path(__file__).resolve().parents[1] / "goldens"
 MGM, MGM_2B, PHI, STABLELM = "mgm-7b", "mgm-2b", "moe-llava-phi2", "moe-llava-stablelm"
 FOLDERS = {
     MGM: "weights/work_dirs/MGM/MGM-7B",
@@ -101,7 +101,7 @@ def nothing_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def failure(tmp_path: Path, expected: type[MiniVLMError], message: str) -> str:
     with pytest.raises(expected, match=message) as error:
-        load_model(tmp_path / "case" / "config.yaml", device="cpu", dtype="float32", report=lambda _: None)
+        load_model(tmp_path / "case" / "config.yaml", device="cpu", dtype="float32", report=None)
     assert "\n" not in str(error.value)
     return str(error.value)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,8 +21,9 @@ from models.grounding import (
     parse_grounded_text,
     regions_of,
 )
+from tests.paths import DATA
 
-RECORDED = json.loads((Path(__file__).resolve().parents[1] / "data" / "text_and_schedule.json").read_text())
+RECORDED = json.loads((DATA / "text_and_schedule.json").read_text())
 
 on_grid = st.integers(0, 100)
 markup = st.text(alphabet="<>{}/pdelim 0123456789-ab\n", max_size=80)
@@ -57,6 +57,15 @@ def test_text_that_is_not_markup_stays_text(text: str) -> None:
     assert parse_grounded_text(text) == [text]
 
 
+def test_numbers_beyond_the_grid_are_clipped() -> None:
+    assert parse_boxes("{<-5><2><1000><-9999>}") == [Box(0, 0, 1, 0.02)]
+    assert parse_grounded_text("{<1><2><3><10000>}") == ["{<1><2><3><10000>}"]
+
+
+def test_pixels_are_truncated() -> None:
+    assert Box(0.19, 0.29, 0.99, 0.999).pixels(10, 100) == (1, 28, 9, 99)
+
+
 def test_a_phrase_with_several_boxes() -> None:
     text = "I see <p>two sofas</p> {<1><2><30><40>}<delim>{<12><34><56><78>} and {<0><0><100><100>}."
     parts = parse_grounded_text(text)
@@ -83,6 +92,18 @@ def test_a_box_on_the_grid_survives_text(a: int, b: int, c: int, d: int) -> None
     assert len(phrase) == 1
     assert isinstance(phrase[0], Phrase)
     assert phrase[0].boxes == (box, box)
+
+
+def test_a_truncated_box_is_found_in_the_middle_of_its_cells() -> None:
+    errors = []
+    for step in range(1000):
+        true = Box(step / 2000, 0.3, 0.5 + step / 2001, 0.9999)
+        (read,) = parse_boxes(format_box(true))
+        found = read.in_cell_middles()
+        errors += [found.x0 - true.x0, found.x1 - true.x1]
+        assert format_box(found) == format_box(true)  # it stays the same text
+    assert abs(sum(errors)) / len(errors) < 0.0005  # as it is read, half a cell (0.005) is missing
+    assert Box(0, 0, 1, 1).in_cell_middles() == Box(0.005, 0.005, 1, 1)
 
 
 @pytest.mark.parametrize("case", RECORDED["refer_box_text"]["cases"], ids=lambda case: case["text"])

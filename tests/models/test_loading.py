@@ -11,11 +11,12 @@ from transformers import PreTrainedModel
 
 from models import loader
 from models.config import family_module, load_config
+from models.files.released import ReleasedFiles
 from models.loader import check_parts, materialise
-from models.released import ReleasedFiles
-from models.weights import Part, converted
+from models.tensors.weights import Part, converted
+from tests.paths import GOLDENS
 
-CASES = sorted((Path(__file__).resolve().parents[1] / "goldens").glob("*/config.yaml"))
+CASES = sorted((GOLDENS).glob("*/config.yaml"))
 CPU = torch.device("cpu")
 
 

@@ -20,7 +20,6 @@ from safetensors.torch import load_file, save_file
 from models import devices
 from models.config import load_config
 from models.conversation import Turn
-from models.devices import weight_bytes
 from models.errors import (
     CheckpointCorrupt,
     CheckpointMismatch,
@@ -30,12 +29,12 @@ from models.errors import (
     NotEnoughMemory,
 )
 from models.families import minigpt_v2
+from models.files.released import ReleasedFiles
 from models.loader import load_model
-from models.released import ReleasedFiles
+from models.memory.sizes import weight_bytes
+from models.tensors.weights import read_tensors
 from models.vision_language_model import VisionLanguageModel
-from models.weights import read_tensors
-
-GOLDENS = Path(__file__).resolve().parents[1] / "goldens"
+from tests.paths import GOLDENS
 
 
 class Code:
@@ -122,6 +121,11 @@ FAULTS: dict[str, tuple[Callable[[Path], object], type[MiniVLMError], str]] = {
         CheckpointMismatch,
         r"mlp.fc1.bias is \[5\], but the vision tower needs \[209\]",
     ),
+    "as many values in another shape": (
+        lambda d: edit(d / EVA, resize("blocks.0.mlp.fc1.weight", 48, 209)),
+        CheckpointMismatch,
+        r"mlp.fc1.weight is \[48, 209\], but the vision tower needs \[209, 48\]",
+    ),
     "missing language model tensor": (
         lambda d: save_file({k: v for k, v in load_file(d / SHARD).items() if "embed" not in k}, d / SHARD),
         CheckpointMismatch,
@@ -137,7 +141,7 @@ def case(tmp_path: Path) -> Path:
 
 def load(case: Path, *overrides: str, quantization: str | None = None) -> VisionLanguageModel:
     overrides = ("device=cpu", *overrides)
-    return load_model(case / "config.yaml", quantization=quantization, overrides=overrides, report=lambda _: None)
+    return load_model(case / "config.yaml", quantization=quantization, overrides=overrides, report=None)
 
 
 @pytest.mark.parametrize("fault", FAULTS)

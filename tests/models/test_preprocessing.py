@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,8 +12,9 @@ import torch
 from PIL import Image
 
 from models.preprocessing import CLIP_MEAN, CLIP_STD, CropAndResize, PadAndResize, SquareResize, normalise
+from tests.paths import DATA
 
-DATA = Path(__file__).resolve().parents[1] / "data" / "preprocess"
+DATA = DATA / "preprocess"
 CASES = json.loads((DATA / "expected.json").read_text())["cases"]
 
 
@@ -34,6 +34,18 @@ def test_key_depends_on_content_alone() -> None:
     other.putpixel((3, 4), (1, 2, 3))
     assert resize.key(image) == resize.key(image.copy())
     assert len({resize.key(image), resize.key(other), SquareResize(112).key(image)}) == 3
+
+
+def test_key_depends_on_the_shape_and_on_all_of_the_preprocessing() -> None:
+    wide, tall = Image.new("RGB", (64, 32)), Image.new("RGB", (32, 64))
+    half = (0.5, 0.5, 0.5)
+    processors: list[SquareResize | PadAndResize | CropAndResize] = [
+        *(kind(size) for kind in (SquareResize, PadAndResize, CropAndResize) for size in (56, 112)),
+        *(kind(56, mean=half) for kind in (SquareResize, PadAndResize)),
+        *(kind(56, std=half) for kind in (SquareResize, PadAndResize)),
+    ]
+    keys = {processor.key(image) for processor in processors for image in (wide, tall)}
+    assert len(keys) == 2 * len(processors)
 
 
 def test_key_is_of_the_colours_and_not_of_palette_entries() -> None:

@@ -10,7 +10,8 @@ from PIL import Image
 from models.conversation import Turn
 from models.errors import RequestError
 from models.families.tinygpt_v import CONVERSATIONS
-from models.parts.minigpt_chat import LLAMA_2, MINIGPT_V2, VICUNA_V0
+from models.formats import llava
+from models.formats.minigpt import LLAMA_2, MINIGPT_V2, VICUNA_V0
 from models.prompt import PromptFormat
 
 IMAGE = Image.new("RGB", (8, 8))
@@ -48,6 +49,14 @@ def test_prompts_are_byte_exact(name: str) -> None:
     assert rendered(FORMATS[name], turns) == EXPECTED[name][1]
 
 
+def test_what_stands_between_turns_does_not_come_first() -> None:
+    """The tokenizer adds Mixtral's first BOS; the later ones are written."""
+    turns = [Turn("user", "a"), Turn("assistant", "b"), Turn("user", "c")]
+    mistral = llava.FORMATS["mistral_instruct"]
+    assert rendered(mistral, turns[:1]) == "[INST] a [/INST]"
+    assert rendered(mistral, turns) == "[INST] a [/INST] b </s><s>[INST] c [/INST]"
+
+
 @formats
 def test_images_keep_their_places(name: str) -> None:
     other = Image.new("RGB", (9, 9))
@@ -56,6 +65,17 @@ def test_images_keep_their_places(name: str) -> None:
     assert [part for part in segments if not isinstance(part, str)] == [IMAGE, other, IMAGE]
     assert isinstance(segments[0], str)
     assert isinstance(segments[-1], str)
+
+
+@formats
+def test_an_answer_that_names_the_image_slot_is_text(name: str) -> None:
+    """What a model writes comes back as history, and does not go through `neutralise`."""
+    turns = [Turn("user", "a", (IMAGE,)), Turn("assistant", "It says <ImageHere>."), Turn("user", "b")]
+    before, image, after = FORMATS[name].render(turns)
+    assert image is IMAGE
+    assert isinstance(before, str)
+    assert isinstance(after, str)
+    assert "It says < ImageHere>." in after
 
 
 @formats
@@ -89,6 +109,8 @@ def test_answers_end_at_the_stop_string() -> None:
     vicuna = FORMATS["vicuna_v0"]
     assert vicuna.finish("A cat.###Human: more") == "A cat."
     assert vicuna.finish("Assistant: A cat.") == "A cat."
+    assert vicuna.finish("A.###B.###C.") == "A."
+    assert vicuna.finish("Assistant: A. Assistant: B.") == "B."
     assert vicuna.stopped("A cat.###")
     assert not vicuna.stopped("A cat.##")
 

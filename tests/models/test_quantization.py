@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import cast
 
 import bitsandbytes
@@ -11,21 +10,23 @@ import torch
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from app.engine import ChatEngine
+from engine.chat_engine import ChatEngine
+from engine.generate import generate
 from models.conversation import Sampling, Turn
-from models.generation import generate
+from models.errors import ConfigError
 from models.loader import load_model, materialise
+from models.quantization import finish_quantized
+from models.tensors.weights import Part
 from models.vision_language_model import VisionLanguageModel
-from models.weights import Part
+from tests.paths import GOLDENS
 
-GOLDENS = Path(__file__).resolve().parents[1] / "goldens"
 TURNS = [Turn("user", "[vqa] how many people are there?")]
 # Linear layers of the language model: q, k, v, o, gate, up, down; q, k, v, dense, fc1, fc2; in three layers each.
 LAYERS = {"minigpt_v2": 3 * 7, "tinygptv-stage3": 3 * 6}
 
 
 def load(case: str, quantization: str) -> VisionLanguageModel:
-    return load_model(GOLDENS / case / "config.yaml", device="cpu", quantization=quantization, report=lambda _: None)
+    return load_model(GOLDENS / case / "config.yaml", device="cpu", quantization=quantization, report=None)
 
 
 def logits_of(model: VisionLanguageModel) -> torch.Tensor:
@@ -60,6 +61,13 @@ def test_quantized_model_answers_like_the_full_one(
     with ChatEngine(model) as engine:
         *_, last = engine.stream(TURNS, Sampling(temperature=0, max_new_tokens=4))
     assert last.num_new_tokens == 4
+
+
+@pytest.mark.parametrize("quantization", ["8bit", "4bit"])
+def test_a_module_in_which_nothing_was_quantized_is_refused(quantization: str) -> None:
+    part = Part(name="language model", source="here", module_class=nn.LayerNorm, config={}, tensors={})
+    with pytest.raises(ConfigError, match=f"^here: {quantization} loading changed no layer of the language model; use"):
+        finish_quantized(nn.LayerNorm(4), part, quantization)
 
 
 @pytest.mark.parametrize("shape", [(128, 352), (128, 128), (96, 32), (24, 120)], ids=str)

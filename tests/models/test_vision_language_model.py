@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 from PIL import Image
 
+from engine.generate import generate
 from models.conversation import Sampling, Turn
-from models.generation import generate
 from models.loader import load_model
 from models.vision_language_model import IMAGE_PLACEHOLDER, VisionLanguageModel
-from training.lora import attach_lora
+from tests.paths import GOLDENS
+from training.stages.lora import attach_lora
 
-CASE = Path(__file__).resolve().parents[1] / "goldens" / "minigpt_v2"
+CASE = GOLDENS / "minigpt_v2"
 IMAGE = Image.open(CASE / "image.png").convert("RGB")
 TURNS = [Turn("user", "[vqa] how many people are there?", (IMAGE,))]
 
 
 @pytest.fixture(scope="module")
 def model() -> VisionLanguageModel:
-    return load_model(CASE / "config.yaml", device="cpu", report=lambda _: None)
+    return load_model(CASE / "config.yaml", device="cpu", report=None)
 
 
 def prompt_ids(model: VisionLanguageModel) -> torch.Tensor:
@@ -42,6 +44,13 @@ def test_forward_sees_the_same_prompt_as_generate(model: VisionLanguageModel) ->
     torch.testing.assert_close(logits, expected, rtol=0, atol=1e-6)
 
 
+def test_the_loader_completes_the_facts(model: VisionLanguageModel) -> None:
+    assert model.info.num_parameters == sum(parameter.numel() for parameter in model.parameters())
+    assert (model.info.device, model.info.dtype, model.info.quantization) == ("cpu", "float32", "none")
+    half = load_model(CASE / "config.yaml", device="cpu:0", dtype="bfloat16", report=None)
+    assert half.info == replace(model.info, device="cpu:0", dtype="bfloat16")
+
+
 def test_placeholders_and_image_tokens_must_agree(model: VisionLanguageModel) -> None:
     ids = prompt_ids(model)
     mask = torch.ones_like(ids)
@@ -52,7 +61,7 @@ def test_placeholders_and_image_tokens_must_agree(model: VisionLanguageModel) ->
 
 
 def test_kept_lora_gives_the_merged_logits(model: VisionLanguageModel) -> None:
-    unmerged = load_model(CASE / "config.yaml", device="cpu", report=lambda _: None, keep_lora=True)
+    unmerged = load_model(CASE / "config.yaml", device="cpu", report=None, keep_lora=True)
     embeds = model.embed_prompt(TURNS)[None]
     with torch.inference_mode():
         merged = model.language_model(inputs_embeds=embeds).logits
@@ -86,3 +95,23 @@ def sequence_log_prob(model: VisionLanguageModel, ids: list[int]) -> float:
 def test_an_image_is_known_by_its_content(model: VisionLanguageModel) -> None:
     assert model.image_key(IMAGE) == model.image_key(IMAGE.copy())
     assert model.image_key(IMAGE) != model.image_key(IMAGE.rotate(90))
+
+
+def test_what_ends_an_answer_is_given_or_what_the_config_says(
+    model: VisionLanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slots = (
+        "vision_tower", "vision_features", "connector", "language_model", "tokenizer", "image_processor",
+        "prompt_format", "num_image_tokens", "info",
+    )  # fmt: skip
+    build = partial(VisionLanguageModel, **{name: getattr(model, name) for name in slots})
+    config = model.language_model.config
+    for eos, bos, expected in ((2, 1, ((2,), (1,))), ([2, 5], None, ((2, 5), ()))):
+        monkeypatch.setattr(config, "eos_token_id", eos)
+        monkeypatch.setattr(config, "bos_token_id", bos)
+        assert (build().eos_token_ids, build().penalised_ids) == expected
+    given = build(eos_token_ids=(7, 8), penalised_ids=())
+    assert (given.eos_token_ids, given.penalised_ids) == ((7, 8), ())
+    monkeypatch.setattr(config, "eos_token_id", None)
+    with pytest.raises(ValueError, match="give eos_token_ids"):
+        build()

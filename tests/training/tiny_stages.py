@@ -10,9 +10,8 @@ import numpy as np
 import yaml
 from PIL import Image
 
+from tests.paths import GOLDENS
 from training.recipe import Recipe, load_recipe
-
-GOLDENS = Path(__file__).parents[1] / "goldens"
 
 
 def draw_pictures(folder: Path, names: list[str]) -> None:
@@ -105,3 +104,29 @@ def tiny_recipe(folder: Path, case: str, **changed: Any) -> Recipe:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(yaml.safe_dump(values))
     return load_recipe(path)
+
+
+def llava_recipe(folder: Path, case: str, stage: str, **changed: Any) -> Recipe:
+    """Two steps over pictures and texts in the LLaVA line's format."""
+    draw_pictures(folder / "data", ["a.png", "b.png", "c.png"])
+    answer = {"from": "gpt", "value": "a red circle"}
+    items: list[dict[str, Any]] = [
+        {"id": n, "image": f"{n}.png", "conversations": [{"from": "human", "value": "<image>\nwhat?"}, answer]}
+        for n in "abc"
+    ]
+    items.append({"id": "d", "conversations": [{"from": "human", "value": "what is red?"}, answer]})
+    write_json(folder / "data" / "items.json", items)
+    values: dict[str, Any] = {
+        "stage": stage,
+        "text": {"prompt": "chat", "max_tokens": 2048},
+        "data": {
+            "folder": str(folder / "data"),
+            "workers": 0,
+            "mixing": "by_length" if stage != "1" else "shuffle",
+            "batch_size": 2,
+            "datasets": [{"format": "moe_llava", "annotations": "items.json"}],
+        },
+        "schedule": {"kind": "warmup_cosine", "init_lr": 1.0e-3, "warmup_ratio": 0.03, "epochs": 1},
+        "optimiser": {"weight_decay": 0.0},
+    }
+    return tiny_recipe(folder, case, **values, **changed)

@@ -130,13 +130,29 @@ class Annotations(Sequence[Item]):
 def read_json(path: Path) -> Any:
     """A JSON file's content. Raises DataError with file and line."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        return json.loads(text)
     except FileNotFoundError as error:
         raise DataError(f"{path} not found; set `annotations` in the training config.") from error
     except json.JSONDecodeError as error:
-        raise DataError(f"{path}, line {error.lineno}: not valid JSON ({error.msg}); download it again.") from error
-    except (OSError, UnicodeDecodeError, RecursionError) as error:
+        where = f"{path}, line {error.lineno}"
+        if is_json_lines(text):
+            raise DataError(
+                f"{where}: a value on every line (JSON lines), but this format is one list; put [ before the first "
+                "line, a comma behind every line but the last, and ] at the end."
+            ) from error
+        raise DataError(f"{where}: not valid JSON ({error.msg}); correct it, or download it again.") from error
+    except (OSError, ValueError, RecursionError) as error:  # ValueError: no UTF-8, or numbers of thousands of digits
         raise DataError(f"{path} can't be read ({error}).") from error
+
+
+def is_json_lines(text: str) -> bool:
+    """Whether the first two lines that are not empty hold a JSON value each."""
+    lines = [line for line in text.splitlines() if line.strip()][:2]
+    try:
+        return len([json.loads(line) for line in lines]) == 2
+    except ValueError:
+        return False
 
 
 def line_of_item(text: str, index: int, key: str | None = None) -> int:

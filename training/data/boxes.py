@@ -9,20 +9,22 @@ from random import Random
 from PIL import Image
 
 from training.data.annotations import Annotations, DataError, Item, read_plain_pickle
-from training.data.readers import DatasetPaths, Example, JsonReader, Reader, make_example, open_image
-from training.data.text import (
-    DETECTION_POOL,
-    GROUNDING_POOL,
-    IDENTIFY_POOL,
-    REFER_POOL,
-    box_text,
-    process_caption,
+from training.data.readers import (
+    DatasetPaths,
+    DatasetReader,
+    JsonReader,
+    TrainingExample,
+    make_example,
+    open_image,
+    picture_named,
 )
+from training.data.text import box_text, process_caption
+from training.instructions import DETECTION_POOL, GROUNDING_POOL, IDENTIFY_POOL, REFER_POOL
 
 MAX_REGION_PIXELS = 16384  # Visual Genome: only regions smaller than this are referred to (after OFA)
 
 
-class ReferReader(Reader):
+class ReferReader(DatasetReader):
     """A REFER folder: `refs(SPLIT_BY).p` and `instances.json`, the split "train"; one of a reference's sentences.
 
     `annotations` is the folder of one data set, `…/refcoco`. Source: MiniGPT-4, `ReferCOCODataset`, `REFER`.
@@ -66,7 +68,7 @@ class ReferReader(Reader):
         image = open_image(self.image_path(index))
         return image, process_caption(rng.choice(sentences)), box_text(box, image.size)
 
-    def example(self, index: int, rng: Random) -> Example:
+    def example(self, index: int, rng: Random) -> TrainingExample:
         image, sentence, box = self.sentence_and_box(index, rng)
         return make_example((rng.choice(REFER_POOL).format(sentence),), (box,), (image,))
 
@@ -74,13 +76,13 @@ class ReferReader(Reader):
 class InverseReferReader(ReferReader):
     """The same the other way round: which phrase belongs to a box."""
 
-    def example(self, index: int, rng: Random) -> Example:
+    def example(self, index: int, rng: Random) -> TrainingExample:
         image, sentence, box = self.sentence_and_box(index, rng)
         # Processed twice, as the original does; a sentence of more than 50 words aside it changes nothing.
         return make_example((rng.choice(IDENTIFY_POOL).format(box),), (process_caption(sentence),), (image,))
 
 
-class VisualGenomeRegions(Reader):
+class VisualGenomeRegions(DatasetReader):
     """`region_descriptions.json` and `image_data.json` in the folder `annotations`; pictures under `VG_100K*/`."""
 
     def __init__(self, paths: DatasetPaths) -> None:
@@ -113,7 +115,7 @@ class VisualGenomeRegions(Reader):
         self.image_path(index)
         self.phrase_and_box(index)
 
-    def example(self, index: int, rng: Random) -> Example:
+    def example(self, index: int, rng: Random) -> TrainingExample:
         phrase, box = self.phrase_and_box(index)
         image = open_image(self.image_path(index))
         question = rng.choice(REFER_POOL).format(process_caption(phrase))
@@ -124,7 +126,7 @@ class _Flickr(JsonReader):
     """Flickr30k pictures by `image_id`."""
 
     def file_of(self, item: Item) -> Path:
-        return self.paths.images / f"{item.identifier('image_id')}.jpg"
+        return picture_named(self.paths.images, item.identifier("image_id"))
 
 
 class FlickrGroundedCaptions(_Flickr):

@@ -6,12 +6,21 @@ from pathlib import Path
 from random import Random
 
 from training.data.annotations import Item
-from training.data.readers import DatasetPaths, Example, JsonReader, Reader, by_base_name, make_example
+from training.data.readers import (
+    DatasetPaths,
+    DatasetReader,
+    JsonReader,
+    TrainingExample,
+    by_base_name,
+    make_example,
+    picture_named,
+)
 from training.data.shards import Shards
-from training.data.text import CAPTION_POOL, process_caption
+from training.data.text import process_caption
+from training.instructions import CAPTION_POOL
 
 
-class ShardCaptions(Reader):
+class ShardCaptions(DatasetReader):
     """LAION, CC3M, CC12M and SBU as webdataset shards (made with img2dataset): `jpg` and `json` with `caption`.
 
     `annotations` is a path with braces, `laion_dataset/{00000..10488}.tar`. The picture alone is the prompt, or
@@ -35,7 +44,7 @@ class ShardCaptions(Reader):
     def check(self, index: int) -> None:
         """Fields lie in the shards beside the pictures and are looked at with them."""
 
-    def example(self, index: int, rng: Random) -> Example:
+    def example(self, index: int, rng: Random) -> TrainingExample:
         image, values = self.shards.sample(index, rng)
         question = rng.choice(CAPTION_POOL) if self.instructed else ""
         return make_example((question,), (process_caption(values.text("caption")),), (image,))
@@ -54,7 +63,7 @@ class AlignedCaptions(JsonReader):
         super().__init__(DatasetPaths(annotations=str(folder / "filter_cap.json"), images=folder / "image"))
 
     def file_of(self, item: Item) -> Path:
-        return self.paths.images / f"{item.identifier('image_id')}.jpg"
+        return picture_named(self.paths.images, item.identifier("image_id"))
 
     def turn(self, item: Item, rng: Random, size: tuple[int, int]) -> tuple[str, str]:  # noqa: ARG002
         return "", item.text("caption")
@@ -79,7 +88,7 @@ class TextCaps(JsonReader):
     key = "data"
 
     def file_of(self, item: Item) -> Path:
-        return self.paths.images / f"{item.identifier('image_id')}.jpg"
+        return picture_named(self.paths.images, item.identifier("image_id"))
 
     def turn(self, item: Item, rng: Random, size: tuple[int, int]) -> tuple[str, str]:  # noqa: ARG002
         return rng.choice(CAPTION_POOL), process_caption(item.text("caption_str"))

@@ -12,15 +12,28 @@ from PIL import Image
 from models.conversation import Turn
 from models.errors import RequestError
 from training.data.annotations import Annotations, DataError, Item
-from training.data.readers import DatasetPaths, Example, Reader, is_there, make_example, open_image
+from training.data.llava_sequences import read_turns
+from training.data.readers import (
+    DatasetPaths,
+    DatasetReader,
+    TrainingExample,
+    is_there,
+    make_example,
+    open_image,
+    picture_named,
+)
 from training.data.text import process_caption
-from training.llava_sequences import read_turns
 
+_COCO_NUMBER = re.compile(r"\d{12}")
 _BLANK = Image.new("RGB", (1, 1))  # stands for a picture where only fields are checked
 
 
-class _CocoConversations(Reader):
-    """{id, conversations: [{value}, …]} by turns from the human and the model, about a COCO training picture."""
+class _Conversations(DatasetReader):
+    """{id, image (optional), conversations: [{value}, …]} by turns from the human and the model, about one picture.
+
+    `image` is the picture's file. Without it `id` is the picture's name without suffix or, with twelve digits as in the
+    public files, the number of a COCO training picture.
+    """
 
     def __init__(self, paths: DatasetPaths) -> None:
         super().__init__(paths)
@@ -30,7 +43,13 @@ class _CocoConversations(Reader):
         return len(self.items)
 
     def image_path(self, index: int) -> Path:
-        return self.paths.images / f"COCO_train2014_{self.items[index].identifier('id')}.jpg"
+        item = self.items[index]
+        if item.has("image"):
+            return self.paths.images / item.text("image")
+        name = item.identifier("id")
+        if _COCO_NUMBER.fullmatch(name):
+            return self.paths.images / f"COCO_train2014_{name}.jpg"
+        return picture_named(self.paths.images, name)
 
     def values(self, index: int) -> list[str]:
         """The turns' texts, a question first; as many answers as questions."""
@@ -46,29 +65,29 @@ class _CocoConversations(Reader):
         self.values(index)
 
 
-class ConversationReader(_CocoConversations):
+class ConversationReader(_Conversations):
     """`conversation_58k.json` and the multi-task conversations: all turns as they stand.
 
     Source: MiniGPT-4, `LlavaConversationDataset`, `MultiTaskConversationDataset`.
     """
 
-    def example(self, index: int, rng: Random) -> Example:  # noqa: ARG002
+    def example(self, index: int, rng: Random) -> TrainingExample:  # noqa: ARG002
         values = self.values(index)
         return make_example(tuple(values[::2]), tuple(values[1::2]), (open_image(self.image_path(index)),))
 
 
-class FirstTurnReader(_CocoConversations):
+class FirstTurnReader(_Conversations):
     """`detail_23k.json` and `complex_reasoning_77k.json`: the first question, processed, and its answer as it stands.
 
     Source: MiniGPT-4, `LlavaDetailDataset`, `LlavaReasonDataset`.
     """
 
-    def example(self, index: int, rng: Random) -> Example:  # noqa: ARG002
+    def example(self, index: int, rng: Random) -> TrainingExample:  # noqa: ARG002
         question, answer, *_ = self.values(index)
         return make_example((process_caption(question),), (answer,), (open_image(self.image_path(index)),))
 
 
-class UnnaturalInstructions(Reader):
+class UnnaturalInstructions(DatasetReader):
     """Unnatural Instructions: text alone. Source: MiniGPT-4, `UnnaturalDataset`."""
 
     def __init__(self, paths: DatasetPaths) -> None:
@@ -90,12 +109,12 @@ class UnnaturalInstructions(Reader):
         instruction = instance.text("instruction_with_input") + (f" {constraints}" if constraints is not None else "")
         return process_caption(instruction), process_caption(instance.text("output"))
 
-    def example(self, index: int, rng: Random) -> Example:  # noqa: ARG002
+    def example(self, index: int, rng: Random) -> TrainingExample:  # noqa: ARG002
         question, answer = self._texts(index)
         return make_example((question,), (answer,))
 
 
-class LlavaReader(Reader):
+class LlavaReader(DatasetReader):
     """The LLaVA line's format, for Mini-Gemini (pretraining, instruction, generation) and MoE-LLaVA alike.
 
     {"id", "image": path or list of paths (optional), "conversations": [{"from": "human" | "gpt", "value"}, …]}.
@@ -135,10 +154,10 @@ class LlavaReader(Reader):
         others = (path.with_suffix(".png"), self.paths.images / re.sub(r"\bVG_100K(_2)?\b", "images", name))
         return path if is_there(path) else next((other for other in others if is_there(other)), path)
 
-    def example(self, index: int, rng: Random) -> Example:  # noqa: ARG002
+    def example(self, index: int, rng: Random) -> TrainingExample:  # noqa: ARG002
         return self._example(self.items[index], open_image)
 
-    def _example(self, item: Item, open_picture: Callable[[Path], Image.Image]) -> Example:
+    def _example(self, item: Item, open_picture: Callable[[Path], Image.Image]) -> TrainingExample:
         for turn in item.items("conversations"):
             turn.text("value")
             if turn.text("from") not in ("human", "gpt", "system"):
@@ -151,10 +170,10 @@ class LlavaReader(Reader):
         return example_of_turns(turns, item)
 
 
-def example_of_turns(turns: list[Turn], item: Item) -> Example:
+def example_of_turns(turns: list[Turn], item: Item) -> TrainingExample:
     """Turns as an example; an open question at the end is left out. Raises DataError unless they alternate."""
     turns = turns[: len(turns) // 2 * 2]
     roles = [turn.role for turn in turns]
     if not turns or roles != ["user", "assistant"] * (len(turns) // 2):
         raise DataError(f"{item.where()}: field 'conversations' must alternate between human and gpt.")
-    return Example(tuple(turns))
+    return TrainingExample(tuple(turns))

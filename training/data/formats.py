@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import partial
 
+from models.errors import ConfigError
 from training.data.boxes import (
     FlickrCaptionToPhrases,
     FlickrGroundedCaptions,
@@ -15,12 +16,13 @@ from training.data.boxes import (
 )
 from training.data.captions import AlignedCaptions, CocoCaptions, ShardCaptions, TextCaps
 from training.data.conversations import ConversationReader, FirstTurnReader, LlavaReader, UnnaturalInstructions
-from training.data.questions import AokVqaReader, GqaReader, OcrVqaReader, VqaReader
-from training.data.readers import DatasetPaths, Reader
-from training.data.scenes import SceneReader
-from training.tiny.rows import MINIGPT4_MIXTURE, MINIGPT_V2_MIXTURE
+from training.data.drawn_scenes import SceneReader
+from training.data.readers import DatasetPaths, DatasetReader
+from training.data.vqa import AokVqaReader, GqaReader, OcrVqaReader, VqaReader
+from training.recipe import Recipe
+from training.scenes.task_mixtures import MINIGPT4_MIXTURE, MINIGPT_V2_MIXTURE
 
-FORMATS: Mapping[str, Callable[[DatasetPaths], Reader]] = {
+FORMATS: Mapping[str, Callable[[DatasetPaths], DatasetReader]] = {
     "laion": ShardCaptions,
     "cc_sbu": ShardCaptions,
     "laion_caption": partial(ShardCaptions, instructed=True),
@@ -55,3 +57,10 @@ FORMATS: Mapping[str, Callable[[DatasetPaths], Reader]] = {
     "scenes_boxes": partial(SceneReader, mixture=MINIGPT_V2_MIXTURE),  # for models with task identifiers
     "scenes_chat": partial(SceneReader, mixture=MINIGPT4_MIXTURE),
 }
+
+
+def check_formats(recipe: Recipe) -> None:
+    """Raises ConfigError if a data set of the recipe is of a format that nothing here reads."""
+    for dataset in (*recipe.data.datasets, *recipe.evaluation.datasets):
+        if dataset.format not in FORMATS:
+            raise ConfigError(f"{recipe.source}: unknown data format {dataset.format!r}; known: {', '.join(FORMATS)}.")

@@ -8,191 +8,144 @@ from __future__ import annotations
 import logging
 import multiprocessing
 from collections.abc import Callable, Sequence
-from functools import cache
 from pathlib import Path
 from random import Random
-from typing import Protocol
+from typing import Any
 
-import numpy as np
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from models.errors import MiniVLMError
+from models.vision_language_model import IGNORED_LABEL
 from training.data.annotations import DataError
+from training.data.batch_plans import BatchPlan, EpochPlan, Place, RatioPlan
 from training.data.formats import FORMATS
-from training.data.readers import DatasetPaths, Example, MissingImage, Reader
+from training.data.minigpt_sequences import Batch
+from training.data.readers import DatasetPaths, DatasetReader, MissingImage, TrainingExample
 from training.recipe import DatasetRecipe, Recipe
-from training.sequences import Batch
 
 _log = logging.getLogger(__name__)
-_SHOWN_MISSING = 5  # missing pictures named in the log; the rest is only counted
+_SHOWN = 5  # unusable examples named in the log; the rest is only counted
 
-Place = tuple[int, int]  # number of the data set, index of the example in it
-BatchMaker = Callable[[Sequence[Example], Random], Batch]
-
-
-class BatchPlan(Protocol):
-    """Which examples each batch holds."""
-
-    def __len__(self) -> int: ...
-    def places(self, number: int) -> list[Place]:
-        """The examples of batch `number`."""
+BatchMaker = Callable[[Sequence[TrainingExample], Random], Batch]
 
 
-class RatioPlan:
-    """Every batch comes from one data set, drawn in proportion to the ratios; each is gone through in random order.
+class TooManyUnusable(MiniVLMError):
+    """More examples lack their picture, or anything to learn, than the recipe allows."""
 
-    Source: MiniGPT-4, `MultiIterLoader`.
+
+class Tally:
+    """Which examples of each data set can't be used, over all data workers; each counts once however often it is drawn.
+
+    A run may leave out `max_missing` examples, and of no data set more than `max_share` (0…1). A data set of which no
+    example can be used is refused whatever is allowed.
     """
 
-    def __init__(
-        self, readers: Sequence[Reader], ratios: Sequence[float], batch_sizes: Sequence[int], *, length: int, seed: int
-    ) -> None:
-        weights = np.array(ratios, dtype=np.float64)
-        draws = np.random.default_rng([seed, 0]).choice(len(readers), size=length, p=weights / weights.sum())
-        earlier = np.zeros(length, dtype=np.int64)  # how many batches before this one its data set has had
-        for number in range(len(readers)):
-            mine = np.flatnonzero(draws == number)
-            earlier[mine] = np.arange(len(mine))
-        self._draws, self._earlier = draws, earlier
-        self._readers, self._batch_sizes, self._seed = list(readers), list(batch_sizes), seed
-        self._order = cache(self._new_order)
+    def __init__(self, readers: Sequence[DatasetReader], *, max_missing: int, max_share: float) -> None:
+        self._readers, self._max_missing, self._max_share = list(readers), max_missing, max_share
+        self._lock = multiprocessing.Lock()
+        self._is_unusable = [multiprocessing.RawArray("b", len(reader)) for reader in readers]
+        self._counts = multiprocessing.RawArray("q", len(readers))
 
-    def __len__(self) -> int:
-        return len(self._draws)
+    @property
+    def num_unusable(self) -> int:
+        """Examples that could not be used so far."""
+        return sum(self._counts)
 
-    def places(self, number: int) -> list[Place]:
-        which = int(self._draws[number])
-        size, reader = self._batch_sizes[which], self._readers[which]
-        first = int(self._earlier[number]) * size
-        if reader.is_stream:
-            return [(which, position) for position in range(first, first + size)]
-        turns = (divmod(position, len(reader)) for position in range(first, first + size))
-        return [(which, int(self._order(which, epoch)[position])) for epoch, position in turns]
+    def add(self, place: Place, message: str) -> None:
+        """Count an example that is left out. Raises TooManyUnusable."""
+        which, index = place
+        reader, flags = self._readers[which], self._is_unusable[which]
+        index %= len(flags)  # a stream runs on beyond its length
+        with self._lock:
+            is_new = not flags[index]
+            flags[index] = True
+            self._counts[which] += is_new
+            unusable, total = self._counts[which], self.num_unusable
+        if is_new and total <= _SHOWN:
+            _log.warning("left out an example: %s", message)
+        self._check(reader, unusable, total, f"(the last: {message})")
 
-    def _new_order(self, which: int, epoch: int) -> np.ndarray:
-        return np.random.default_rng([self._seed, 1, which, epoch]).permutation(len(self._readers[which]))
-
-
-class EpochPlan:
-    """All data sets as one, gone through `epochs` times; the last batch is filled up from the epoch's beginning.
-
-    With `by_length` every batch is of one modality and of like length: within random mega-batches, one batch for each
-    of the `group` that make an optimiser step, examples are sorted by length and dealt out so that the batches are of
-    even weight; what is left of either modality comes last. Source: LLaVA, `LengthGroupedSampler`.
-    """
-
-    def __init__(
-        self, readers: Sequence[Reader], batch_size: int, *, group: int, epochs: int, seed: int, by_length: bool
-    ) -> None:
-        places = [(which, index) for which, reader in enumerate(readers) for index in range(len(reader))]
-        lengths = None
-        if by_length:
-            signs = [1 if readers[which].has_image(index) else -1 for which, index in places]
-            words = [readers[which].num_words(index) for which, index in places]
-            lengths = np.array(signs) * np.maximum(words, 1)
-        self._places: list[list[Place]] = []
-        for epoch in range(epochs):
-            rng = np.random.default_rng([seed, 2, epoch])
-            order = rng.permutation(len(places)) if lengths is None else _by_length(lengths, batch_size, group, rng)
-            wanted = -(-len(order) // (batch_size * group)) * batch_size * group
-            order = np.resize(order, wanted)
-            batches = order.reshape(-1, batch_size)
-            self._places += [[places[index] for index in batch] for batch in batches]
-
-    def __len__(self) -> int:
-        return len(self._places)
-
-    def places(self, number: int) -> list[Place]:
-        return self._places[number]
-
-
-def _by_length(lengths: np.ndarray, batch_size: int, group: int, rng: np.random.Generator) -> np.ndarray:
-    """An order of all examples; see `EpochPlan`. Lengths below zero are text alone."""
-    mega_batches: list[np.ndarray] = []
-    left: list[np.ndarray] = []
-    for kind in (lengths > 0, lengths < 0):
-        order = rng.permutation(np.flatnonzero(kind))
-        full = len(order) // (batch_size * group) * batch_size * group
-        mega_batches += [_dealt(part, lengths, group) for part in order[:full].reshape(-1, batch_size * group)]
-        left.append(order[full:])
-    mixed = [mega_batches[index] for index in rng.permutation(len(mega_batches))]
-    return np.concatenate([*mixed, *left])
-
-
-def _dealt(indices: np.ndarray, lengths: np.ndarray, group: int) -> np.ndarray:
-    """Longest first, each to the lightest batch that is not full, the batches one after the other."""
-    size = len(indices) // group
-    batches: list[list[int]] = [[] for _ in range(group)]
-    weights = [0] * group
-    for index in sorted(indices.tolist(), key=lambda i: -abs(int(lengths[i]))):
-        lightest = min((b for b in range(group) if len(batches[b]) < size), key=weights.__getitem__)
-        batches[lightest].append(index)
-        weights[lightest] += abs(int(lengths[index]))
-    return np.array([index for batch in batches for index in batch])
-
-
-class TooManyMissing(MiniVLMError):
-    """More pictures are missing than the recipe allows."""
+    def _check(self, reader: DatasetReader, unusable: int, total: int, last: str) -> None:
+        name, lists = reader.paths.annotations, "`python -m training.prepare` lists missing pictures"
+        if unusable == len(reader):
+            raise TooManyUnusable(f"{name}: not one example can be used {last}; {lists}.")
+        if total > self._max_missing:
+            raise TooManyUnusable(
+                f"{total} examples could not be used {last}; {lists}. Complete the data or raise "
+                "data.max_missing_images."
+            )
+        if unusable > self._max_share * len(reader):
+            raise TooManyUnusable(
+                f"{name}: {unusable} of {len(reader)} examples could not be used {last}; {lists}. Complete the data or "
+                "raise data.max_missing_share."
+            )
 
 
 class MixtureDataset(Dataset[dict[str, Tensor]]):
     """Item n is the whole batch n of a plan, as the keyword arguments of `VisionLanguageModel.forward`, on the CPU.
 
-    A missing picture is counted, over all workers of this process, and another example of the same data set takes its
-    place. Raises TooManyMissing beyond `max_missing`, DataError for wrong annotations.
+    An example whose picture is missing, or of whose answer no token is left to learn, is counted and another one of the
+    same data set takes its place: every row of every batch has labels. Raises TooManyUnusable beyond the limits of
+    `Tally`, DataError for wrong annotations.
     """
 
     def __init__(
-        self, readers: Sequence[Reader], plan: BatchPlan, maker: BatchMaker, *, seed: int, max_missing: int
+        self,
+        readers: Sequence[DatasetReader],
+        plan: BatchPlan,
+        maker: BatchMaker,
+        *,
+        seed: int,
+        max_missing: int,
+        max_share: float = 1.0,
     ) -> None:
-        self._readers, self._plan, self._maker = list(readers), plan, maker
-        self._seed, self._max_missing = seed, max_missing
-        self._missing = multiprocessing.Value("i", 0)
+        self._readers, self._plan, self._maker, self._seed = list(readers), plan, maker, seed
+        self.tally = Tally(readers, max_missing=max_missing, max_share=max_share)
 
     def __len__(self) -> int:
         return len(self._plan)
 
-    @property
-    def num_missing(self) -> int:
-        """Pictures that were not to be had so far."""
-        return int(self._missing.value)
-
     def __getitem__(self, number: int) -> dict[str, Tensor]:
-        batch = self._maker(self.examples(number), Random(f"{self._seed}-{number}"))
-        return {name: value for name, value in vars(batch).items() if value is not None}
+        places = self._plan.places(number)
+        drawn = [self._draw(place, Random(f"{self._seed}-{number}-{row}")) for row, place in enumerate(places)]
+        again = Random(f"{self._seed}-{number}-again")
+        while True:
+            batch = self._maker([example for _, example in drawn], Random(f"{self._seed}-{number}"))
+            without = rows_without_labels(batch.labels)
+            if not without:
+                return {name: value for name, value in vars(batch).items() if value is not None}
+            for row in without:
+                place, _ = drawn[row]
+                reader = self._readers[place[0]]
+                where = f"{reader.paths.annotations}, example {place[1]}"
+                self.tally.add(place, f"{where}: nothing of its answer lies within text.max_tokens")
+                drawn[row] = self._draw((place[0], again.randrange(len(reader))), again)
 
-    def examples(self, number: int) -> list[Example]:
-        """The examples of batch `number`."""
-        return [
-            self._example(place, f"{self._seed}-{number}-{row}") for row, place in enumerate(self._plan.places(number))
-        ]
+    def examples(self, number: int) -> list[TrainingExample]:
+        """The examples of batch `number`, also those without anything to learn."""
+        places = enumerate(self._plan.places(number))
+        return [self._draw(place, Random(f"{self._seed}-{number}-{row}"))[1] for row, place in places]
 
-    def _example(self, place: Place, seed: str) -> Example:
+    def _draw(self, place: Place, rng: Random) -> tuple[Place, TrainingExample]:
+        """An example with its picture: that at `place`, or another one of its data set."""
         which, index = place
         reader = self._readers[which]
-        rng = Random(seed)
         while True:
             try:
-                return reader.example(index, rng)
+                return (which, index), reader.example(index, rng)
             except MissingImage as error:
-                self._count_missing(str(error))
+                self.tally.add((which, index), str(error))
                 index = rng.randrange(len(reader))
 
-    def _count_missing(self, message: str) -> None:
-        with self._missing.get_lock():
-            self._missing.value += 1
-            count = self._missing.value
-        if count <= _SHOWN_MISSING:
-            _log.warning("skipped a picture: %s", message)
-        if count > self._max_missing:
-            raise TooManyMissing(
-                f"{count} pictures could not be read (the last: {message}); `python -m training.prepare` lists them. "
-                "Complete the data or raise data.max_missing_images."
-            )
+
+def rows_without_labels(labels: Tensor) -> list[int]:
+    """The rows of labels [B, L] in which no token is predicted; the first token never is."""
+    found: list[int] = (labels[:, 1:] == IGNORED_LABEL).all(dim=1).nonzero().flatten().tolist()
+    return found
 
 
-def open_readers(recipe: Recipe, datasets: Sequence[DatasetRecipe]) -> list[Reader]:
+def open_readers(recipe: Recipe, datasets: Sequence[DatasetRecipe]) -> list[DatasetReader]:
     """A reader for every data set of a recipe. Raises DataError, also for one without a single usable example."""
     folder = Path(recipe.data.folder)
     readers = []
@@ -232,7 +185,7 @@ def training_batches(recipe: Recipe, maker: BatchMaker, *, world_size: int) -> M
             seed=recipe.seed,
             by_length=recipe.data.mixing == "by_length",
         )
-    return MixtureDataset(readers, plan, maker, seed=recipe.seed, max_missing=recipe.data.max_missing_images)
+    return MixtureDataset(readers, plan, maker, seed=recipe.seed, **_limits(recipe))
 
 
 def evaluation_batches(recipe: Recipe, maker: BatchMaker) -> MixtureDataset | None:
@@ -248,4 +201,8 @@ def evaluation_batches(recipe: Recipe, maker: BatchMaker) -> MixtureDataset | No
         length=recipe.evaluation.num_batches,
         seed=recipe.seed,
     )
-    return MixtureDataset(readers, plan, maker, seed=recipe.seed, max_missing=recipe.data.max_missing_images)
+    return MixtureDataset(readers, plan, maker, seed=recipe.seed, **_limits(recipe))
+
+
+def _limits(recipe: Recipe) -> dict[str, Any]:
+    return {"max_missing": recipe.data.max_missing_images, "max_share": recipe.data.max_missing_share}

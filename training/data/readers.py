@@ -26,7 +26,7 @@ class MissingImage(Exception):
 
 
 @dataclass(frozen=True)
-class Example:
+class TrainingExample:
     """One example: turns by the user and the assistant in order, from a question to an answer.
 
     A question is its text without prompt template; "" where the picture alone is the prompt.
@@ -50,12 +50,14 @@ class Example:
         return tuple(image for turn in self.turns for image in turn.images)
 
 
-def make_example(questions: Sequence[str], answers: Sequence[str], images: Sequence[Image.Image] = ()) -> Example:
+def make_example(
+    questions: Sequence[str], answers: Sequence[str], images: Sequence[Image.Image] = ()
+) -> TrainingExample:
     """An example whose pictures belong to its first question."""
     turns: list[Turn] = []
     for index, (question, answer) in enumerate(zip(questions, answers, strict=True)):
         turns += [Turn("user", question, () if index else tuple(images)), Turn("assistant", answer)]
-    return Example(tuple(turns))
+    return TrainingExample(tuple(turns))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +68,7 @@ class DatasetPaths:
     images: Path
 
 
-class Reader(ABC):
+class DatasetReader(ABC):
     """An annotated data set. Indices run from 0 to len - 1."""
 
     is_stream = False  # whether its order is random already, and indices may run on beyond its length
@@ -79,7 +81,7 @@ class Reader(ABC):
     def __len__(self) -> int: ...
 
     @abstractmethod
-    def example(self, index: int, rng: Random) -> Example:
+    def example(self, index: int, rng: Random) -> TrainingExample:
         """The example. Raises DataError for a wrong field and MissingImage for a picture that cannot be had."""
 
     @abstractmethod
@@ -104,7 +106,7 @@ class Reader(ABC):
         return self.image_path(index) is not None
 
 
-class JsonReader(Reader):
+class JsonReader(DatasetReader):
     """A JSON list with one picture for each item."""
 
     key: str | None = None
@@ -142,7 +144,7 @@ class JsonReader(Reader):
         self.file_of(item)
         self.turn(item, Random(0), (1, 1))
 
-    def example(self, index: int, rng: Random) -> Example:
+    def example(self, index: int, rng: Random) -> TrainingExample:
         item = self.items[self.indices[index]]
         image = open_image(self.file_of(item))
         question, answer = self.turn(item, rng, image.size)
@@ -176,6 +178,18 @@ def is_there(path: Path) -> bool:
         return path.is_file()
     except OSError:
         return False
+
+
+_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+
+
+def picture_named(folder: Path, name: str) -> Path:
+    """The picture called `name`, which annotations give without its suffix; .jpg, as public data sets have it, first.
+
+    A picture that is there under no suffix gets .jpg too.
+    """
+    candidates = [folder / f"{name}{suffix}" for suffix in _SUFFIXES]
+    return next((path for path in candidates if is_there(path)), candidates[0])
 
 
 def by_base_name(folder: Path, name: str) -> Path:

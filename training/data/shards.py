@@ -65,7 +65,7 @@ class Shards:
         where = f"{path}: {name}.json"
         try:
             values = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise DataError(f"{where}: not valid JSON; make the shard again.") from error
         return decode_image(io.BytesIO(picture), f"{path}: {name}.{suffix}"), Item(values, lambda: where)
 

@@ -13,17 +13,18 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from models.config import FamilyConfig
 from models.errors import ConfigError
 from models.families.mini_gemini import STAGE_1, Config, tower_folder
+from models.family_config import FamilyConfig
+from models.files.released import ReleasedFiles
 from models.preprocessing import CropAndResize, PadAndResize
-from models.released import ReleasedFiles
+from models.tensors.weights import Tensors
 from models.vision_language_model import ImageProcessor
-from models.weights import Tensors
-from training.prompts import llava_prompts
+from training.data.prompts import llava_prompts
 from training.recipe import Recipe
-from training.retrained import retrained_tensors
-from training.stage_files import (
+from training.stages.adapters import fresh_adapter, save_adapter
+from training.stages.retrained_folder import retrained_tensors
+from training.stages.stage_files import (
     fresh_linear,
     model_config,
     save_flat,
@@ -31,7 +32,7 @@ from training.stage_files import (
     write_config,
     write_eval_config,
 )
-from training.stages import Stage, State
+from training.stages.stage_model import Stage, State
 
 _CONNECTOR = {
     "query": "vlm_uni_query_projector",
@@ -59,6 +60,7 @@ def _pictures(processor: ImageProcessor, aspect_ratio: str) -> ImageProcessor:
 STAGES = {
     "1": Stage(learns=(r"^connector\.",), looks_always=True, pictures=_pictures),
     "2": Stage(learns=(r"^connector\.", r"^language_model\."), looks_always=True, pictures=_pictures),
+    "2-lora": Stage(learns=(r"^connector\.",), lora=True, looks_always=True, pictures=_pictures),
 }
 PROMPTS = llava_prompts(cuts_after_images=True)
 
@@ -66,10 +68,18 @@ PROMPTS = llava_prompts(cuts_after_images=True)
 def starting_values(recipe: Recipe, folder: Path) -> dict[str, Any]:
     """A projector file with the recipe's fields beside it: the given one, or a new one for stage 1.
 
-    A whole MGM folder as `language_model` (to go on from a released model) is taken as it is.
+    A whole MGM folder as `language_model` (to go on from a released model) is taken as it is. Stage 2-lora also starts
+    from an adapter: the given one, or a new one.
     """
     config = cast(Config, model_config(recipe, {}))
     files = ReleasedFiles(config)
+    if STAGES[recipe.stage].lora and files.adapter is None:
+        adapter = str(fresh_adapter(recipe, config, folder / "adapter").absolute())
+        return _projector(recipe, config, files, folder) | {"adapter": adapter}
+    return _projector(recipe, config, files, folder)
+
+
+def _projector(recipe: Recipe, config: Config, files: ReleasedFiles, folder: Path) -> dict[str, Any]:
     target = folder / "mm_projector.bin"
     values = dict(STAGE_1)
     if config.projector is not None:
@@ -135,7 +145,7 @@ def released_name(name: str) -> str:
 
 
 def export(recipe: Recipe, config: FamilyConfig, files: ReleasedFiles, state: State, folder: Path) -> Path:
-    """Stage 1: `mm_projector.bin` with config.json. Stage 2: a whole model folder, towers included."""
+    """Stage 1: `mm_projector.bin` with config.json. Stage 2: a whole model folder, towers included, or an adapter's."""
     assert isinstance(config, Config)
     beside = files.path("projector").parent if config.projector is not None else files.path("language_model")
     visual = files.read_config(beside) if (beside / "config.json").is_file() else {}
@@ -145,7 +155,6 @@ def export(recipe: Recipe, config: FamilyConfig, files: ReleasedFiles, state: St
         write_config(visual, folder)
         changed = {"projector": "mm_projector.bin"} | _found_towers(config, files)
         return write_eval_config(config, changed, folder / "eval.yaml")
-    tensors = {**_tower_tensors(config, files), **retrained_tensors(config, state), **connector}
     values = files.config_values("language_model") | visual
     kind = next(
         (k for k in ("gemma", "mixtral") if k in f"{values.get('model_type')} {values.get('architectures')}".lower()),
@@ -153,6 +162,13 @@ def export(recipe: Recipe, config: FamilyConfig, files: ReleasedFiles, state: St
     )
     values |= {"model_type": f"mgm_{kind}" if kind else "mgm", "torch_dtype": "bfloat16", "use_cache": True}
     values["image_aspect_ratio"] = recipe.text.image_aspect_ratio
+    if STAGES[recipe.stage].lora:
+        full = {**_carried_towers(config, files), **connector}
+        save_adapter(recipe, config, files, state, folder / "adapter", full=full, values=values)
+        changed = {"language_model": files.source("language_model"), "adapter": "adapter"}
+        changed |= _found_towers(config, files)
+        return write_eval_config(config, changed, folder / "eval.yaml", dropped=("projector",))
+    tensors = {**_tower_tensors(config, files), **retrained_tensors(config, state), **connector}
     model_folder = folder / "model"
     save_model_folder(tensors, values, model_folder, tokenizer_from=files.path("language_model"), dtype=torch.bfloat16)
     changed = {"language_model": "model"} | _found_towers(config, files)
@@ -165,12 +181,17 @@ def _found_towers(config: Config, files: ReleasedFiles) -> dict[str, str]:
     return {key: str(path.resolve()) for key, path in found.items() if path is not None}
 
 
+def _carried_towers(config: Config, files: ReleasedFiles) -> Tensors:
+    """The towers that a projector file holds."""
+    tensors = files.tensors("projector") if config.projector is not None else {}
+    return {name: tensor for name, tensor in tensors.items() if name.startswith("model.vision_tower")}
+
+
 def _tower_tensors(config: Config, files: ReleasedFiles) -> Tensors:
     """Both towers by the names that model folders have; those of a projector file as they are."""
     if config.projector is None:
         return {}
-    carried = {name: t for name, t in files.tensors("projector").items() if name.startswith("model.vision_tower")}
-    if carried:
+    if carried := _carried_towers(config, files):
         return carried
     tensors: Tensors = {}
     for name, tensor in files.read(_tower(config, files, "vision_tower")).items():

@@ -8,14 +8,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, cast
 
-from models.config import FamilyConfig
 from models.families.minigpt4 import Config
+from models.family_config import FamilyConfig
+from models.files.released import ReleasedFiles
 from models.parts.connectors import MERGED_PATCHES, qformer_config
-from models.released import ReleasedFiles
-from training.prompts import minigpt_prompts
+from training.data.prompts import minigpt_prompts
 from training.recipe import Recipe
-from training.stage_files import config_without_checkpoint, fresh_linear, save_checkpoint, write_eval_config
-from training.stages import Stage, State
+from training.stages.stage_files import config_without_checkpoint, fresh_linear, save_checkpoint, write_eval_config
+from training.stages.stage_model import Stage, State
 
 PROJECTION = r"^connector\.projection\."
 

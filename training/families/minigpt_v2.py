@@ -8,14 +8,20 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, cast
 
-from models.config import FamilyConfig
 from models.families.minigpt_v2 import Config
+from models.family_config import FamilyConfig
+from models.files.released import ReleasedFiles
 from models.parts.connectors import MERGED_PATCHES
-from models.released import ReleasedFiles
-from training.prompts import minigpt_prompts
+from training.data.prompts import minigpt_prompts
 from training.recipe import Recipe
-from training.stage_files import config_without_checkpoint, fresh_linear, fresh_lora, save_checkpoint, write_eval_config
-from training.stages import Stage, State
+from training.stages.stage_files import (
+    config_without_checkpoint,
+    fresh_linear,
+    fresh_lora,
+    save_checkpoint,
+    write_eval_config,
+)
+from training.stages.stage_model import Stage, State
 
 _LORA_PREFIX = "llama_model.base_model.model."
 _TRAINED = Stage(learns=(r"^connector\.projection\.",), lora=True)

@@ -11,19 +11,19 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from models.config import FamilyConfig
 from models.errors import ConfigError
 from models.families.moe_llava import SIGLIP_MEAN, SIGLIP_STD, Config
+from models.family_config import FamilyConfig
+from models.files.released import ReleasedFiles
 from models.parts.sparse_language_model import backbone_of
 from models.preprocessing import CropAndResize, PadAndResize, SquareResize
-from models.released import ReleasedFiles
+from models.tensors.weights import Tensors
 from models.vision_language_model import ImageProcessor
-from models.weights import Tensors
-from training.prompts import llava_prompts
+from training.data.prompts import llava_prompts
 from training.recipe import Recipe
-from training.retrained import retrained_tensors
-from training.sparse_upcycling import upcycle_folder
-from training.stage_files import (
+from training.stages.adapters import fresh_adapter, save_adapter
+from training.stages.retrained_folder import retrained_tensors
+from training.stages.stage_files import (
     fresh_linear,
     model_config,
     save_flat,
@@ -31,7 +31,8 @@ from training.stage_files import (
     write_config,
     write_eval_config,
 )
-from training.stages import Stage, State
+from training.stages.stage_model import Stage, State
+from training.stages.upcycling import upcycle_folder
 
 _FIXED_FIELDS = {
     "image_projector_type": "mlp2x_gelu",
@@ -57,6 +58,7 @@ def _pictures(processor: ImageProcessor, aspect_ratio: str) -> ImageProcessor:
 STAGES = {
     "1": Stage(learns=(r"^connector\.",), looks_always=True, pictures=_pictures),
     "2": Stage(learns=(r"^connector\.", r"^language_model\."), looks_always=True, pictures=_pictures),
+    "2-lora": Stage(learns=(r"^connector\.",), lora=True, looks_always=True, pictures=_pictures),
     # The feed-forwards of all layers, with experts or without; the routers are inside of those.
     "3": Stage(
         learns=(r"^connector\.", r"^language_model\.model\.layers\.\d+\.mlp\."), looks_always=True, pictures=_pictures
@@ -66,7 +68,7 @@ PROMPTS = llava_prompts(cuts_after_images=False)
 
 
 def starting_values(recipe: Recipe, folder: Path) -> dict[str, Any]:
-    """Stage 1: a new projector. Stage 3: the dense folder with experts, unless it has them. Else as the recipe says."""
+    """Stage 1: a new projector. 2-lora: a new adapter. 3: experts for the dense folder. Unless the recipe has them."""
     config = cast(Config, model_config(recipe, {}))
     files = ReleasedFiles(config)
     if recipe.stage == "1" and config.projector is None:
@@ -83,6 +85,8 @@ def starting_values(recipe: Recipe, folder: Path) -> dict[str, Any]:
         settings = {key: recipe.model_fields[key] for key in ("mode", "num_experts") if key in recipe.model_fields}
         upcycle_folder(files.path("language_model"), sparse, seed=recipe.seed, **settings)
         return {"language_model": str(sparse.absolute())}
+    if STAGES[recipe.stage].lora and files.adapter is None:
+        return {"adapter": str(fresh_adapter(recipe, config, folder / "adapter").absolute())}
     return {}
 
 
@@ -102,7 +106,7 @@ def released_name(name: str) -> str:
 
 
 def export(recipe: Recipe, config: FamilyConfig, files: ReleasedFiles, state: State, folder: Path) -> Path:
-    """Stage 1: `mm_projector.bin` with config.json. Stages 2 and 3: a whole model folder, tower included."""
+    """1: `mm_projector.bin` with config.json. 2 and 3: a whole model folder, tower included. 2-lora: an adapter's."""
     assert isinstance(config, Config)
     base = "transformer" if any(n.startswith("transformer.") for n in files.tensors("language_model")) else "model"
     connector = {
@@ -114,7 +118,6 @@ def export(recipe: Recipe, config: FamilyConfig, files: ReleasedFiles, state: St
         save_flat(connector, folder / "mm_projector.bin")
         write_config(_FIXED_FIELDS, folder)
         return write_eval_config(config, {"projector": "mm_projector.bin"}, folder / "eval.yaml")
-    tensors = {**_tower_tensors(config, files, base), **retrained_tensors(config, state), **connector}
     values = files.config_values("language_model")
     if not str(values.get("model_type")).startswith(("llava_", "moe_llava_")):  # a base language model's own
         kind = backbone_of(values, source=files.source("language_model"))
@@ -123,9 +126,14 @@ def export(recipe: Recipe, config: FamilyConfig, files: ReleasedFiles, state: St
         if recipe.model.get("vision_tower"):
             values["mm_image_tower"] = recipe.model["vision_tower"]
     values["image_aspect_ratio"] = recipe.text.image_aspect_ratio
-    model_folder = folder / "model"
-    save_model_folder(tensors, values, model_folder, tokenizer_from=files.path("language_model"), dtype=torch.bfloat16)
-    changed = {"language_model": "model"}
+    if STAGES[recipe.stage].lora:
+        save_adapter(recipe, config, files, state, folder / "adapter", full=connector, values=values)
+        changed = {"language_model": files.source("language_model"), "adapter": "adapter"}
+    else:
+        tensors = {**_tower_tensors(config, files, base), **retrained_tensors(config, state), **connector}
+        tokenizer = files.path("language_model")
+        save_model_folder(tensors, values, folder / "model", tokenizer_from=tokenizer, dtype=torch.bfloat16)
+        changed = {"language_model": "model"}
     tower = files.tower_folder("vision_tower", values.get("mm_image_tower"))
     if tower is not None:  # the new folder may lie elsewhere than the old
         changed["vision_tower"] = str(tower.resolve())

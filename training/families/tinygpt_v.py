@@ -12,15 +12,21 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from models.config import FamilyConfig
 from models.families.tinygpt_v import Config
+from models.family_config import FamilyConfig
+from models.files.released import ReleasedFiles
 from models.parts.connectors import qformer_config
 from models.parts.phi import join_interleaved, phi_config, split_qkv_layout
-from models.released import ReleasedFiles
-from training.prompts import minigpt_prompts
+from training.data.prompts import minigpt_prompts
 from training.recipe import Recipe
-from training.stage_files import config_without_checkpoint, fresh_linear, fresh_lora, save_checkpoint, write_eval_config
-from training.stages import Stage, State
+from training.stages.stage_files import (
+    config_without_checkpoint,
+    fresh_linear,
+    fresh_lora,
+    save_checkpoint,
+    write_eval_config,
+)
+from training.stages.stage_model import Stage, State
 
 INNER_WIDTH = 4096  # between the two projections: MiniGPT-4's width for Vicuna 7B
 
@@ -64,7 +70,15 @@ def starting_values(recipe: Recipe, folder: Path) -> dict[str, Any]:
                 lora_a, lora_b = fresh_lora(width, outputs, recipe.lora.rank, recipe.seed + 2 + 2 * layer + number)
                 prefix = f"{block}self_attn.{name}"
                 tensors |= {f"{prefix}.lora_A.weight": lora_a, f"{prefix}.lora_B.weight": lora_b}
-    return {"checkpoint": str(save_checkpoint(tensors, folder / "start.pth")), "lora_alpha": recipe.lora.alpha}
+    checkpoint = save_checkpoint(as_wrapped(recipe, tensors), folder / "start.pth")
+    return {"checkpoint": str(checkpoint), "lora_alpha": recipe.lora.alpha}
+
+
+def as_wrapped(recipe: Recipe, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Names as peft's wrapper makes them, or, for a stage without LoRA, as they are without it."""
+    if STAGES[recipe.stage].lora:
+        return tensors
+    return {name.replace("base_model.model.", ""): tensor for name, tensor in tensors.items()}
 
 
 def released_name(name: str) -> str:
@@ -86,7 +100,5 @@ def export(recipe: Recipe, config: FamilyConfig, files: ReleasedFiles, state: St
             released[released_name(name).replace("q_proj", "query_key_value")] = tensor
         elif not any(f".self_attn.{part}_proj.lora_" in name for part in "kv"):
             released[released_name(name)] = tensor
-    if not STAGES[recipe.stage].lora:
-        released = {name.replace("base_model.model.", ""): tensor for name, tensor in released.items()}
-    checkpoint = save_checkpoint(released, folder / "checkpoint.pth")
+    checkpoint = save_checkpoint(as_wrapped(recipe, released), folder / "checkpoint.pth")
     return write_eval_config(config, {"checkpoint": checkpoint.name}, folder / "eval.yaml")

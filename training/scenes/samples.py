@@ -1,6 +1,6 @@
 """Questions with answers about scenes, in MiniGPT-v2's task formats, for training and for evaluation alike.
 
-Prompt pools: those of the MiniGPT-v2 fine-tune (`training.data.text`), some with its demo's shortcuts added.
+Prompt pools: those of the MiniGPT-v2 fine-tune (`training.instructions`), some with its demo's shortcuts added.
 Every answer lists objects from left to right, so that there is one right order.
 """
 
@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from numpy.random import Generator
 
 from models.grounding import Box, format_box, format_phrase
-from training.data.text import CAPTION_POOL, REFER_POOL
+from training.instructions import CAPTION_POOL, REFER_POOL
 from training.scenes import vocabulary as vocab
 from training.scenes.hard_scenes import covered_shares
 from training.scenes.phrases import (

@@ -1,4 +1,7 @@
-"""Trained modules -> the released file formats (layouts: `layouts/minigpt4`, names of LAVIS and peft 0.2)."""
+"""Trained modules -> the released file formats (the names are those of LAVIS and peft 0.2).
+
+Raises TrainingDiverged, and writes nothing, for tensors that hold NaN or infinity, which fp16 makes of all above 65504.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedModel
 
 from models.parts.connectors import QFormerConnector
+from training.health import refuse_non_finite
 from training.tiny.networks import LoraLinear, part_of
 from training.tiny.tokenizer import write_tokenizer_configs
 
@@ -43,6 +47,7 @@ def export_vision_tower(tower: nn.Module, path: Path) -> None:
             released[released_name.replace("qkv.bias", "v_bias")] = v_bias.half().clone()
         else:
             released[released_name] = tensor.half()
+    refuse_non_finite(released, path)
     torch.save(released, path)
 
 
@@ -53,7 +58,7 @@ def export_qformer(connector: QFormerConnector, tower: nn.Module, path: Path) ->
         released["Qformer.bert." + _rename(name, _QFORMER_NAMES)] = tensor
     for name, tensor in part_of(tower.state_dict(), "post_layernorm.").items():
         released[f"ln_vision.{name}"] = tensor
-    torch.save({"model": {name: tensor.half() for name, tensor in released.items()}}, path)
+    write_stage_file({name: tensor.half() for name, tensor in released.items()}, path)
 
 
 def export_stage_checkpoint(connector: nn.Module, decoder: PreTrainedModel, path: Path) -> None:
@@ -65,14 +70,27 @@ def export_stage_checkpoint(connector: nn.Module, decoder: PreTrainedModel, path
             prefix = f"llama_model.base_model.model.{name}."
             released[f"{prefix}lora_A.weight"] = module.lora_a.detach().clone()
             released[f"{prefix}lora_B.weight"] = module.lora_b.detach().clone()
-    torch.save({"model": released}, path)
+    write_stage_file(released, path)
+
+
+def write_stage_file(tensors: dict[str, Tensor], path: Path) -> None:
+    """{"model": tensors}, as LAVIS writes checkpoints."""
+    refuse_non_finite(tensors, path)
+    torch.save({"model": tensors}, path)
+
+
+def write_folder_weights(tensors: dict[str, Tensor], folder: Path) -> None:
+    """`model.safetensors` in a transformers folder, in fp16."""
+    weights = {name: tensor.detach().half().contiguous() for name, tensor in tensors.items()}
+    refuse_non_finite(weights, folder / "model.safetensors")
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
 
 
 def export_language_model(decoder: PreTrainedModel, tokenizer_model: Path, folder: Path) -> None:
     """A Llama folder as on the hub: config, fp16 weights without LoRA, sentencepiece tokenizer."""
-    folder.mkdir(parents=True, exist_ok=True)
-    weights = {name: tensor.half().contiguous() for name, tensor in decoder.state_dict().items() if "lora_" not in name}
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    weights = {name: tensor for name, tensor in decoder.state_dict().items() if "lora_" not in name}
+    write_folder_weights(weights, folder)
     decoder.config.dtype = torch.float16
     decoder.config.architectures = ["LlamaForCausalLM"]
     decoder.config.save_pretrained(folder)

@@ -13,10 +13,10 @@ from torch.nn import functional
 
 from models.parts.dual_vision import ConvNextStages, DualVisionTower
 from models.parts.patch_mining import PatchMiningConnector, windows_of
-from training.tiny.dense import DenseHeads
 from training.tiny.networks import TinyModel
+from training.tiny.patch_supervision import PatchHeads
 from training.tiny.pretrain_tower import TowerBatch, TowerRecipe, patch_weights, pretrain_tower
-from training.tiny.trainer import SceneBatches
+from training.tiny.tiny_trainer import SceneBatches
 
 _LAYER_SCALE = 0.4
 _RIDGE = 1e-3  # of the mean square of an input
@@ -24,7 +24,7 @@ _QUERY_STD = 0.02
 
 
 class HighReadModel(TinyModel):
-    """The high-resolution tower by itself; its dense features are read from the mean of each patch's window."""
+    """The high-resolution tower by itself; its patch features are read from the mean of each patch's window."""
 
     def look(self, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
         """Pixel values [B, 3, S, S] -> the features twice, [B, P, V]."""
@@ -52,7 +52,7 @@ def pretrain_high_tower(model: TinyModel, recipe: TowerRecipe, save_to: Path, *,
     spread_weights(high)
     read_out = nn.Sequential(nn.LayerNorm(channels), nn.Linear(channels, width))
     alone = HighReadModel(high, read_out, model.language_model, grid=model.grid)
-    pretrain_tower(alone, DenseHeads(width), recipe, save_to)
+    pretrain_tower(alone, PatchHeads(width), recipe, save_to)
 
 
 @torch.no_grad()

@@ -10,16 +10,17 @@ from numpy.random import Generator
 from torch import Tensor
 
 from training.scenes.hard_scenes import USUAL, SceneBlend
-from training.scenes.questions import vary
+from training.scenes.question_makers import vary
 from training.scenes.small_talk import small_talk
+from training.scenes.task_mixtures import TaskMixture
 from training.scenes.vocabulary import MAX_OBJECTS
-from training.tiny.dense import DenseTargets, Grid, dense_targets
 from training.tiny.images import pixel_values_of
-from training.tiny.mentions import MentionTargets, mention_targets
+from training.tiny.mention_supervision import MentionTargets, mention_targets
 from training.tiny.optimiser import LearningRates
 from training.tiny.packed_rows import RowBlock
-from training.tiny.rows import Mixture, Row, RowFormat
-from training.tiny.trainer import PARTS, SceneBatches
+from training.tiny.patch_supervision import Grid, PatchTargets, patch_targets
+from training.tiny.tiny_trainer import PARTS, SceneBatches
+from training.tiny.token_rows import Row, RowFormat
 
 _CROWD = 5
 _TEXT_ONLY_ROWS = 2  # per batch
@@ -35,8 +36,8 @@ class LanguageRecipe:
     """Everything that decides how the language stage goes."""
 
     steps: int
-    mixture: Mixture
-    late_mixture: Mixture | None = None  # takes over at `late_from`
+    mixture: TaskMixture
+    late_mixture: TaskMixture | None = None  # takes over at `late_from`
     late_from: float = 0.625
     images: int = 24  # scenes per step, an even number
     rows: int = 10  # questions per scene
@@ -46,7 +47,7 @@ class LanguageRecipe:
     tower_factor: float = 0.3  # on the learning rates of the vision tower; of two, the low-resolution one
     high_tower_factor: float = 0.5  # on those of the high-resolution one
     connector_factor: float = 1.0  # on those of the connector
-    dense_weight: float = 0.1  # of the first stage's loss, kept on
+    patch_weight: float = 0.1  # of the first stage's loss, kept on
     mention_weight: float = 0.5  # of the loss that locates phrases of the prompt
     mention_layer: int = 3  # decoder layers below the read-out
     balance_weight: float = 0.0  # of the losses that keep experts equally busy, per run of the decoder
@@ -77,7 +78,7 @@ class LanguageBatch:
     """B scenes with questions about them."""
 
     pixel_values: Tensor  # [B, 3, S, S]
-    dense: DenseTargets
+    patches: PatchTargets
     rows: PackedRows
     bin_width: float  # of the soft coordinate labels
 
@@ -102,18 +103,19 @@ def _language_batch(
         for i in range(num_scenes)
     ]
     mixture = recipe.late_mixture if recipe.late_mixture and progress >= recipe.late_from else recipe.mixture
-    rows = [(i, row) for i, scene in enumerate(scenes) for row in mixture.rows(rng, scene, row_format, recipe.rows)]
+    drawn = [row_format.draw_rows(mixture, rng, scene, recipe.rows) for scene in scenes]
+    rows = [(i, row) for i, of_scene in enumerate(drawn) for row in of_scene]
     rows += [(-1, row_format.row([vary(rng, small_talk(rng))], has_image=False)) for _ in range(_TEXT_ONLY_ROWS)]
     first, last = recipe.bin_widths
     return LanguageBatch(
         pixel_values=pixel_values_of(scenes, rng),
-        dense=dense_targets(scenes, grid),
+        patches=patch_targets(scenes, grid),
         rows=pack_rows(rows, mixture, grid),
         bin_width=first + (last - first) * min(1.0, progress * 1.25),
     )
 
 
-def pack_rows(numbered: list[tuple[int, Row]], mixture: Mixture, grid: Grid) -> PackedRows:
+def pack_rows(numbered: list[tuple[int, Row]], mixture: TaskMixture, grid: Grid) -> PackedRows:
     """Rows with the number of their scene beside them, -1 for text alone."""
     numbered = sorted(numbered, key=lambda pair: (pair[0] < 0, _length(pair[1])))
     rows = [row for _, row in numbered]

@@ -14,7 +14,7 @@ from transformers import Blip2QFormerConfig, LlamaConfig, LlamaForCausalLM, PreT
 from models.parts.connectors import MERGED_PATCHES, PatchMergeProjector, QFormerConnector, qformer_config
 from models.parts.eva_vision import EvaVisionTower, eva_vision_config
 from training.scenes.vocabulary import IMAGE_SIZE
-from training.tiny.dense import Grid
+from training.tiny.patch_supervision import Grid
 
 PATCH_SIZE = 12
 PATCH_GRID = (IMAGE_SIZE // PATCH_SIZE,) * 2
@@ -110,7 +110,7 @@ class LoraLinear(nn.Module):
 class TinyModel(nn.Module):
     """Vision tower, connector and decoder while they are trained; the names are those of `VisionLanguageModel`.
 
-    `grid` are the rows and columns of what the dense features stand for.
+    `grid` are the rows and columns of what the patch features stand for.
     """
 
     def __init__(
@@ -124,17 +124,17 @@ class TinyModel(nn.Module):
 
     @property
     def num_patches(self) -> int:
-        """Dense features per image."""
+        """Patch features per image."""
         return self.grid[0] * self.grid[1]
 
     def look(self, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
-        """Pixel values [B, 3, S, S] -> image tokens [B, N, H] and what the dense heads read, [B, P, V]."""
+        """Pixel values [B, 3, S, S] -> image tokens [B, N, H] and what the patch heads read, [B, P, V]."""
         features = self.vision_tower.features(pixel_values)  # type: ignore[operator]  # every tower has it
         return self.connector(features), features[:, 1:]
 
 
 class TokenReadModel(TinyModel):
-    """Its dense features are the image tokens themselves, for `MergedHeads`."""
+    """Its patch features are the image tokens themselves, for `MergedPatchHeads`."""
 
     def look(self, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
         tokens = self.connector(self.vision_tower.features(pixel_values))  # type: ignore[operator]  # every tower has it
@@ -142,7 +142,7 @@ class TokenReadModel(TinyModel):
 
 
 class ConnectorReadModel(TinyModel):
-    """Its dense features are what the connector prepares: the queries of a Q-Former, or patches that have mined."""
+    """Its patch features are what the connector prepares: the queries of a Q-Former, or patches that have mined."""
 
     def look(self, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
         features = self.vision_tower.features(pixel_values)  # type: ignore[operator]  # every tower has it

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import GenerationConfig, PhiConfig, PreTrainedModel
 
 from models.parts.phi import PostNormPhiForCausalLM, join_interleaved
+from training.tiny.export import write_folder_weights
 from training.tiny.networks import DecoderShape, LoraLinear, init_vocabulary
 
 PHI_LORA_RANK = 8
@@ -96,9 +96,8 @@ def export_phi_folder(decoder: PreTrainedModel, folder: Path) -> None:
             name, tensor = name.replace("q_proj", "query_key_value"), join_interleaved(q, k, v, heads)
         elif ".self_attn.k_proj." in name or ".self_attn.v_proj." in name:
             continue
-        weights[name] = tensor.half().contiguous().clone()
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+        weights[name] = tensor.half().clone()
+    write_folder_weights(weights, folder)
     config = PhiConfig.from_dict(decoder.config.to_dict())
     config.qk_layernorm = False  # the base model has none; TinyGPT-V adds them
     config.dtype = torch.float16

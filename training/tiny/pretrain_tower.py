@@ -1,4 +1,4 @@
-"""First stage: teach the vision tower to see, with dense labels (`training.tiny.dense`)."""
+"""First stage: teach the vision tower to see, with labels for every patch (`training.tiny.patch_supervision`)."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from models.parts.dual_vision import DualVisionTower
 from training.scenes import vocabulary as vocab
 from training.scenes.hard_scenes import USUAL, SceneBlend
-from training.tiny.dense import DenseHeads, DenseTargets, Grid, dense_targets
 from training.tiny.images import pixel_values_of
 from training.tiny.networks import TinyModel
 from training.tiny.optimiser import LearningRates, build_optimiser
-from training.tiny.trainer import PARTS, SceneBatches, StepLoss, read_state, run_folder, run_steps, write_state
+from training.tiny.patch_supervision import Grid, PatchHeads, PatchTargets, patch_targets
+from training.tiny.tiny_trainer import PARTS, SceneBatches, StepLoss, read_state, run_folder, run_steps, write_state
 
 _BACKGROUND_WEIGHT = 0.3  # of a patch that no object covers, when features are compared with a teacher's
 _OBJECT_WEIGHT = 4.0  # of all patches of an object together
@@ -36,8 +36,8 @@ class TowerRecipe:
     high_tower_factor: float = 1.0  # on those of the high-resolution one
     connector_factor: float = 1.0  # on those of the connector
     decay_from: float = 0.6  # share of the steps after which the learning rates fall to zero
-    set_weight: float = 0.0  # of `DenseHeads.loss`; a tower that has learned to count forgets it where this is zero
-    dense_weight: float = 1.0  # of the read-outs' loss
+    set_weight: float = 0.0  # of `PatchHeads.loss`; a tower that has learned to count forgets it where this is zero
+    patch_weight: float = 1.0  # of the read-outs' loss
     teacher_weight: float = 0.0  # of how far the features are from a teacher's
     bin_widths: tuple[float, float] = (4.0, 1.5)  # of the soft coordinate labels, first and last
     seed: int = 1
@@ -48,7 +48,7 @@ class TowerBatch:
     """B scenes with their labels."""
 
     pixel_values: Tensor  # [B, 3, S, S]
-    targets: DenseTargets
+    targets: PatchTargets
     bin_width: float  # of the soft coordinate labels
 
 
@@ -61,7 +61,7 @@ def tower_batches(recipe: TowerRecipe, grid: Grid) -> SceneBatches:
         scenes = [recipe.blend.sample(rng, min_objects=3 if i % 3 else 1) for i in range(recipe.batch // PARTS)]
         return TowerBatch(
             pixel_values=pixel_values_of(scenes, rng),
-            targets=dense_targets(scenes, grid),
+            targets=patch_targets(scenes, grid),
             bin_width=first + (last - first) * progress,
         )
 
@@ -75,7 +75,7 @@ class TowerStage(nn.Module):
     a new tower learns from them several times sooner.
     """
 
-    def __init__(self, model: TinyModel, heads: DenseHeads, recipe: TowerRecipe, teacher: TinyModel | None) -> None:
+    def __init__(self, model: TinyModel, heads: PatchHeads, recipe: TowerRecipe, teacher: TinyModel | None) -> None:
         super().__init__()
         self.model, self.heads, self.recipe = model, heads, recipe
         self.teacher = None if teacher is None else teacher.requires_grad_(False)
@@ -83,10 +83,10 @@ class TowerStage(nn.Module):
     def forward(self, batch: TowerBatch) -> StepLoss:
         """The loss; reports what the read-outs get right and how far the teacher is."""
         _, features = self.model.look(batch.pixel_values)
-        dense, report = self.heads.loss(
+        patches, report = self.heads.loss(
             features, batch.targets, bin_width=batch.bin_width, set_weight=self.recipe.set_weight
         )
-        loss = self.recipe.dense_weight * dense
+        loss = self.recipe.patch_weight * patches
         if self.teacher is not None:
             with torch.no_grad():
                 wanted = self.teacher.look(batch.pixel_values)[1].float()
@@ -97,11 +97,11 @@ class TowerStage(nn.Module):
 
 
 def pretrain_tower(
-    model: TinyModel, heads: DenseHeads, recipe: TowerRecipe, save_to: Path, *, teacher: TinyModel | None = None
+    model: TinyModel, heads: PatchHeads, recipe: TowerRecipe, save_to: Path, *, teacher: TinyModel | None = None
 ) -> None:
     """Train what `model` sees with, and the read-out heads; save the state dicts of both, {"model", "heads"}.
 
-    A run that broke off is gone on with; of one that is finished the saved state is taken.
+    A run that broke off is resumed; the saved state of one that is finished is loaded.
     """
     if not save_to.is_file():
         parts = [
@@ -131,13 +131,13 @@ def tower_parts(tower: nn.Module, factor: float, high_factor: float) -> list[tup
     return [(tower, factor)]
 
 
-def patch_weights(targets: DenseTargets) -> Tensor:
+def patch_weights(targets: PatchTargets) -> Tensor:
     """[B, P]: how much each patch counts beside a teacher's; small objects as much as large ones, text twice."""
     is_text = targets.names >= len(vocab.SHAPES)
     return _BACKGROUND_WEIGHT + _OBJECT_WEIGHT * targets.shares * (targets.names >= 0) * (1 + is_text.float())
 
 
-def _missing(features: Tensor, wanted: Tensor, targets: DenseTargets) -> Tensor:
+def _missing(features: Tensor, wanted: Tensor, targets: PatchTargets) -> Tensor:
     """Mean squared distance of features [B, P, D] from those wanted, in units of their spread."""
     weights = patch_weights(targets)
     distances = ((features.float() - wanted) / wanted.flatten(0, 1).std(0)).square().mean(-1)

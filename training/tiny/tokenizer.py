@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import sentencepiece
 
-from models.parts.minigpt_chat import VICUNA_V0
-from training.scenes.questions import MAKERS, vary
+from models.formats.minigpt import VICUNA_V0
+from training.scenes.question_makers import MAKERS, vary
 from training.scenes.scene import sample_scene
 from training.scenes.small_talk import SMALL_TALK
 

@@ -14,15 +14,15 @@ from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from models.parts.sparse_decoders import SparseDecoder
-from training.tiny.dense import NUM_BINS, soft_bins
 from training.tiny.language_batches import LanguageBatch, LanguageRecipe, PackedRows, language_batches
-from training.tiny.mentions import TrainingHeads
+from training.tiny.mention_supervision import TrainingHeads
 from training.tiny.networks import TinyModel
 from training.tiny.optimiser import MuonWithAdamW, build_optimiser
 from training.tiny.packed_rows import PACKED_ROWS, Packing
+from training.tiny.patch_supervision import NUM_BINS, soft_bins
 from training.tiny.pretrain_tower import tower_parts
-from training.tiny.rows import RowFormat
-from training.tiny.trainer import StepLoss, read_state, run_folder, run_steps, write_state
+from training.tiny.tiny_trainer import StepLoss, read_state, run_folder, run_steps, write_state
+from training.tiny.token_rows import RowFormat
 
 _LOG_EVERY = 25  # steps
 
@@ -39,7 +39,7 @@ def train_language(
 ) -> None:
     """Train model and read-outs and save the state dicts of both, {"model", "heads"}.
 
-    A run that broke off is gone on with; of one that is finished the saved state is taken.
+    A run that broke off is resumed; the saved state of one that is finished is loaded.
     """
     if not save_to.is_file():
         stage = LanguageStage(model, heads, row_format.prefix(), coordinate_ids, recipe, opening_ids=opening_ids)
@@ -110,7 +110,9 @@ class LanguageStage(nn.Module):
         """The weighted sum of all losses; reports the mean token loss per task and what the read-outs get right."""
         recipe, rows = self.recipe, batch.rows
         image_embeds, features = self.model.look(batch.pixel_values)
-        dense, dense_report = self.heads.dense.loss(features, batch.dense, bin_width=1.5, set_weight=recipe.set_weight)
+        patches, patch_report = self.heads.dense.loss(
+            features, batch.patches, bin_width=1.5, set_weight=recipe.set_weight
+        )
         last, middle = self.read(image_embeds, rows)
         is_answer = rows.targets >= 0
         logits = self.model.language_model.lm_head(last[is_answer]).float()
@@ -120,10 +122,10 @@ class LanguageStage(nn.Module):
         mention, mention_report = self.heads.mention.loss(
             middle[rows.mentions], rows.mention_targets, bin_width=2.0, set_weight=recipe.set_weight
         )
-        report = {key: dense_report[key] for key in ("bins_iou75", "name", "count", "alike")} | mention_report
+        report = {key: patch_report[key] for key in ("bins_iou75", "name", "count", "alike")} | mention_report
         report |= {f"loss_{task}": value for task, value in _by_task(losses.detach(), rows.tasks).items()}
         answers = (losses * rows.weights).sum() / rows.weights.sum()
-        loss = answers + recipe.dense_weight * dense + recipe.mention_weight * mention
+        loss = answers + recipe.patch_weight * patches + recipe.mention_weight * mention
         balances = self._balances()
         if balances:
             balance = torch.stack(balances).mean()

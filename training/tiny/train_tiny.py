@@ -18,11 +18,11 @@ import torch
 from accelerate import PartialState  # type: ignore[import-untyped]
 
 from models.errors import MiniVLMError
-from training.tiny.mini_gemini import MiniGemini
-from training.tiny.minigpt import MiniGPTv2, finished_minigpt_v2, finished_tokenizer
-from training.tiny.minigpt4 import MiniGPT4, finished_minigpt4
-from training.tiny.moe_llava import MoELlava, finished_moe_llava
-from training.tiny.tinygpt_v import TinyGPTV
+from training.tiny.families.mini_gemini import MiniGemini
+from training.tiny.families.minigpt4 import MiniGPT4, finished_minigpt4
+from training.tiny.families.minigpt_v2 import MiniGPTv2, finished_minigpt_v2, finished_tokenizer
+from training.tiny.families.moe_llava import MoELlava, finished_moe_llava
+from training.tiny.families.tinygpt_v import TinyGPTV
 
 Export = Callable[[Path], None]
 """Writes a trained family's released files into a folder."""

@@ -1,0 +1,166 @@
+"""A few processes that decode pictures, started when one is needed and killed when a file takes them too far."""
+
+from __future__ import annotations
+
+import atexit
+import json
+import logging
+import os
+import signal
+import struct
+import subprocess
+import sys
+import threading
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from app.chat.decoding.decode import WORKING_PIXELS, Decoded, DecodeError
+from app.chat.decoding.turns import Turns
+
+logger = logging.getLogger(__name__)
+
+ROOT = Path(__file__).resolve().parents[3]
+SIZE = 2  # pictures that are decoded at the same time
+MAX_SECONDS = 60.0  # a picture may take, on a busy machine; a worker limits the processor time itself, to less
+
+TOO_SLOW = "takes too long to read. Save it anew as an ordinary JPEG or PNG and upload that."
+BROKE_DOWN = "can't be read: its decoder broke down. Save it anew as an ordinary JPEG or PNG and upload that."
+
+_LENGTH = struct.Struct(">Q")
+
+
+class WorkerGone(Exception):
+    """A worker ended before it had answered."""
+
+
+class Worker:
+    """One process (worker.py), which decodes one file at a time."""
+
+    def __init__(self) -> None:
+        environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "app.chat.decoding.worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=environment,
+            start_new_session=True,  # Ctrl+C is for the server, which then closes the worker
+        )
+        self._was_too_slow = False
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def decode(self, data: bytes, *, max_seconds: float = MAX_SECONDS) -> Decoded:
+        """The picture in a file. Raises DecodeError as `decode` does, WorkerGone if the process did not survive it."""
+        deadline = threading.Timer(max_seconds, self._give_up)
+        deadline.daemon = True
+        deadline.start()
+        try:
+            header, pixels = self._exchange(data)
+        except (OSError, EOFError, ValueError, TypeError, LookupError) as error:
+            raise WorkerGone from error
+        finally:
+            deadline.cancel()
+        if "error" in header:
+            raise DecodeError(str(header["error"]))
+        image = Image.frombytes("RGB", tuple(header["size"]), pixels)
+        width, height = header["original_size"]
+        return Decoded(image, (width, height), bool(header["shows_alike"]))
+
+    def _exchange(self, data: bytes) -> tuple[dict[str, Any], bytes]:
+        requests, answers = self._process.stdin, self._process.stdout
+        assert requests is not None
+        assert answers is not None
+        requests.write(_LENGTH.pack(len(data)))
+        requests.write(data)
+        requests.flush()
+        header = json.loads(answers.readline())
+        if "error" in header:
+            return header, b""
+        width, height = header["size"]
+        if not 0 < width * height <= WORKING_PIXELS:
+            raise ValueError(header)
+        pixels = answers.read(3 * width * height)
+        if len(pixels) < 3 * width * height:
+            raise EOFError
+        return header, pixels
+
+    def _give_up(self) -> None:
+        self._was_too_slow = True
+        self._process.kill()
+
+    @property
+    def reason(self) -> str:
+        """Why it is gone, as the end of a sentence about the file; empty if it had ended before, as idle ones do."""
+        status = self.close()
+        if self._was_too_slow or status == -getattr(signal, "SIGXCPU", 0):
+            return TOO_SLOW
+        return BROKE_DOWN if status else ""
+
+    def close(self) -> int:
+        """End the process, if it has not ended, and give its exit status."""
+        if self._process.poll() is None:
+            self._process.kill()
+        for pipe in (self._process.stdin, self._process.stdout):
+            with suppress(OSError):  # of what it has not been sent yet
+                if pipe is not None:
+                    pipe.close()
+        return self._process.wait()
+
+
+class DecoderPool:
+    """At most `size` workers; who wants one waits for its turn, but not for all the pictures of somebody else."""
+
+    def __init__(self, size: int = SIZE) -> None:
+        self._turns = Turns(size)
+        self._lock = threading.Lock()
+        self._idle: list[Worker] = []
+
+    def decode(self, data: bytes, *, max_seconds: float = MAX_SECONDS) -> Decoded:
+        """As `decode` in decode.py, in another process, within limits of time and memory. Raises DecodeError."""
+        with self._turns.turn():
+            while True:
+                worker, is_new = self._take()
+                try:
+                    decoded = worker.decode(data, max_seconds=max_seconds)
+                except DecodeError:
+                    self._give_back(worker)
+                    raise
+                except WorkerGone:
+                    reason = worker.reason
+                    if reason or is_new:
+                        logger.warning("a picture's decoder was ended: %s", reason)
+                        raise DecodeError(reason or BROKE_DOWN) from None
+                except BaseException:
+                    worker.close()
+                    raise
+                else:
+                    self._give_back(worker)
+                    return decoded
+
+    def _take(self) -> tuple[Worker, bool]:
+        """A worker, and whether it has just been started."""
+        with self._lock:
+            if self._idle:
+                return self._idle.pop(), False
+        return Worker(), True
+
+    def _give_back(self, worker: Worker) -> None:
+        with self._lock:
+            self._idle.append(worker)
+
+    def close(self) -> None:
+        """End the workers that have nothing to do."""
+        with self._lock:
+            workers, self._idle = self._idle, []
+        for worker in workers:
+            worker.close()
+
+
+POOL = DecoderPool()
+atexit.register(POOL.close)

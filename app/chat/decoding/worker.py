@@ -1,0 +1,96 @@
+"""The process that decodes pictures: files come in on standard input, pixels go out on standard output.
+
+It imports Pillow and numpy only, limits itself before it reads anything, and may be killed at any moment. A request is
+the number of bytes (8 of them, big-endian) and the file; the answer is a line of JSON and, if it has a "size", the
+pixels. pool.py is the other side.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import struct
+import sys
+from typing import Any, BinaryIO
+
+from app.chat.decoding.decode import DecodeError, decode
+
+MAX_MEMORY = 1536 * 2**20  # bytes of address space that decoding may add: about 50 megapixels in three forms
+MAX_SECONDS = 20  # of processor time a picture may take; a photo of 200 megapixels takes about 2
+IDLE = 60.0  # seconds without a request after which the process ends
+
+_LENGTH = struct.Struct(">Q")
+
+
+def main() -> None:
+    """Serve requests until the input ends or none has come for a while."""
+    requests, answers = sys.stdin.buffer, os.fdopen(os.dup(sys.stdout.fileno()), "wb")
+    os.dup2(2, 1)  # a decoder that prints something must not print it into the pixels
+    limit_memory()
+    while wait_for(requests):
+        length = requests.read(_LENGTH.size)
+        if len(length) < _LENGTH.size:
+            return
+        data = requests.read(*_LENGTH.unpack(length))
+        limit_time()
+        answer(data, answers)
+
+
+def answer(data: bytes, answers: BinaryIO) -> None:
+    """Decode one file and write what came of it."""
+    try:
+        decoded = decode(data)
+        header: dict[str, Any] = {
+            "size": decoded.image.size,
+            "original_size": decoded.original_size,
+            "shows_alike": decoded.shows_alike,
+        }
+        pixels = decoded.image.tobytes()
+    except DecodeError as error:
+        header, pixels = {"error": str(error)}, b""
+    except MemoryError:
+        header, pixels = {"error": "needs too much memory to be read. Scale it down and upload it again."}, b""
+    answers.write(json.dumps(header).encode() + b"\n")
+    answers.write(pixels)
+    answers.flush()
+
+
+def limit_memory() -> None:
+    """From now on an allocation beyond MAX_MEMORY fails, where the system can see to that."""
+    try:
+        import resource
+    except ImportError:  # Windows; time is limited there by the other side alone
+        return
+    pages = int(open("/proc/self/statm").read().split()[0]) if os.path.exists("/proc/self/statm") else 0  # noqa: SIM115
+    limit = MAX_MEMORY + pages * resource.getpagesize()
+    _lower(resource.RLIMIT_AS, limit)
+    _lower(resource.RLIMIT_CORE, 0)
+
+
+def limit_time() -> None:
+    """The next MAX_SECONDS of processor time are for the next picture; then the system ends the process."""
+    try:
+        import resource
+    except ImportError:
+        return
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    _lower(resource.RLIMIT_CPU, int(used.ru_utime + used.ru_stime) + 1 + MAX_SECONDS)
+
+
+def _lower(what: int, limit: int) -> None:
+    import resource
+
+    _, hard = resource.getrlimit(what)
+    resource.setrlimit(what, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))
+
+
+def wait_for(requests: BinaryIO) -> bool:
+    """Whether there is something to read before IDLE is over."""
+    if os.name == "nt":  # pipes can't be waited for; reading waits without an end
+        return True
+    return bool(select.select([requests], [], [], IDLE)[0])
+
+
+if __name__ == "__main__":
+    main()

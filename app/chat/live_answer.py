@@ -1,0 +1,141 @@
+"""One running answer, read by a thread of its own, so that the page never waits for the model.
+
+The page can show "stopped" at once, notice a closed tab while a long prompt is being read, and skip answers that came
+faster than it can draw.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextvars import copy_context
+from dataclasses import replace
+
+from app.chat.encoding import well_formed
+from engine.chat_model import ChatModel, Stream
+from models.conversation import Answer, Sampling, Turn
+
+UPDATE_INTERVAL = 0.02  # seconds between two updates of the page, at least
+RESTING = 3  # times as long as an update took, the page leaves its place to others before the next one,
+LONGEST_REST = 0.25  # but no longer than that many seconds, unless the update took longer
+HEARTBEAT = 0.5  # seconds after which the last state is repeated, so that a closed tab is noticed
+
+
+class LiveAnswer:
+    """`model.stream(turns, sampling)`, read in a thread from `start` on; any number of readers follow it by `updates`.
+
+    `on_answer` gets every answer of the model, `on_end` what ended it: an error of the model, or None. That is called
+    once, at once after `stop`, and before any reader sees the end. No answer comes after it.
+
+    `on_change`: called whenever there is something new, the end included, for who looks at `latest`, `is_running` and
+    `error` instead.
+    """
+
+    def __init__(
+        self,
+        model: ChatModel,
+        turns: Sequence[Turn],
+        sampling: Sampling,
+        *,
+        on_answer: Callable[[Answer], None] | None = None,
+        on_end: Callable[[BaseException | None], None] | None = None,
+        on_change: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._on_change = on_change
+        self._changed = threading.Condition()
+        self._latest = Answer(text="")
+        self._version = 0
+        self._error: BaseException | None = None
+        self._stream: Stream | None = None
+        self._stopped = threading.Event()
+        self._finished = threading.Event()
+        self._on_answer, self._on_end = on_answer, on_end
+        # In the caller's context: some models must know for whom they answer (ZeroGPU counts each visitor's seconds).
+        arguments = (self._read, model, tuple(turns), sampling)
+        self._thread = threading.Thread(target=copy_context().run, args=arguments, name="answer", daemon=True)
+
+    def start(self) -> LiveAnswer:
+        """Ask the model; if `stop` came before, nothing is asked."""
+        self._thread.start()
+        return self
+
+    @property
+    def is_running(self) -> bool:
+        """Whether more may come: neither finished, failed nor stopped."""
+        return not (self._finished.is_set() or self._stopped.is_set())
+
+    @property
+    def error(self) -> BaseException | None:
+        """What the model raised, once it has."""
+        return self._error
+
+    @property
+    def latest(self) -> Answer:
+        return self._latest
+
+    def updates(self) -> Iterator[Answer]:
+        """The answer so far: at once, then whenever it has grown and at each heartbeat; ends when it is final.
+
+        Closing this only ends the reading.
+        """
+        seen = -1
+        while True:
+            seen, is_last = self._wait_for_change(seen)
+            shown = time.monotonic()
+            yield self._latest
+            if is_last:
+                return
+            # Sets the pace, slower where drawing takes longer: a long chat must leave time to others. Stop wakes it.
+            self._stopped.wait(_rest(time.monotonic() - shown))
+
+    def _wait_for_change(self, seen: int) -> tuple[int, bool]:
+        """The version of the newest answer, which differs from `seen` unless time is up, and whether it is the last."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._version != seen or not self.is_running, timeout=HEARTBEAT)
+            return self._version, not self.is_running
+
+    def stop(self) -> None:
+        """Show nothing more and free the model. It may be called from any thread, any number of times."""
+        with self._changed:
+            self._end(self._stopped)
+        if self._stream is not None:
+            self._stream.close()
+
+    def _end(self, how: threading.Event, error: BaseException | None = None) -> None:
+        """Under the lock: it is over, for every reader."""
+        if self.is_running and self._on_end is not None:
+            self._on_end(error)
+        how.set()
+        self._changed.notify_all()
+
+    def _read(self, model: ChatModel, turns: Sequence[Turn], sampling: Sampling) -> None:
+        try:
+            if not self._stopped.is_set():
+                self._stream = model.stream(turns, sampling)
+            if self._stopped.is_set() or self._stream is None:  # `stop` came before there was anything to close
+                return
+            for answer in self._stream:
+                with self._changed:
+                    if self._stopped.is_set():
+                        break
+                    answer = replace(answer, text=well_formed(answer.text))
+                    self._latest = answer
+                    self._version += 1
+                    if self._on_answer is not None:
+                        self._on_answer(answer)
+                    self._changed.notify_all()
+                self._on_change()
+        except BaseException as error:  # handed to `on_end`
+            self._error = error
+        finally:
+            if self._stream is not None:
+                self._stream.close()
+            with self._changed:
+                self._end(self._finished, self._error)
+            self._on_change()
+
+
+def _rest(drawing: float) -> float:
+    """Seconds until the next update after one that took this long."""
+    return max(UPDATE_INTERVAL, drawing, min(RESTING * drawing, LONGEST_REST))

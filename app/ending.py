@@ -1,0 +1,53 @@
+"""How the server ends: running answers may be finished, nothing new begins, and a second Ctrl+C ends it at once."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from types import FrameType
+
+LOOK_SECONDS = 0.05
+
+
+class Ending:
+    """Waits for SIGTERM or SIGINT, and gives answers `grace` seconds. To be made and used in the main thread."""
+
+    def __init__(self, grace: float) -> None:
+        self._grace = grace
+        self._asked = threading.Event()
+        self._previous = {number: signal.signal(number, self._on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        del frame
+        if self._asked.is_set() and number == signal.SIGINT:
+            os._exit(130)  # whoever presses twice means it; nothing here must be saved
+        self._asked.set()
+
+    def wait(self, look: Callable[[], None]) -> None:
+        """Return once the program was asked to end; until then look after things every two seconds."""
+        while not self._asked.wait(2):
+            look()
+
+    def close_within(self, seconds: float) -> None:
+        """From now on the program may take so long to end: a thread that hangs does not keep it longer."""
+        timer = threading.Timer(seconds, _leave)
+        timer.daemon = True
+        timer.start()
+
+    def let_finish(self, is_busy: Callable[[], bool]) -> bool:
+        """Wait while there is something to finish, for the time of grace; whether all was finished."""
+        end = time.monotonic() + self._grace
+        while is_busy():
+            if time.monotonic() >= end:
+                return False
+            time.sleep(LOOK_SECONDS)
+        return True
+
+
+def _leave() -> None:
+    atexit._run_exitfuncs()  # scratch folders go all the same
+    os._exit(0)

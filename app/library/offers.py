@@ -1,0 +1,105 @@
+"""What a library offers: every configuration, what is known of it before it is loaded, and what is missing of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from models.errors import MiniVLMError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Offer:
+    """A configuration under the name by which it is chosen. `num_bytes` are those of its files, as far as known.
+
+    `problem` says in one line why it can't be loaded: files that are not here, with the command that fetches them, or
+    a mistake in the YAML. `overrides` are keys that win over the YAML's, as `--options` has them.
+    """
+
+    id: str
+    path: Path
+    name: str
+    family: str = ""
+    num_bytes: int = 0
+    problem: str = ""
+    overrides: tuple[str, ...] = ()
+
+
+def find_offers(
+    paths: Iterable[Path], *, overrides: Sequence[str] = (), overridden: Iterable[Path] = ()
+) -> list[Offer]:
+    """An offer for each YAML, once; `overrides` are for those of `overridden` alone."""
+    special = {path.resolve() for path in overridden}
+    found: dict[Path, Offer] = {}
+    taken: set[str] = set()
+    for path in paths:
+        place = path.resolve()
+        if place not in found:
+            name = path.stem if path.stem not in taken else f"{place.parent.name}/{path.stem}"
+            taken.add(name)
+            found[place] = describe(path, name, tuple(overrides) if place in special else ())
+    return list(found.values())
+
+
+def configs_in(folder: Path) -> list[Path]:
+    """The YAMLs of a folder that name a family of this program; others are not ours."""
+    from models.config import read_yaml
+    from models.files.original_config import is_original_config
+
+    found = []
+    for path in sorted([*folder.glob("*.yaml"), *folder.glob("*.yml")]):
+        try:
+            values = read_yaml(path)
+        except MiniVLMError:
+            found.append(path)  # shown with what is wrong with it
+            continue
+        if "family" in values or is_original_config(values):
+            found.append(path)
+    return found
+
+
+def describe(path: Path, name: str, overrides: tuple[str, ...] = ()) -> Offer:
+    """What is known of a configuration without loading it."""
+    from models.config import load_config
+    from models.fetching.table import find_released
+    from models.files.checkpoints import needed_files
+
+    try:
+        config = load_config(path, overrides)
+    except MiniVLMError as error:  # one broken file must not hide the others
+        return Offer(id=name, path=path, name=path.stem, problem=str(error), overrides=overrides)
+    count, missing = 0, []
+    for file in needed_files(config):
+        if file.state == "here":
+            place = file.path or file.cached
+            count += size_of(place) if place is not None else 0
+        else:
+            missing.append(f"{file.key} ({file.value})")
+            released = None if config.is_toy else find_released(file.value)
+            count += (released.size or 0) if released is not None else 0
+    problem = ""
+    if missing:
+        problem = f"Not here: {', '.join(missing)}. Fetch: python -m models fetch {shown(path)}"
+    return Offer(
+        id=name,
+        path=path,
+        name=config.name or path.stem,
+        family=config.family,
+        num_bytes=count,
+        problem=problem,
+        overrides=overrides,
+    )
+
+
+def size_of(place: Path) -> int:
+    """The bytes of a file, or of all files in a folder."""
+    if place.is_dir():
+        return sum(file.stat().st_size for file in place.rglob("*") if file.is_file())
+    return place.stat().st_size
+
+
+def shown(path: Path) -> Path:
+    """A path as people type it here."""
+    place = path.absolute()
+    return place.relative_to(Path.cwd()) if place.is_relative_to(Path.cwd()) else path

@@ -1,0 +1,114 @@
+"""What a client has used: a rate that refills, and a number of things open at once. Both forget idle clients."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable, Hashable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+
+from app.limits.refusal import Refused
+
+REMEMBERED = 16_384  # clients; the one that was idle longest is forgotten first
+
+
+class Rate:
+    """A bucket per client: `burst` at once, refilled by `per_second`."""
+
+    def __init__(self, per_second: float, burst: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._per_second = per_second
+        self._burst = burst
+        self._clock = clock
+        self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()  # client -> when, what is left
+
+    def left(self, client: str) -> float:
+        """What the client may still take now."""
+        then, left = self._buckets.get(client, (self._clock(), self._burst))
+        return min(self._burst, left + (self._clock() - then) * self._per_second)
+
+    def take(self, client: str, amount: float = 1.0) -> bool:
+        """Take this much if it is there; whether it was."""
+        left = self.left(client)
+        if left < amount:
+            return False
+        self.use(client, amount)
+        return True
+
+    def use(self, client: str, amount: float) -> None:
+        """Take this much, even below zero: for what is known only afterwards."""
+        self._buckets[client] = (self._clock(), self.left(client) - amount)
+        self._buckets.move_to_end(client)
+        while len(self._buckets) > REMEMBERED:
+            self._buckets.popitem(last=False)
+
+    def seconds_until(self, client: str, amount: float = 1.0) -> int:
+        """When that much will be there, in whole seconds from now."""
+        return max(1, int((amount - self.left(client)) / self._per_second + 0.999))
+
+
+class Gauge:
+    """How many of something each client has open; clients with none take no memory."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.total = 0
+        self._open: dict[str, int] = {}
+
+    def of(self, client: str) -> int:
+        """How many the client has open."""
+        return self._open.get(client, 0)
+
+    @contextmanager
+    def held(self, client: str, reason: str) -> Iterator[None]:
+        """One more for the time of the block. Raises Refused with 429 when the client has its number already."""
+        if self.of(client) >= self.limit:
+            raise Refused(429, reason, retry_after=5)
+        self.add(client, 1)
+        try:
+            yield
+        finally:
+            self.add(client, -1)
+
+    def add(self, client: str, amount: int) -> None:
+        """Change the number without a check."""
+        self.total += amount
+        count = self.of(client) + amount
+        if count > 0:
+            self._open[client] = count
+        else:
+            self._open.pop(client, None)
+
+
+@dataclass
+class _Lane:
+    places: asyncio.Semaphore
+    users: int = field(default=0)
+
+
+class Lanes:
+    """A few things at once for each user; more of them wait, so that nobody's many stand before somebody's one."""
+
+    def __init__(self, at_once: int, waiting: int) -> None:
+        self._at_once, self._waiting = at_once, waiting
+        self._lanes: dict[Hashable, _Lane] = {}
+
+    def __len__(self) -> int:
+        """How many users have something running or waiting."""
+        return len(self._lanes)
+
+    @asynccontextmanager
+    async def held(self, user: Hashable, reason: str) -> AsyncIterator[None]:
+        """Wait for a place, and hold it for the time of the block. Raises Refused with 429 if too many wait already."""
+        lane = self._lanes.setdefault(user, _Lane(asyncio.Semaphore(self._at_once)))
+        if lane.users >= self._at_once + self._waiting:
+            raise Refused(429, reason, retry_after=5)
+        lane.users += 1
+        try:
+            async with lane.places:
+                yield
+        finally:
+            lane.users -= 1
+            if not lane.users:
+                del self._lanes[user]

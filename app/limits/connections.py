@@ -1,0 +1,126 @@
+"""Connections: how many each client has open, and how long one may stay without a request.
+
+A connection that sends nothing never reaches the program, so this is where uvicorn accepts it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import resource
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from app.limits.addresses import Network, client_of, is_in
+from app.limits.policy import Limits
+
+FILES_KEPT = 256  # of those the process may have open: weights, pictures, logs
+
+
+def allowed_connections(limits: Limits) -> int:
+    """How many may be open at once: the limit, or what the system lets the process open; that is raised if possible."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = limits.connections + 2 * FILES_KEPT
+    most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+        soft = most
+    if soft == resource.RLIM_INFINITY:
+        return limits.connections
+    return max(32, min(limits.connections, soft - FILES_KEPT, soft // 2))
+
+
+class OpenConnections:
+    """All open connections by client. One too many makes an idle one of the same client close, or is closed itself."""
+
+    def __init__(self, limits: Limits, trusted: Sequence[Network]) -> None:
+        self.limits = limits
+        self.allowed = allowed_connections(limits)
+        self._trusted = trusted  # proxies, whose connections are many clients'
+        self._by_client: dict[str, dict[LimitedProtocol, None]] = {}  # in the order of their beginning
+        self.total = 0
+        self.refused = 0
+
+    def add(self, connection: LimitedProtocol, address: str) -> bool:
+        """Count a new connection; whether it may stay."""
+        client = connection.limited_client = client_of(address)
+        own = self._by_client.setdefault(client, {})
+        per_client = min(self.limits.connections_per_client, self.allowed * 3 // 4)
+        if is_in(address, self._trusted):
+            per_client = self.allowed
+        may_stay = True
+        if len(own) >= per_client or self.total >= self.allowed:
+            idle = next((one for one in own if not one.is_busy), None)
+            if idle is None:
+                may_stay = False
+            else:
+                idle.transport.abort()
+                self.remove(idle)
+        own = self._by_client.setdefault(client, {})
+        own[connection] = None
+        self.total += 1
+        self.refused += not may_stay
+        return may_stay
+
+    def remove(self, connection: LimitedProtocol) -> None:
+        """Count a connection that has ended; twice is once."""
+        own = self._by_client.get(connection.limited_client, {})
+        if connection in own:
+            del own[connection]
+            self.total -= 1
+            if not own:
+                self._by_client.pop(connection.limited_client, None)
+
+
+class LimitedProtocol(H11Protocol):
+    """uvicorn's HTTP on one connection, counted, and closed when it asks for nothing."""
+
+    open_connections: OpenConnections  # set on a subclass, one for each server
+
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        self.limited_client = ""
+        self._watch: asyncio.TimerHandle | None = None
+        self._quiet_since: float | None = None
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a request is being read or answered."""
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """A client has connected."""
+        super().connection_made(transport)
+        address = self.client[0] if self.client else ""
+        if not self.open_connections.add(self, address):
+            transport.abort()
+            return
+        self._quiet_since = time.monotonic()
+        self._look_again()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The connection has ended."""
+        if self._watch is not None:
+            self._watch.cancel()
+            self._watch = None
+        self.open_connections.remove(self)
+        super().connection_lost(exc)
+
+    def _look_again(self) -> None:
+        """Close the connection if it has been without a request for long, even when it sends a bit now and then."""
+        idle = self.open_connections.limits.idle_seconds
+        if self.is_busy:
+            self._quiet_since = None
+        elif self._quiet_since is None:
+            self._quiet_since = time.monotonic()
+        elif time.monotonic() - self._quiet_since >= idle:
+            self.transport.abort()
+            return
+        self._watch = self.loop.call_later(idle / 4, self._look_again)
+
+
+def protocol_for(open_connections: OpenConnections) -> type[LimitedProtocol]:
+    """The protocol class of one server."""
+    return type("CountedProtocol", (LimitedProtocol,), {"open_connections": open_connections})

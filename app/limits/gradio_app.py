@@ -1,0 +1,97 @@
+"""What the layer must know of gradio's server: its listeners, what it keeps per session, and who is logged in.
+
+Everything here that is private to gradio is in this file, and tests/app/limits/test_gradio_app.py says which names.
+"""
+
+from __future__ import annotations
+
+from http.cookies import CookieError, SimpleCookie
+from typing import TYPE_CHECKING, Any
+
+from app.limits.refusal import Refused
+
+if TYPE_CHECKING:
+    from gradio.blocks import BlockFunction
+    from gradio.routes import App
+
+
+class GradioApp:
+    """Gradio's server, seen from the layer in front of it. Implements `KeptSessions`."""
+
+    def __init__(self, app: App) -> None:
+        self._app = app
+        self._blocks = app.get_blocks()
+
+    @property
+    def upload_folder(self) -> str:
+        """Where uploads go."""
+        return str(self._app.uploaded_file_dir)
+
+    @property
+    def connections(self) -> Any:
+        """uvicorn's open connections, once it listens."""
+        server = getattr(self._blocks, "server", None)
+        return server.server_state.connections if server is not None else ()
+
+    # Listeners
+
+    def public_listener(self, name: str) -> BlockFunction:
+        """The listener that programs may call by this name. Raises Refused where there is none."""
+        for listener in self._blocks.fns.values():
+            if listener.api_name == name and listener.api_visibility == "public":
+                return listener
+        raise Refused(404, "There is no public function of that name.")
+
+    def listener(self, index: object, *, queued: bool) -> BlockFunction:
+        """The listener with this index that waits in the queue, or one that does not. Raises Refused."""
+        listener = self._blocks.fns.get(index) if isinstance(index, int) and not isinstance(index, bool) else None
+        if listener is None or listener.fn is None or bool(listener.queue) is not queued:
+            raise Refused(404, "There is no such function here.")
+        return listener
+
+    # Sessions
+
+    def is_answering(self, session: str) -> bool:
+        """Whether a question of the session is waiting or being answered."""
+        return self.waiting(session) > 0
+
+    def waiting(self, session: str) -> int:
+        """How many are."""
+        queue = self._blocks._queue
+        return sum(event in queue.event_ids_to_events for event in queue.pending_event_ids_session.get(session, ()))
+
+    def session_of_event(self, event: str) -> str:
+        """The session that a call belongs to; a call that named none has its own name for one."""
+        queue = self._blocks._queue
+        if event in queue.event_ids_to_events:
+            return str(queue.event_ids_to_events[event].session_hash)
+        return next((name for name, events in queue.pending_event_ids_session.items() if event in events), event)
+
+    def forget(self, session: str) -> None:
+        """Free the state of its components and what it has not fetched of its answers."""
+        holder, queue = self._blocks.state_holder, self._blocks._queue
+        holder.delete_state(session)  # ends a running answer
+        holder.session_data.pop(session, None)
+        holder.time_last_used.pop(session, None)
+        queue.pending_messages_per_session.pop(session, None)
+        queue.pending_event_ids_session.pop(session, None)
+
+    # Login
+
+    @property
+    def asks_for_login(self) -> bool:
+        """Whether visitors need a password."""
+        return self._app.auth is not None
+
+    def is_logged_in(self, cookies: dict[str, str]) -> bool:
+        """Whether these cookies are those of somebody who has logged in, or nobody needs to."""
+        names = (f"access-token-{self._app.cookie_id}", f"access-token-unsecure-{self._app.cookie_id}")
+        return not self.asks_for_login or any(cookies.get(name) in self._app.tokens for name in names)
+
+
+def cookies_of(text: str | None) -> dict[str, str]:
+    """The cookies of a request."""
+    try:
+        return {name: morsel.value for name, morsel in SimpleCookie(text or "").items()}
+    except CookieError:
+        return {}

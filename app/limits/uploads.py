@@ -1,0 +1,116 @@
+"""The folder of uploads: how full it is, whose each file is, and what is deleted when."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from app.limits.policy import Limits
+from app.limits.refusal import Refused
+
+CUT_OFF_SECONDS = 60.0  # an upload writes more often than that, or is refused as too slow
+FULL = "The server has no room for uploads now. Try again later."
+
+
+class UploadFolder:
+    """Counts what is uploaded into a folder, and deletes the files of visits that have ended.
+
+    Gradio names a file by its content: two visits that bring the same picture share it, and it goes with the last.
+    """
+
+    def __init__(self, folder: Path, limits: Limits) -> None:
+        self.folder = folder
+        self._limits = limits
+        self._begun = time.time()
+        self._measured = 0  # bytes at the last look
+        self._since = 0  # bytes received since then, whether or not they stayed
+        self._running: dict[object, float] = {}  # when each running upload began
+        self._owners: dict[Path, set[str]] = {}
+
+    @property
+    def used(self) -> int:
+        """Bytes in the folder, as far as they are known."""
+        return self._measured + self._since
+
+    def check_room(self, size: int) -> None:
+        """Raise Refused with 507 where this much more does not fit the quota or the disk."""
+        place = self.folder if self.folder.is_dir() else self.folder.parent
+        with suppress(OSError):
+            if shutil.disk_usage(place).free - size < self._limits.disk_reserve:
+                raise Refused(507, FULL, retry_after=60)
+        if self.used + size > self._limits.disk_bytes:
+            raise Refused(507, FULL, retry_after=60)
+
+    def count(self, size: int) -> None:
+        """This many bytes have come. Raises Refused where there is no more room."""
+        if self.used + size > self._limits.disk_bytes:
+            raise Refused(507, FULL, retry_after=60)
+        self._since += size
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """For the time of an upload: its unfinished files are not cut off."""
+        number = object()
+        self._running[number] = time.time()
+        try:
+            yield
+        finally:
+            del self._running[number]
+
+    def own(self, visit: str, files: Iterable[object]) -> None:
+        """These files are a visit's; what does not lie in the folder is nobody's."""
+        for file in files:
+            if isinstance(file, str) and (path := Path(file)).is_relative_to(self.folder):
+                self._owners.setdefault(path, set()).add(visit)
+
+    def visits(self) -> set[str]:
+        """Who has files here."""
+        return {visit for owners in self._owners.values() for visit in owners}
+
+    def forget(self, visit: str) -> None:
+        """The visit has ended: delete what is nobody else's."""
+        for path in [path for path, owners in self._owners.items() if visit in owners]:
+            self._owners[path].discard(visit)
+            if not self._owners[path]:
+                del self._owners[path]
+                _delete(path, self.folder)
+
+    def tidy(self) -> None:
+        """Measure the folder, delete what was cut off, and make room where little is left. Called now and then."""
+        received = self._since
+        oldest = min(self._running.values(), default=time.time())
+        total, unowned = 0, []
+        for path in _files(self.folder):
+            with suppress(OSError):
+                stat = path.stat()
+                is_cut_off = path.parent == self.folder and self._begun < stat.st_mtime < min(
+                    oldest, time.time() - CUT_OFF_SECONDS
+                )
+                if is_cut_off:
+                    path.unlink()
+                    continue
+                total += stat.st_size
+                if path not in self._owners:
+                    unowned.append((stat.st_mtime, stat.st_size, path))
+        for modified, size, path in sorted(unowned):  # copies that gradio made of pictures in answers, and the like
+            if total <= 0.8 * self._limits.disk_bytes or modified > time.time() - 600:
+                break
+            _delete(path, self.folder)
+            total -= size
+        self._measured, self._since = total, self._since - received
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    for parent, _, names in os.walk(folder):
+        yield from (Path(parent) / name for name in names)
+
+
+def _delete(path: Path, folder: Path) -> None:
+    with suppress(OSError):
+        path.unlink(missing_ok=True)
+        if path.parent != folder:
+            path.parent.rmdir()

@@ -1,0 +1,143 @@
+"""Visits: which browser a session belongs to, and which sessions may make the server keep something.
+
+Gradio's page makes up the name of its session in the browser, and gradio believes any name. Here the page comes with a
+signed cookie, the visit. A session is bound to the visit that named it first; others can't use it. Each visit, each
+client and all together have a number of sessions; beyond it the oldest idle session of the same visit, or of the same
+client, makes room, and never a stranger's while they have one themselves.
+
+Programs have no cookie. What they call is public and keeps no conversation; their sessions belong to their address.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+import secrets
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from app.limits.policy import Limits
+from app.limits.refusal import Refused
+
+COOKIE = "minivlm-visit"
+_SESSION = re.compile(r"[A-Za-z0-9_-]{1,64}")
+TOO_MANY_WAITING = "Too many questions of yours are waiting already. Try again once some are answered."
+NO_VISIT = "This page was opened before the server started, or without its cookie. Load it again."
+
+
+class KeptSessions(Protocol):
+    """What the server behind keeps for each session."""
+
+    def is_answering(self, session: str) -> bool:
+        """Whether a question of the session is waiting or being answered."""
+
+    def waiting(self, session: str) -> int:
+        """How many are."""
+
+    def forget(self, session: str) -> None:
+        """Free everything kept for it."""
+
+
+@dataclass(eq=False)
+class Session:
+    """One tab of a browser, or one program."""
+
+    name: str
+    visit: str
+    client: str
+    last_used: float
+    streams: int = 0  # that are open now: the page is there
+
+
+@dataclass(eq=False)
+class Visits:
+    """All sessions, oldest use first, with the signature of the visits."""
+
+    limits: Limits
+    kept: KeptSessions
+    clock: Callable[[], float] = time.monotonic
+    sessions: OrderedDict[str, Session] = field(default_factory=OrderedDict)
+    secret: bytes = field(default_factory=lambda: secrets.token_bytes(32))
+
+    def new_visit(self) -> str:
+        """The value of a cookie that `visit_of` knows."""
+        number = secrets.token_urlsafe(12)
+        return f"{number}.{self._signature(number)}"
+
+    def visit_of(self, cookie: str | None) -> str | None:
+        """The visit of a cookie's value, None where it is missing or not ours."""
+        number, dot, signature = (cookie or "").partition(".")
+        own = self._signature(number).encode()
+        return number if dot and hmac.compare_digest(signature.encode("utf-8", "replace"), own) else None
+
+    def _signature(self, number: str) -> str:
+        return hmac.new(self.secret, number.encode("utf-8", "replace"), hashlib.sha256).hexdigest()[:32]
+
+    def use(self, name: object, visit: str, client: str) -> Session:
+        """The session of this name, made and bound to the visit if it is new. Raises Refused."""
+        if not isinstance(name, str) or not _SESSION.fullmatch(name):
+            raise Refused(400, "The request names no session.")
+        session = self.sessions.get(name)
+        if session is None:
+            self.make_room(visit, client)
+            session = self.sessions[name] = Session(name, visit, client, self.clock())
+        elif session.visit != visit:
+            raise Refused(403, "That session belongs to another visit.")
+        session.last_used = self.clock()
+        self.sessions.move_to_end(name)
+        return session
+
+    def of_visit(self, visit: str) -> list[Session]:
+        """Its sessions, the one that was idle longest first."""
+        return [session for session in self.sessions.values() if session.visit == visit]
+
+    def of_client(self, client: str) -> list[Session]:
+        """All sessions of an address, the one that was idle longest first."""
+        return [session for session in self.sessions.values() if session.client == client]
+
+    def make_room(self, visit: str, client: str) -> None:
+        """See that one more session is within the limits, whichever idle one has to go. Raises Refused."""
+        limits = self.limits
+        own = self.of_visit(visit)
+        if len(own) >= limits.sessions_per_visit and not self._forget_one(own):
+            raise Refused(429, "This browser has too many pages of this server open; close some.", retry_after=10)
+        neighbours = self.of_client(client)
+        if len(neighbours) >= limits.sessions_per_client and not self._forget_one(neighbours):
+            raise Refused(429, "Too many pages are open from this address; close some.", retry_after=10)
+        if len(self.sessions) >= limits.sessions and not self._forget_one(list(self.sessions.values())):
+            raise Refused(503, "The server has as many visitors as it can take. Try again later.", retry_after=30)
+
+    def _forget_one(self, sessions: list[Session]) -> bool:
+        """Forget the first that nobody looks at or waits for; whether there was one."""
+        idle = (one for one in sessions if not one.streams and not self.kept.is_answering(one.name))
+        session = next(idle, None)
+        if session is not None:
+            self.forget(session)
+        return session is not None
+
+    def forget(self, session: Session) -> None:
+        """Free all that is kept for a session."""
+        self.sessions.pop(session.name, None)
+        self.kept.forget(session.name)
+
+    def forget_old(self) -> None:
+        """Forget sessions whose page has been gone for their time to live; called now and then."""
+        old = self.clock() - self.limits.session_seconds
+        for session in list(self.sessions.values()):
+            if session.streams or self.kept.is_answering(session.name):
+                session.last_used = self.clock()
+            elif session.last_used < old:
+                self.forget(session)
+
+    def check_waiting(self, session: Session) -> None:
+        """Raise Refused where the visit or the client of a session has enough questions waiting."""
+        for sessions, limit in (
+            (self.of_visit(session.visit), self.limits.waiting_per_visit),
+            (self.of_client(session.client), self.limits.waiting_per_client),
+        ):
+            if sum(self.kept.waiting(one.name) for one in sessions) >= limit:
+                raise Refused(429, TOO_MANY_WAITING, retry_after=5)

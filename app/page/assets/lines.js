@@ -1,0 +1,64 @@
+// The lines above the text box, which are all that the page has to say: the server's, those of this script below them, and what gradio would show in a corner of the window.
+(() => {
+  const page = window.minivlm;
+  const said = new Map(); // by name: the line of a name replaces its last one
+  let place;
+
+  function unsay(name) {
+    said.get(name)?.remove();
+    said.delete(name);
+  }
+
+  // `kind`: "error" or "info". `until` says what makes it outdated: "send", "files", or nothing that happens by itself.
+  function say(name, text, { kind = "error", until = "" } = {}) {
+    unsay(name);
+    const line = document.createElement("p");
+    line.className = `mv-${kind}`;
+    line.setAttribute("role", kind === "error" ? "alert" : "status");
+    line.dataset.until = until;
+    line.textContent = text;
+    said.set(name, line);
+    place?.append(line);
+  }
+
+  // Something has happened that makes lines outdated: the question was sent, its files have changed.
+  function outdate(what) {
+    [...said].forEach(([name, line]) => line.dataset.until.split(" ").includes(what) && unsay(name));
+  }
+
+  // What the server found wrong with a question is outdated once the question, its box or a setting is another.
+  function outdateRefusal() {
+    document.querySelectorAll('#mv-notice [data-about="question"]').forEach((line) => (line.hidden = true));
+  }
+
+  const WORDS = {
+    "Connection Lost": "The connection to the server is lost. The page comes back by itself as soon as the server does.",
+  };
+
+  function takeToast(toast) {
+    const title = toast.querySelector(".toast-title-row span")?.firstChild?.textContent.trim() ?? "";
+    const texts = [...toast.querySelectorAll('[data-testid="toast-text"]')].map((node) => node.textContent.trim());
+    const text = WORDS[title] || texts.filter(Boolean).join(" ") || title;
+    const isLost = title in WORDS;
+    if (text) say(isLost ? "connection" : `gradio ${text}`, text, { until: isLost ? "" : "send files" });
+    if (!isLost) toast.querySelector('[data-testid="toast-close"]')?.click();
+  }
+
+  function showLines() {
+    const notice = document.querySelector("#mv-notice");
+    place = Object.assign(document.createElement("div"), { id: "mv-lines" });
+    notice.append(place);
+    place.append(...said.values());
+    const seen = new WeakMap();
+    new MutationObserver(() => {
+      document.querySelectorAll('[data-testid="toast-body"]').forEach((toast) => {
+        const text = toast.textContent;
+        if (seen.get(toast) === text) return;
+        seen.set(toast, text);
+        takeToast(toast);
+      });
+    }).observe(document.body, { childList: true, subtree: true });
+  }
+
+  Object.assign(page, { say, unsay, outdate, outdateRefusal, showLines });
+})();

@@ -1,0 +1,87 @@
+// What can be done with a box that was drawn on the stage: the entries of the small menu beside it.
+(() => {
+  const minivlm = (window.minivlm ??= {});
+  const RESTORE_FOR = 30000; // milliseconds in which a question is taken, or not
+
+  const field = () => document.querySelector("#mv-question textarea");
+  const tasks = () => JSON.parse(document.querySelector("#mv-tasks [data-tasks]").dataset.tasks);
+  const send = () => document.querySelector("#mv-question .submit-button")?.click();
+
+  function taskOf(text) {
+    const start = text.trimStart().toLowerCase();
+    return tasks().find(({ identifier }) => identifier && start.startsWith(identifier.toLowerCase())) ?? null;
+  }
+
+  function setQuestion(text) {
+    // gradio hears of a new value only through an event, and the element's own setter is what a keyboard uses.
+    Object.getOwnPropertyDescriptor(HTMLTextAreaElement.prototype, "value").set.call(field(), text);
+    field().dispatchEvent(new Event("input", { bubbles: true }));
+  }
+
+  // Send a question in place of the one that is being typed, which comes back once this one has been taken.
+  function ask(text) {
+    const draft = field().value;
+    setQuestion(text);
+    requestAnimationFrame(() => {
+      send();
+      if (!draft.trim()) return;
+      const timer = setInterval(() => {
+        if (field()?.value !== "") return;
+        clearInterval(timer);
+        setQuestion(draft);
+      }, 100);
+      setTimeout(() => clearInterval(timer), RESTORE_FOR);
+    });
+  }
+
+  // `isCurrent`: the next question is about the picture on the stage, so that its boxes mean something in the text.
+  function boxActions({ key, isCurrent, drawing, screen }) {
+    const identify = tasks().find((task) => task.takes_box);
+    const knowsBoxes = tasks().some((task) => task.takes_box || task.gives_boxes);
+    const leave = () => screen.open(false);
+    const done = () => {
+      drawing.clear();
+      drawing.turn(false);
+    };
+    const entries = [
+      isCurrent && identify && {
+        label: "Identify this",
+        run(numbers) {
+          leave();
+          if (taskOf(field().value)?.takes_box) return send();
+          ask(`${identify.prompt.trimEnd()} ${drawing.written(numbers)}`);
+          drawing.turn(false);
+        },
+      },
+      {
+        label: "Ask about this part",
+        title: "The part in the box becomes the picture of your next question",
+        run(numbers) {
+          minivlm.tell("crop", { key, box: numbers });
+          done();
+          leave();
+          field().focus();
+        },
+      },
+      isCurrent && knowsBoxes && {
+        label: "Refer to it",
+        title: "Its numbers go into your question",
+        run(numbers) {
+          const { value, selectionStart, selectionEnd } = field();
+          const pieces = [value.slice(0, selectionStart).trimEnd(), drawing.written(numbers), value.slice(selectionEnd).trimStart()];
+          leave();
+          setQuestion(pieces.filter(Boolean).join(" "));
+          field().focus();
+        },
+      },
+      {
+        label: "Copy its numbers",
+        run: (numbers, item) => (item.dataset.copy = drawing.written(numbers)), // the page's listener copies it and says so
+      },
+      { label: "Clear", run: () => drawing.clear() },
+    ];
+    return entries.filter(Boolean);
+  }
+
+  Object.assign(minivlm, { boxActions, sendQuestion: send, tasks });
+})();

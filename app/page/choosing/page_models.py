@@ -1,0 +1,41 @@
+"""Which model answers on a page: the one that there is, or the one of the library that its visitor chose."""
+
+from __future__ import annotations
+
+from app.library.leased import LibraryModel
+from app.library.library import ModelLibrary
+from app.page.page_state import PageState
+from engine.chat_model import ChatModel
+
+
+class PageModels:
+    """`default` answers where nothing was chosen; without a `library` there is nothing to choose."""
+
+    def __init__(self, default: ChatModel, library: ModelLibrary | None = None) -> None:
+        self._default = default
+        self._library = library
+
+    @property
+    def default(self) -> ChatModel:
+        """The one that `/chat` asks."""
+        return self._default
+
+    @property
+    def default_name(self) -> str:
+        """Of the default model in the library; empty without one."""
+        return self._default.name if isinstance(self._default, LibraryModel) else ""
+
+    @property
+    def has_choice(self) -> bool:
+        """Whether a visitor can choose."""
+        return self._library is not None
+
+    def of(self, page: PageState) -> ChatModel:
+        """The model of a page, whether or not it is loaded now."""
+        return self._default if self._library is None or not page.model else self._library.model(page.model)
+
+    def ready(self, page: PageState) -> ChatModel:
+        """The model of a page, which can be asked now. Raises NotLoaded, after which it is being loaded."""
+        model = self.of(page)
+        model.neutralise("")
+        return model

@@ -1,0 +1,299 @@
+"""What happens when something is pressed: values in, values out. components.py connects each to its components."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import gradio as gr
+from PIL import Image
+
+from app.chat.conversation_store import ConversationStore
+from app.chat.exchange import Exchange
+from app.chat.questions import check_number_of_images, without_box
+from app.chat.shelf import Shelf
+from app.page.attachments import Attachments, is_filled
+from app.page.boxes.box_tool import box_of, tool_value
+from app.page.choosing.page_models import PageModels
+from app.page.conversation import conversation_value
+from app.page.examples import Examples, no_examples
+from app.page.messages import messages_of
+from app.page.notices import LOST, LOST_AT_START, error_line, notice_of
+from app.page.page_state import PageState
+from app.page.scratch import ScratchFolder
+from app.page.settings import read_settings
+from engine.chat_model import ChatModel
+from models.errors import MiniVLMError, RequestError
+
+
+class View(NamedTuple):
+    """New values of the parts of the page; what stays as it is, is skipped."""
+
+    chat: Any = gr.skip()
+    question: Any = gr.skip()
+    notice: Any = gr.skip()
+    tool: Any = gr.skip()
+    page: Any = gr.skip()  # its PageState, given back once per question: that starts its time to live
+    key: Any = gr.skip()  # of the conversation that the page shows
+
+
+class Handlers:
+    """The listeners. The page of whoever pressed something comes in as `page` and is changed in place."""
+
+    def __init__(
+        self,
+        model: ChatModel,
+        *,
+        examples: Examples = no_examples,
+        new_scene: Callable[[], Image.Image] | None = None,
+        store: ConversationStore[PageState] | None = None,
+        models: PageModels | None = None,
+        is_rated: bool = False,
+    ) -> None:
+        self._is_rated = is_rated
+        self.models = models or PageModels(model)
+        self.store = store if store is not None else ConversationStore[PageState](shelf=Shelf())
+        self._examples = examples
+        self._new_scene = new_scene
+        self._scratch = ScratchFolder()
+        self._attachments = Attachments(self._scratch)
+
+    def ask(self, page: PageState, shown_key: str, value: dict[str, Any], tool: Any, *settings: Any) -> Iterator[View]:
+        """Send the text box. It is emptied only once the question has been accepted."""
+        try:
+            page = self.page_shown(page, shown_key)
+            draft, model = page.draft, self.models.ready(page)
+            check_number_of_images(len(value["files"]), model.info)  # before any of them is decoded
+            pictures = page.attach(value["files"])
+            sampling, extras = read_settings(model.info, settings)
+            updates = page.ask(model, value["text"], pictures, sampling, extras, box=box_of(tool))
+            self.store.keep(page.session.key, page)
+        except MiniVLMError as error:
+            yield View(notice=notice_of(page, error))
+            return
+        question = answering(value=draft or {"text": "", "files": []})
+        page.draft = None
+        tool = tool_value(page.picture, clear=True)
+        yield View(self.messages(page), question, "", tool, page, page.session.key)
+        yield from self._follow(page, updates)
+
+    def retry(self, page: PageState, *settings: Any) -> Iterator[View]:
+        """Answer the last question again, with the current settings. An edit that has begun is given up."""
+        try:
+            model = self.models.ready(page)
+            sampling, extras = read_settings(model.info, settings)
+            updates = page.retry(model, sampling, extras)
+            self.store.keep(page.session.key, page)
+        except MiniVLMError as error:
+            yield View(notice=notice_of(page, error))
+            return
+        draft = page.cancel_edit()
+        yield View(self.messages(page), answering(value=draft) if draft else answering(), "")
+        yield from self._follow(page, updates)
+
+    def page_shown(self, page: PageState, shown_key: str) -> PageState:
+        """The conversation that the page shows: gradio forgets whose page is whose earlier than the store does."""
+        if not shown_key or shown_key == page.session.key:
+            return page
+        kept = self.store.get(shown_key)
+        if kept is None:
+            raise RequestError(LOST)
+        return kept
+
+    def resume(self, kept_key: str) -> Iterator[View]:
+        """The page was opened: show the conversation whose key this browser kept, and go on showing its answer."""
+        if not kept_key:
+            yield View()  # gradio would empty every part of the page for a listener that says nothing
+            return
+        kept = self.store.get(kept_key) if isinstance(kept_key, str) else None
+        if kept is None:
+            yield View(notice=error_line(LOST_AT_START), key="")
+            return
+        is_answering = kept.is_answering  # once: an answer that ends meanwhile must still be drawn to its end
+        question = answering() if is_answering else idle()
+        tool = tool_value(kept.picture, clear=True)
+        yield View(self.messages(kept, whole=True), question, notice_of(kept), tool, kept, kept.session.key)
+        if is_answering:
+            yield from self._follow(kept, kept.session.watch())
+
+    def leave(self, page: PageState) -> None:
+        """Its last tab was closed, or its connection was lost."""
+        self.store.leave(page.session.key)
+
+    def _follow(self, page: PageState, updates: Iterator[Exchange]) -> Iterator[View]:
+        shown: Any = None
+        for exchange in updates:
+            state = (exchange.answer, exchange.error)
+            # Nothing new is sent all the same: gradio notices only then that the tab was closed.
+            yield View(self.messages(page) if state != shown else gr.skip())
+            shown = state
+        refused, page.refused_meanwhile = page.refused_meanwhile, False
+        yield View(self.messages(page), idle(), notice_of(page) if refused else gr.skip())
+
+    def stop(self, page: PageState) -> None:
+        """End the running answer; its own listener then draws the rest."""
+        page.stop()
+
+    def reset(self, page: PageState) -> View:
+        """New chat; what is in the text box stays, or comes back to it after an edit."""
+        draft = page.cancel_edit()
+        self.store.drop(page.session.key)
+        page.reset()
+        question = idle(value=draft) if draft else idle()
+        return View(self.messages(page), question, "", tool_value(page.picture, clear=True), key=page.session.key)
+
+    def new_with_picture(self, page: PageState, value: dict[str, Any]) -> View:
+        """New chat about the picture that this one is about now; what was typed stays."""
+        picture = page.session.picture_before(len(page.session.exchanges))
+        view = self.reset(page)
+        if picture is None:
+            return view
+        file = self._attachments.file_of(picture)
+        return view._replace(question=idle(value={"text": value["text"], "files": [file]}))
+
+    def undo(self, page: PageState, value: dict[str, Any]) -> View:
+        """Take the last question back into the text box, unless something else has been typed there."""
+        was_editing = page.editing is not None
+        exchange = page.undo()
+        if exchange is None:
+            return View()
+        draft = page.cancel_edit()
+        if draft:
+            question = idle(value=draft)
+        else:
+            question = (
+                idle() if is_filled(value) and not was_editing else idle(value=self._question_value(page, exchange))
+            )
+        tool = tool_value(page.picture, clear=True) if draft else self._tool_of(page, exchange)
+        return View(self.messages(page), question, "", tool)
+
+    def edit(self, page: PageState, value: dict[str, Any], event: gr.EventData) -> View:
+        """Put an earlier question into the text box; sending it replaces that question and all after it."""
+        try:
+            exchange = page.edit(int(event.index))
+        except RequestError as error:
+            return View(notice=notice_of(page, error))
+        page.draft = page.draft or (value if is_filled(value) else None)
+        tool = self._tool_of(page, exchange)
+        return View(self.messages(page), gr.update(value=self._question_value(page, exchange)), notice_of(page), tool)
+
+    def branch(self, page: PageState, event: gr.EventData) -> View:
+        """Show what the conversation was with another version of a question."""
+        try:
+            page.switch(int(event.index), int(event.step))
+        except RequestError as error:
+            return View(notice=notice_of(page, error))
+        draft = page.cancel_edit()
+        question = gr.update(value=draft) if draft else gr.skip()
+        return View(self.messages(page), question, "", tool_value(page.picture, clear=True))
+
+    def cancel_edit(self, page: PageState) -> View:
+        """Leave the conversation as it is and give the text box its former content."""
+        draft = page.cancel_edit()
+        tool = tool_value(page.picture, clear=True)
+        return View(self.messages(page), gr.update(value=draft or {"text": "", "files": []}), "", tool)
+
+    def routing(self, page: PageState, event: gr.EventData) -> View:
+        """Show which experts the tokens of an answer went to, or close that view again."""
+        index = int(event.index)
+        session, model = page.session, self.models.of(page)
+        if not 0 <= index < len(session.exchanges) or not model.info.has_experts:
+            return View()
+        exchange = session.exchanges[index]
+        if page.routing.pop(exchange, None) is None:
+            try:
+                trace = model.routing(session.turns(index, model), exchange.text, exchange.sampling)
+            except MiniVLMError as error:
+                return View(notice=notice_of(page, error))
+            page.routing[exchange] = trace
+        return View(self.messages(page))
+
+    def attach(self, page: PageState, value: dict[str, Any]) -> View:
+        """Files were added or removed: refuse bad ones now, and show the box tool the image of the next question.
+
+        What the page had to say before is outdated then. Removing a refused file triggers this once
+        more; the reason for which it was refused must then stay.
+        """
+        found = self._attachments.take(page, value["files"], self.models.of(page).info)
+        question = gr.skip() if found.files == value["files"] else gr.update(value={**value, "files": found.files})
+        notice = notice_of(page, found.problem) if found.problem or found.is_new else gr.skip()
+        if found.pictures is None:
+            return View(question=question, notice=notice)
+        picture = found.pictures[-1] if found.pictures else page.picture
+        return View(gr.skip(), question, notice, tool_value(picture, attached=found.pictures))
+
+    def example(
+        self, page: PageState, shown_key: str, value: dict[str, Any], tool: Any, event: gr.EventData, *settings: Any
+    ) -> Iterator[View]:
+        """An example card: its question is asked about its picture. What was typed stays."""
+        example, before = self._examples(self.models.of(page).info)[int(event.index)], page.draft
+        page.draft = draft = before or (value if is_filled(value) else None)
+        asked = {"text": example.question, "files": [str(example.path)]}
+        yield from self.ask(page, shown_key, asked, tool, *settings)
+        if page.draft is draft:  # refused: nothing has left the text box
+            page.draft = before
+
+    def crop(self, page: PageState, value: dict[str, Any], event: gr.EventData) -> View:
+        """A part of a picture becomes the picture of the next question, in place of what is attached."""
+        picture, box = page.picture_named(str(event.key)), box_of({"box": event.box})
+        if picture is None or box is None:
+            return View()
+        left, top, right, bottom = box.pixels(*picture.image.size)
+        part = picture.image.crop((left, top, max(right, left + 1), max(bottom, top + 1)))
+        return self._attached(page, value, self._scratch.save(part, name="part"))
+
+    def new_scene(self, page: PageState, value: dict[str, Any]) -> View:
+        """Draw a fresh scene and attach it in place of what is attached."""
+        if self._new_scene is None:
+            return View()
+        return self._attached(page, value, self._scratch.save(self._new_scene(), name="scene"))
+
+    def _attached(self, page: PageState, value: dict[str, Any], path: Path) -> View:
+        """One picture in place of what is attached. gradio tells of no change where one file replaces another, so the
+        stage is told here."""
+        pictures = page.attach([str(path)])
+        question = gr.update(value={"text": value["text"], "files": [str(path)]})
+        return View(question=question, notice="", tool=tool_value(pictures[-1], attached=pictures))
+
+    def look(self, page: PageState, event: gr.EventData) -> Iterator[View]:
+        """Another tab has changed the conversation; or, with `whole`, this one knows too little of it."""
+        is_whole, is_answering = bool(event.whole), page.is_answering
+        question = answering() if is_answering else idle()
+        yield View(self.messages(page, whole=is_whole), question, key=page.session.key)
+        if is_answering and not is_whole:  # otherwise it is being followed
+            yield from self._follow(page, page.session.watch())
+
+    def messages(self, page: PageState, *, whole: bool = False, placeholder: str = "") -> dict[str, Any]:
+        """The conversation as the page is told of it; as `conversation_value`."""
+        info = self.models.of(page).info
+        bubbles = messages_of(
+            page,
+            has_experts=info.has_experts,
+            context_tokens=info.context_tokens,
+            names_models=self.models.has_choice,
+            current=info.name,
+            is_rated=self._is_rated,
+        )
+        return conversation_value(page, bubbles, whole=whole, placeholder=placeholder)
+
+    def _question_value(self, page: PageState, exchange: Exchange) -> dict[str, Any]:
+        """A question as the text box's content, without its box: `_tool_of`."""
+        text, _ = without_box(exchange.question, self.models.of(page).info.tasks)
+        return {"text": text, "files": [self._attachments.file_of(picture) for picture in exchange.pictures]}
+
+    def _tool_of(self, page: PageState, exchange: Exchange) -> dict[str, Any]:
+        """What the stage shows while this question is in the text box: its picture, or the one before, and its box."""
+        _, box = without_box(exchange.question, self.models.of(page).info.tasks)
+        picture = exchange.pictures[-1] if exchange.pictures else page.picture
+        return tool_value(picture, attached=exchange.pictures, box=box, clear=True)
+
+
+def answering(**changes: Any) -> Any:
+    """The text box while an answer is written: Stop instead of Send. It stays open for the next question."""
+    return gr.update(submit_btn=False, stop_btn=True, **changes)
+
+
+def idle(**changes: Any) -> Any:
+    """The text box when nothing is running."""
+    return gr.update(submit_btn=True, stop_btn=False, **changes)

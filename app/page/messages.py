@@ -1,0 +1,277 @@
+"""The conversation as bubbles of HTML, made from the session and from nothing else; conversation.py shows them.
+
+Buttons carry `data-action`; app.js hands them to the page's listener together with `data-index`.
+
+While an answer is written, this runs many times a second. What cannot have changed is therefore kept, per exchange, and
+the bubble that changes is given in parts, so that only what is new of them travels to the browser.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from html import escape
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from app.chat.encoding import well_formed
+from app.chat.exchange import Exchange
+from app.chat.pictures import Picture
+from app.chat.regions import Entity, entities_of
+from app.page.boxes.labels import Labels
+from app.page.bubble_parts import action, copy_button, footer_html, notices_html
+from app.page.context_meter import context_html
+from app.page.figures import illustration_html, picture_figure, stage_data
+from app.page.page_state import PageState
+from app.page.routing_view import routing_html
+from app.page.text.markup import answer_html, question_html
+from models.extras import without_marks
+from models.grounding import parse_grounded_text
+from models.routing_trace import RoutingTrace
+
+# A bubble as HTML; or its opening tag, its text in pieces, and its other parts, which all together are the same.
+Bubble = str | list[str | list[str]]
+
+_PIECE = re.compile(r"(?=<(?:tr|li|p|h[3-6]|div)\b)")  # where a text is cut: a row that is written stays as it is
+
+
+@dataclass
+class _Known:
+    """What is kept of an exchange from one drawing to the next."""
+
+    question: tuple[Any, str] = (None, "")  # each with the state that it was made from
+    answer: tuple[Any, Bubble] = (None, "")
+    entities: list[Entity] = field(default_factory=list)  # those that are drawn while the answer is written
+    figure: str = ""
+    opening: str = ""
+    labels: Labels = field(default_factory=dict)
+
+
+_known: WeakKeyDictionary[Exchange, _Known] = WeakKeyDictionary()
+
+
+def messages_of(
+    page: PageState,
+    *,
+    has_experts: bool = False,
+    context_tokens: int = 0,
+    names_models: bool = False,
+    current: str = "",
+    is_rated: bool = False,
+) -> list[Bubble]:
+    """The question and the answer of every exchange; `has_experts`: the answers get a button for them.
+    `context_tokens`: the most that the model reads, for the meter under the last answer. `names_models`: each answer
+    says whose it is, and only those of the model called `current` have experts to show. `is_rated`: they have thumbs.
+
+    Only the last one may come in parts.
+    """
+    session = page.session
+    bubbles: list[Bubble] = []
+    picture = None
+    for index, exchange in enumerate(session.exchanges):
+        is_last = index == len(session.exchanges) - 1
+        is_edited = index == page.editing
+        picture = exchange.pictures[-1] if exchange.pictures else picture
+        routing = page.routing.get(exchange)
+        known = _known.setdefault(exchange, _Known())
+        state: tuple[Any, ...] = (branch_of(exchange), index, is_edited, picture)
+        if known.question[0] != state:
+            known.question = state, well_formed(question_bubble(exchange, index, picture, is_edited=is_edited))
+        traces = has_experts and (not names_models or exchange.model == current)
+        state = (exchange.answer, exchange.error, index, is_last, picture, traces, routing)
+        state += (exchange.model, names_models, context_tokens, is_rated, exchange.rating)
+        if known.answer[0] != state:
+            opening, text, *parts = _answer_parts(
+                exchange,
+                index,
+                picture,
+                is_last=is_last,
+                has_experts=traces,
+                routing=routing,
+                names_model=names_models,
+                is_rated=is_rated,
+                known=known,
+            )
+            if is_last and context_tokens:
+                parts.append(context_html(exchange, index + 1, context_tokens, has_picture=picture is not None))
+            parts = [*map(well_formed, parts)]  # half a character can't be sent, and would stop every later update
+            pieces = _PIECE.split(well_formed(text))
+            opening = well_formed(opening)
+            known.answer = (
+                state,
+                [opening, pieces, *parts] if is_last else "".join([opening, *pieces, *parts, "</div>"]),
+            )
+        bubbles += [known.question[1], known.answer[1]]
+    return bubbles
+
+
+def question_bubble(
+    exchange: Exchange, index: int, picture: Picture | None, *, is_edited: bool = False, is_saved: bool = False
+) -> str:
+    """The user's bubble: attached images, the text, a box that was asked about, and the buttons."""
+    entities = entities_of(parse_grounded_text(exchange.question))
+    figures = "".join(
+        picture_figure(attached, entities if attached is picture else (), define=True, embed=is_saved)
+        for attached in exchange.pictures
+    )
+    if entities and picture is not None and not exchange.pictures:
+        figures = picture_figure(picture, entities)
+    note = ""
+    if is_edited:
+        note = '<p class="mv-note">Your next question replaces this one and all below it. You can bring them back.</p>'
+    if picture is None:
+        note += '<p class="mv-note">Asked without an image: the model answers from its words alone.</p>'
+    if exchange.begins_anew:
+        note += '<p class="mv-note">New image, new conversation: the model does not see what was said before.</p>'
+    elif exchange.first_seen:
+        seen = exchange.first_seen + 1
+        note += f'<p class="mv-note">The model sees the conversation from question {seen} on.</p>'
+    mark = " mv-edited" if is_edited else ""
+    edit = "" if is_saved else _branch_switch(exchange, index) + action("edit", index, "Edit", "Edit this question")
+    return (
+        f'<div class="mv-message mv-question{mark}" role="article" aria-label="Question {index + 1}" '
+        f"{stage_data(index, picture, entities)}>{figures}"
+        f'<div class="mv-text" dir="auto">{question_html(exchange.question)}</div>{note}'
+        f'<div class="mv-actions">{edit}'
+        f"{copy_button(exchange.question, 'Copy', 'Copy the question')}</div></div>"
+    )
+
+
+def branch_of(exchange: Exchange) -> tuple[int, int]:
+    """Which version of a question this is, from 1 on, and how many there are."""
+    branches = exchange.branches
+    return (1, 1) if branches is None else (branches.current + 1, len(branches.tails))
+
+
+def _branch_switch(exchange: Exchange, index: int) -> str:
+    """Where a question was replaced: leads to the other versions, with the answers that followed them."""
+    number, count = branch_of(exchange)
+    if count < 2:
+        return ""
+
+    def button(step: int, sign: str, name: str) -> str:
+        return (
+            f'<button type="button" class="mv-action" data-action="branch" data-index="{index}" data-step="{step}" '
+            f'aria-label="{name}" title="{name}"><span aria-hidden="true">{sign}</span></button>'
+        )
+
+    return (
+        f'<span class="mv-branch">{button(-1, "‹", "Version before this one")}'
+        f"<span>{number} of {count}</span>{button(1, '›', 'Version after this one')}</span>"
+    )
+
+
+def answer_bubble(
+    exchange: Exchange,
+    index: int,
+    picture: Picture | None,
+    *,
+    is_last: bool,
+    has_experts: bool = False,
+    routing: RoutingTrace | None = None,
+    is_saved: bool = False,
+    names_model: bool = False,
+    is_rated: bool = False,
+) -> str:
+    """The model's bubble: text with coloured phrases, the overlay, notices, what went wrong, and the buttons.
+
+    `has_experts`: there is a button that shows which of them the answer's tokens went to; `routing` is what it shows.
+    `is_saved`: the bubble is for a file, so without buttons that need the server. `names_model`: it says who answers.
+    `is_rated`: it has thumbs.
+    """
+    parts = _answer_parts(
+        exchange,
+        index,
+        picture,
+        is_last=is_last,
+        has_experts=has_experts,
+        routing=routing,
+        is_saved=is_saved,
+        names_model=names_model,
+        is_rated=is_rated,
+    )
+    return "".join(parts) + "</div>"
+
+
+def _answer_parts(
+    exchange: Exchange,
+    index: int,
+    picture: Picture | None,
+    *,
+    is_last: bool,
+    has_experts: bool,
+    routing: RoutingTrace | None,
+    is_saved: bool = False,
+    names_model: bool = False,
+    is_rated: bool = False,
+    known: _Known | None = None,
+) -> list[str]:
+    """The bubble without its end: opening tag, text, picture with boxes, all that stands below it."""
+    shown = exchange.text
+    if exchange.extras.wants_picture:
+        shown = without_marks(shown, streaming=exchange.is_running)
+    is_whole = exchange.answer is not None and exchange.answer.finish_reason == "stop"
+    caret = '<span class="mv-caret" aria-hidden="true"></span>' if exchange.is_running else ""
+    body, entities = answer_html(
+        shown, phrase=exchange.phrase, spans=exchange.spans, unfinished=not is_whole, caret=caret
+    )
+    state = "running" if exchange.is_running else "failed" if exchange.error else "done"
+    if exchange.is_running and not exchange.text:
+        number = exchange.answer.queue_number if exchange.answer else 0
+        doing = f"Waiting for others: number {number} in the queue" if number else "Reading the question"
+        text = f'<div class="mv-thinking" role="status"><i></i><i></i><i></i><span>{doing}</span></div>'
+    else:
+        text = f'<div class="mv-text" dir="auto">{body}</div>' if exchange.text else ""
+    data, figure = _drawing(exchange, index, picture, entities, known or _Known())
+    by = f'<p class="mv-by">{escape(exchange.model)}</p>' if names_model and exchange.model else ""
+    opening = (
+        f'<div class="mv-message mv-answer" role="article" aria-label="Answer {index + 1}" data-state="{state}" {data}>'
+        f"{by}"
+    )
+    experts = "" if not has_experts else "Experts" if routing is None else "Hide experts"
+    footer = (
+        ""
+        if exchange.is_running
+        else footer_html(
+            exchange,
+            index,
+            picture,
+            entities,
+            is_last=is_last,
+            experts=experts,
+            is_saved=is_saved,
+            is_rated=is_rated,
+        )
+    )
+    if routing is not None:
+        footer += routing_html(routing, picture, name=f"mv-routing-{index}")
+    below = f"{illustration_html(exchange, picture, is_saved=is_saved)}{notices_html(exchange)}{footer}"
+    return [opening, text, figure, below]
+
+
+def _drawing(
+    exchange: Exchange, index: int, picture: Picture | None, entities: list[Entity], known: _Known
+) -> tuple[str, str]:
+    """The regions for the page's scripts, and the picture with its boxes.
+
+    While an answer is written, both stay as they are until some more boxes have come, the more the more there are: to
+    draw hundreds of them anew with every one would take longer than to write them. Labels stay in place meanwhile.
+    """
+    if exchange.is_running:
+        if known.opening and _step(entities) == _step(known.entities):
+            return known.opening, known.figure
+        labels: Labels | None = known.labels
+    else:
+        labels = None
+    known.entities = entities
+    known.opening = stage_data(index, picture, entities)
+    known.figure = picture_figure(picture, entities, labels=labels) if entities and picture is not None else ""
+    return known.opening, known.figure
+
+
+def _step(entities: Sequence[Entity]) -> int:
+    """The number of boxes, rounded down to an eighth of it."""
+    count = sum(len(entity.boxes) for entity in entities)
+    unit = 1 << max(0, count.bit_length() - 4)
+    return count // unit * unit

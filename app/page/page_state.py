@@ -1,0 +1,159 @@
+"""What the page of one visitor holds: the conversation, and beside it what only a page needs."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import Any
+
+from app.chat.exchange import Exchange, IllustratedAnswer, WantedExtras
+from app.chat.pictures import Picture, drawn_picture, open_picture
+from app.chat.session import ChatSession
+from engine.chat_model import ChatModel
+from models.conversation import Sampling
+from models.grounding import Box
+from models.routing_trace import RoutingTrace
+
+# Under this lock a question is accepted, and an edit begins: an edit that came in between would be forgotten. It is one
+# lock for all pages because gradio copies a state for every visitor, and a lock can't be copied.
+_ACCEPTING = threading.Lock()
+
+
+@dataclass(eq=False)
+class PageState:
+    """One visitor's conversation, with the edit, the attachments and the routing views that are open."""
+
+    session: ChatSession = field(default_factory=ChatSession)
+    model: str = ""  # the name in the library of the one that answers the next question; empty for the default
+    editing: int | None = None  # the exchange that the next question replaces
+    draft: dict[str, Any] | None = None  # the text box's content before the edit began
+    attached: dict[str, Picture] = field(default_factory=dict)  # by file, what the next question brings along
+    refused_meanwhile: bool = False  # whether the page says that an answer is still being written
+    routing: dict[Exchange, RoutingTrace] = field(default_factory=dict)  # of the answers whose experts are shown
+    sent: set[str] = field(default_factory=set)  # names of the bubbles that the page has been sent: conversation.py
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For a copy or a file: routing views are made again when they are asked for."""
+        return {**self.__dict__, "routing": {}}
+
+    @property
+    def is_answering(self) -> bool:
+        return self.session.is_answering
+
+    def sizes(self) -> dict[str, int]:
+        """The bytes of each picture by its content, and of the texts."""
+        exchanges = self.session.all_exchanges()
+        pictures = [picture for exchange in exchanges for picture in exchange.pictures]
+        pictures += list(self.attached.values())
+        sizes = {picture.key: picture.num_bytes for picture in pictures}
+        drawn = [
+            one.answer.picture for one in exchanges if isinstance(one.answer, IllustratedAnswer) and one.answer.picture
+        ]
+        sizes |= {f"drawn {id(image)}": 3 * image.width * image.height for image in drawn}
+        text = sum(len(exchange.question) + len(exchange.text) for exchange in exchanges)
+        return {**sizes, f"texts of {self.session.key}": 4 * text}
+
+    def forget(self) -> None:
+        """Let go of the conversation and all that came with it."""
+        self.reset()
+        self.attached.clear()
+        self.draft = None
+
+    @property
+    def picture(self) -> Picture | None:
+        """The image that the next question is about, unless it brings its own."""
+        return self.session.picture_before(len(self.session.exchanges) if self.editing is None else self.editing)
+
+    def picture_named(self, key: str) -> Picture | None:
+        """The picture with this key: attached, asked about, or drawn by the model."""
+        exchanges = self.session.exchanges
+        asked = (picture for exchange in exchanges for picture in exchange.pictures)
+        answers = (exchange.answer for exchange in exchanges)
+        drawn = (drawn_picture(one.picture) for one in answers if isinstance(one, IllustratedAnswer) and one.picture)
+        return next((one for one in chain(self.attached.values(), asked, drawn) if one.key == key), None)
+
+    def attach(self, paths: Sequence[str]) -> list[Picture]:
+        """The pictures in these files, which are all that the next question brings along; each is read once.
+
+        Raises ImageError for a file that is not a usable picture; the others stay attached.
+        """
+        self.attached = {path: picture for path, picture in self.attached.items() if path in paths}
+        for path in paths:
+            if path not in self.attached:
+                self.attached[path] = open_picture(path)
+        return [self.attached[path] for path in paths]
+
+    def ask(
+        self,
+        model: ChatModel,
+        text: str,
+        pictures: Sequence[Picture],
+        sampling: Sampling,
+        extras: WantedExtras,
+        *,
+        box: Box | None = None,
+    ) -> Iterator[Exchange]:
+        """As `ChatSession.begin`, in place of the question that is being edited, if one is. Raises RequestError.
+
+        What watches the answer is given back; closing that does not stop it.
+        """
+        with _ACCEPTING:
+            self.session.begin(model, text, pictures, sampling, box=box, extras=extras, replacing=self.editing)
+            self.editing = None
+        self.routing.clear()  # a view is large, and would be drawn again with every word of the new answer
+        return self.session.watch()
+
+    def retry(self, model: ChatModel, sampling: Sampling, extras: WantedExtras) -> Iterator[Exchange]:
+        """As `ChatSession.begin_again`, watched as in `ask`; gives up an edit that has begun. Raises RequestError."""
+        with _ACCEPTING:
+            self.session.begin_again(model, sampling, extras=extras)
+            self.editing = None
+        self.routing.clear()
+        return self.session.watch()
+
+    def undo(self) -> Exchange | None:
+        """As `ChatSession.undo`; an edit that has begun is given up."""
+        self.editing = None
+        exchange = self.session.undo()
+        if exchange is not None:
+            self.routing.pop(exchange, None)
+        return exchange
+
+    def edit(self, index: int) -> Exchange:
+        """Let the next question replace exchange `index` and all after it. Nothing is lost before it is asked."""
+        with _ACCEPTING:
+            self.session.check_free()
+            exchange = self.session.exchange(index)
+            self.editing = index
+            return exchange
+
+    def switch(self, index: int, step: int) -> None:
+        """As `ChatSession.switch`; an edit that has begun is given up. Raises RequestError."""
+        with _ACCEPTING:
+            self.session.switch(index, step)
+            self.editing = None
+
+    def cancel_edit(self) -> dict[str, Any] | None:
+        """Leave the conversation as it is; what was in the text box before the edit, if there was something."""
+        self.editing = None
+        draft, self.draft = self.draft, None
+        return draft
+
+    def reset(self) -> None:
+        """A new conversation."""
+        self.session.reset()
+        self.editing = None
+        self.routing.clear()
+
+    def restore(self, exchanges: Sequence[Exchange]) -> None:
+        """A conversation that was kept elsewhere, in place of this one. Raises StillAnswering."""
+        with _ACCEPTING:
+            self.session.restore(exchanges)
+            self.editing = None
+        self.routing.clear()
+
+    def stop(self) -> None:
+        """End the running answer and free the model."""
+        self.session.stop()

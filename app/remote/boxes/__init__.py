@@ -1,0 +1,1 @@
+"""How other models write boxes: one small reader for each."""

@@ -1,0 +1,73 @@
+"""How much memory the KV cache takes, and the sizes of a step: all fixed before the generation loop starts."""
+
+from __future__ import annotations
+
+import math
+
+from transformers import PreTrainedModel
+from transformers.generation.configuration_utils import ContinuousBatchingConfig
+
+from models.devices import free_bytes
+from models.errors import NotEnoughMemory
+from models.memory import sizes as memory
+
+_SHARE_OF_FREE = 0.5  # of free memory for the KV cache; activations, the vision tower and other programs need the rest
+_COPY_SHARE = 0.25  # of the KV cache's memory for contiguous copies (see steady_decoder.py), if one conversation fits
+_PARKED = 2.0  # pages for so many times the running chats, so that prefixes stay cached between two questions of a chat
+
+
+def batching_config(
+    language_model: PreTrainedModel,
+    *,
+    context_tokens: int,
+    max_concurrent: int,
+    max_batch_tokens: int,
+    page_size: int,
+    kv_bytes: int | None,
+    with_copies: bool,
+    reuses_prefixes: bool = True,
+) -> tuple[ContinuousBatchingConfig, int]:
+    """The library's settings, and the number of tokens of the contiguous cache (0: decode with pages alone).
+
+    Raises NotEnoughMemory when the KV cache has no room for one conversation of `context_tokens`.
+    """
+    budget = int(free_bytes(language_model.device) * _SHARE_OF_FREE) if kv_bytes is None else kv_bytes
+    copied = kv_bytes_per_token(language_model)
+    per_token = copied + mask_bytes_per_token(language_model, max_batch_tokens)
+    one = math.ceil(context_tokens / page_size) + 1
+    # The library stops admitting prompts when less than 15 % is free; one chat must fit below that mark.
+    least, wanted = math.ceil(one / 0.85), math.ceil(one * max_concurrent * _PARKED)
+    affordable = budget // (per_token * page_size)
+    if affordable < least:
+        raise NotEnoughMemory(
+            f"One conversation of {context_tokens} tokens needs {least * per_token * page_size / 2**20:.1f} MiB for "
+            f"its keys and values, but {budget / 2**20:.1f} MiB are set aside on {language_model.device}. Close other "
+            "programs, set more aside (--kv-memory), or use a smaller model, quantization or a shorter context."
+        )
+    copy_tokens = max(context_tokens, min(max_concurrent * context_tokens, int(budget * _COPY_SHARE) // copied))
+    beside_copy = (budget - copied * copy_tokens) // (per_token * page_size)
+    if beside_copy < least or not with_copies:
+        copy_tokens, beside_copy = 0, affordable
+    config = ContinuousBatchingConfig(
+        page_size=page_size,
+        num_blocks=min(wanted, beside_copy),
+        max_batch_tokens=max(max_batch_tokens, max_concurrent),
+        max_requests_per_batch=max_concurrent,
+        max_memory_percent=1.0,  # checked above, against what is free rather than what is installed
+        allow_block_sharing=reuses_prefixes,
+        use_async_batching=False,  # the sampler looks at each token before the next step
+        auto_switch_to_flash=False,  # with flash kernels, steps could not be captured (see cuda_graphs.py)
+        use_cuda_graph=False,  # the sampler runs Python between the forward pass and the choice of tokens
+    )
+    return config, copy_tokens
+
+
+def kv_bytes_per_token(language_model: PreTrainedModel) -> int:
+    """Bytes of one token's keys and values in all layers."""
+    return memory.kv_bytes_per_token(language_model.config, language_model.dtype)
+
+
+def mask_bytes_per_token(language_model: PreTrainedModel, max_batch_tokens: int) -> int:
+    """Bytes that one cached token adds to the dense attention mask [max_batch_tokens, cache] of SDPA and eager."""
+    has_mask = "flash" not in (language_model.config._attn_implementation or "")
+    return max_batch_tokens * language_model.dtype.itemsize if has_mask else 0

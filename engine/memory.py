@@ -1,0 +1,79 @@
+"""Memory: how much for conversations, what is only taken when it is written to, errors that mean there is none left."""
+
+from __future__ import annotations
+
+import mmap
+import sys
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from models.devices import free_bytes
+from models.memory.serving import Serving
+from models.memory.sizes import KeysAndValues, plan_keys_and_values
+from models.memory.spreading import layer_devices, most_for_all
+from models.vision_language_model import VisionLanguageModel
+
+_WORTH_A_MAPPING = 2**20  # bytes; what is smaller comes from memory that the program has already
+
+
+def zeros_on_demand(*shape: int, dtype: torch.dtype, device: torch.device | str = "cpu") -> Tensor:
+    """`torch.zeros`, but on a CPU the system gives each page of it when it is first written to."""
+    num_bytes = torch.Size(shape).numel() * dtype.itemsize
+    if torch.device(device).type != "cpu" or num_bytes < _WORTH_A_MAPPING or sys.platform == "win32":
+        return torch.zeros(shape, dtype=dtype, device=device)
+    memory = mmap.mmap(-1, num_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    return torch.frombuffer(memory, dtype=torch.uint8).view(dtype).view(shape)
+
+
+def no_zeros(*shape: int, dtype: torch.dtype, device: torch.device | str = "cpu") -> Tensor:
+    """The shape and number format of zeros, which are somewhere else."""
+    del device
+    return torch.empty(shape, dtype=dtype, device="meta")
+
+
+class ZerosFrom(TorchFunctionMode):
+    """Within the block, `torch.zeros` of this thread is `make`."""
+
+    def __init__(self, make: Callable[..., Tensor] = zeros_on_demand) -> None:
+        super().__init__()
+        self._make = make
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        kwargs = dict(kwargs or {})
+        if func is torch.zeros and kwargs.keys() == {"dtype", "device"} and all(isinstance(size, int) for size in args):
+            return self._make(*args, **kwargs)
+        return func(*args, **kwargs)
+
+
+def plan_conversations(model: VisionLanguageModel, wanted: Serving) -> KeysAndValues:
+    """How many chats and bytes for their keys and values; what is not `wanted` here is as the configuration says."""
+    language_model = model.language_model
+    layers = Counter(layer_devices(language_model))
+    return plan_keys_and_values(
+        language_model.config,
+        language_model.dtype,
+        Serving(
+            max_chats=wanted.max_chats or model.serving.max_chats, kv_bytes=wanted.kv_bytes or model.serving.kv_bytes
+        ),
+        context_tokens=model.info.context_tokens,
+        device=language_model.device,
+        free=most_for_all(layers, {device: free_bytes(device) for device in layers}),
+    )
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error of torch or of the cache means that memory ran out."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(
+        said in str(error) for said in ("can't allocate memory", "CUDA error: out of memory", "CUDA out of memory")
+    )

@@ -1,0 +1,31 @@
+"""What all command lines of the project share: errors of one line, and the version."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import tomllib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NoReturn
+
+ROOT = Path(__file__).resolve().parents[1]  # of the checkout
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line, as all errors of this program are."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {message} (see {self.prog} --help)\n")
+
+
+def version() -> str:
+    """The program's version, from pyproject.toml, which is the only place that holds it."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    return str(project["version"])
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """` Did you mean X?` for a word that is nearly one of the known ones, to be put behind an error; else nothing."""
+    found = difflib.get_close_matches(word, list(known), n=1, cutoff=0.7)
+    return f" Did you mean {found[0]}?" if found else ""

@@ -1,0 +1,117 @@
+"""The download of a plan: one bar over all bytes, then one look at every hash."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from huggingface_hub.utils import tqdm
+
+from models.errors import DownloadFailed, MiniVLMError
+from models.fetching.hashes import HashLedger, git_blob_hash
+from models.fetching.plan import Item, Plan
+from models.fetching.repository import Repository, fetch_repository
+from models.fetching.table import ReleasedFile
+from models.fetching.transfer import OnBytes, download
+from models.fetching.web import WebError, explain
+from models.files.checkpoints import CHECKPOINTS_DIR
+
+Report = Callable[[str], None]
+
+
+def fetch(plan: Plan, *, report: Report = print, on_bytes: OnBytes | None = None) -> None:
+    """Fetch all that can be, check what is here, and raise DownloadFailed for what is still missing.
+
+    `report` is given lines: hashes that are not the expected ones. `on_bytes` is given the bytes as they come, for a
+    bar of the caller's own; without it there is one on stderr.
+    """
+    plan.check_room()
+    problems: list[str] = []
+    ledger = HashLedger(CHECKPOINTS_DIR / ".hashes.json")
+    total = sum(item.missing_bytes for item in plan.items)
+    with _bar(total, "Fetching", shown=bool(total) and on_bytes is None) as bar:
+        for item in plan.items:
+            if item.state == "to fetch":
+                try:
+                    _fetch_item(item, ledger, on_bytes or bar.update)
+                except WebError as error:
+                    problems.append(explain(error, what=item.value, page=_page(item)))
+                except MiniVLMError as error:
+                    problems.append(str(error))
+    unknown = sum(path.stat().st_size for item in plan.items for path in _large(item) if ledger.known(path) is None)
+    with _bar(unknown, "Checking", shown=unknown > 2**28 and on_bytes is None) as bar:
+        for item in plan.items:
+            for line in _differences(item, ledger, bar.update):
+                report(f"note: {line}")
+    if len(plan.missing) == 1:
+        problems.append(plan.missing[0].problem)
+    elif plan.missing:
+        names = ", ".join(item.value for item in plan.missing)
+        problems.append(f"{names} can't be fetched; the plan above says why.")
+    if problems:
+        raise DownloadFailed(f"{plan.name} is not complete: {' '.join(problems)}")
+
+
+def _bar(total: int, what: str, *, shown: bool) -> tqdm:
+    return tqdm(total=total, desc=what, unit="B", unit_scale=True, unit_divisor=1024, disable=not shown, leave=True)
+
+
+def _fetch_item(item: Item, ledger: HashLedger, on_bytes: OnBytes) -> None:
+    if item.repository is not None:
+        fetched = fetch_repository(item.repository, on_bytes=on_bytes)
+        for file in item.repository.files:
+            if file.name in fetched:
+                ledger.remember(item.repository.place(file), fetched[file.name])
+    elif item.remote is not None:
+        ledger.remember(item.path, download(item.remote, item.path, on_bytes=on_bytes))
+
+
+def _page(item: Item) -> str:
+    if item.repository is not None:
+        return f"https://huggingface.co/{item.repository.name}"
+    return item.remote.url.partition("/resolve/")[0] if item.remote is not None else ""
+
+
+def _large(item: Item) -> list[Path]:
+    """The files of an item whose sha256 is known to somebody, as far as they are here."""
+    if item.repository is not None:
+        paths = [item.repository.place(file) for file in item.repository.files if file.sha256 is not None]
+    else:
+        paths = [item.path] if item.released is not None else []
+    return [path for path in paths if path.is_file()]
+
+
+def _differences(item: Item, ledger: HashLedger, on_bytes: OnBytes) -> list[str]:
+    """A line for each file that is here and is not what it is expected to be."""
+    if item.repository is not None:
+        return _differences_in(item.repository, ledger, on_bytes)
+    if item.released is None or not item.path.is_file():
+        return []
+    found = ledger.sha256(item.path, on_bytes)
+    return [line] if (line := difference(item.released, item.path, found)) else []
+
+
+def difference(released: ReleasedFile, path: Path, found: str) -> str:
+    """What is to be said of a file with this sha256; nothing where it is the expected one."""
+    if found == released.sha256:
+        return ""
+    if released.sha256 is None:
+        return f"{path}: its sha256 is {found}; which it should be is not known."
+    if older := next((upload.what for upload in released.older if upload.sha256 == found), ""):
+        return f"{path}: this is {older} (sha256 {found}); the newest has sha256 {released.sha256}."
+    return f"{path}: its sha256 is {found}, but {released.sha256} was expected. It is used all the same."
+
+
+def _differences_in(repository: Repository, ledger: HashLedger, on_bytes: OnBytes) -> list[str]:
+    lines = []
+    for file in repository.files:
+        path = repository.place(file)
+        if not path.is_file():
+            continue
+        if file.sha256 is not None:
+            kind, expected, found = "sha256", file.sha256, ledger.sha256(path, on_bytes)
+        else:
+            kind, expected, found = "git hash", file.blob_id, git_blob_hash(path)
+        if found != expected:
+            lines.append(f"{path}: its {kind} is {found}, but the hub says {expected}. Delete it to fetch it again.")
+    return lines

@@ -1,0 +1,192 @@
+"""A file from a server, byte by byte, such that nothing is lost: any cut goes on where it stopped.
+
+`FILE.part` holds what has come, `FILE.part.json` which content that is: address, size, sha256, and the ETag of the
+server that sends it. A later start asks for the rest with `Range` and `If-Range`, and begins anew only where the
+content has changed. The file gets its name when it is whole. The hub's own client starts large files again at zero
+after a kill, and takes wrong bytes of the right number; this is why files of many gigabytes come this way.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from huggingface_hub import constants
+from huggingface_hub.errors import HfHubHTTPError, HTTPError
+from huggingface_hub.utils import WeakFileLock, get_session, hf_raise_for_status
+
+from models.errors import DownloadFailed
+from models.fetching.hashes import sha256_of
+from models.fetching.web import RemoteFile
+
+TRIES = 6  # without a single byte in between
+FIRST_WAIT, LONGEST_WAIT = 0.5, 60.0  # seconds between two tries; a server may ask for more than the first
+_TEMPORARY = (408, 425, 429, 500, 502, 503, 504)
+
+OnBytes = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Content:
+    """What the bytes of a `.part` are of; the ETag is that of the server at the end of all redirects."""
+
+    url: str
+    size: int | None
+    sha256: str | None
+    etag: str | None = None
+
+    def is_of(self, file: RemoteFile) -> bool:
+        """Whether a file is this content, as far as servers say; without a sha256 only at the same address."""
+        is_same_place = file.sha256 is not None or self.url == file.url
+        return is_same_place and (self.size, self.sha256) == (file.size, file.sha256)
+
+    @property
+    def strong_etag(self) -> str | None:
+        """The ETag, if it promises the same bytes; a weak one does not."""
+        return self.etag if self.etag and not self.etag.startswith("W/") else None
+
+
+def download(file: RemoteFile, target: Path, *, on_bytes: OnBytes = lambda _: None, lock: Path | None = None) -> str:
+    """Fetch a file to `target`, or what is missing of it, and return its sha256.
+
+    `on_bytes` is given how many bytes have come or were here already, negative where they are discarded. A second
+    process waits for the first (by a lock beside the file, or `lock`) and finds the file. Content that is not the
+    sha256 it should have is fetched once more from the start; if the same comes again it is kept, and the caller, who
+    is given its sha256, says so. Raises one of `WebError` or DownloadFailed when it can't go on; what has come stays.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with WeakFileLock(lock or target.with_name(f"{target.name}.lock")):
+        if target.is_file() and file.size in (None, _size(target)):  # from the process that was waited for
+            on_bytes(target.stat().st_size)
+            return sha256_of(target)
+        part = _beside(target, ".part")
+        found = _complete(file, part, on_bytes)
+        if file.sha256 is not None and found != file.sha256:
+            on_bytes(-part.stat().st_size)
+            _discard(part)
+            first, found = found, _complete(file, part, on_bytes)
+            if found not in (first, file.sha256):
+                _discard(part)
+                raise DownloadFailed(f"{file.url}: other bytes came each time; is the connection or the disk damaged?")
+        with part.open("rb+") as whole:
+            os.fsync(whole.fileno())
+        part.replace(target)
+        _beside(part, ".json").unlink(missing_ok=True)
+    if lock is None:
+        with contextlib.suppress(OSError):
+            target.with_name(f"{target.name}.lock").unlink()
+    return found
+
+
+def part_size(target: Path) -> int:
+    """How many bytes of a file have come in an earlier start."""
+    return _size(_beside(target, ".part"))
+
+
+def _beside(path: Path, ending: str) -> Path:
+    return path.with_name(path.name + ending)
+
+
+def _discard(part: Path) -> None:
+    part.unlink(missing_ok=True)
+    _beside(part, ".json").unlink(missing_ok=True)
+
+
+def _complete(file: RemoteFile, part: Path, on_bytes: OnBytes) -> str:
+    """Bring a `.part` to its full size, over as many cuts as it takes, and return its sha256."""
+    before = _recorded(part)
+    if before is None or not before.is_of(file):
+        _discard(part)
+    most, failures = _size(part), 0
+    on_bytes(most)
+    while file.size is None or _size(part) != file.size:
+        error: Exception | None = None
+        try:
+            _append(file, part, on_bytes)
+            if file.size is None:
+                break  # the end of the answer is all there is to go by
+        except HTTPError as raised:
+            error = raised
+            if not _is_temporary(error):
+                raise
+        failures = 0 if _size(part) > most else failures + 1
+        most = max(most, _size(part))
+        if failures >= TRIES:
+            raise error or DownloadFailed(f"{file.url}: the server sends less than it says, again and again.")
+        if error is not None:
+            time.sleep(_wait(error, failures))
+    return sha256_of(part)
+
+
+def _append(file: RemoteFile, part: Path, on_bytes: OnBytes) -> None:
+    """One request for what is missing of a `.part`; all of it where the server has other content now."""
+    here, before = _size(part), _recorded(part)
+    headers = dict(file.headers)
+    if here:
+        headers["range"] = f"bytes={here}-"
+        if before is not None and before.strong_etag:
+            headers["if-range"] = before.strong_etag
+    with get_session().stream(
+        "GET", file.url, headers=headers, follow_redirects=True, timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT
+    ) as response:
+        if response.status_code == 416:  # what is here is longer than what is there
+            on_bytes(-here)
+            return _discard(part)
+        hf_raise_for_status(response)
+        start, total = _range_of(response.headers, response.status_code)
+        if file.size is not None and total not in (None, file.size):
+            raise DownloadFailed(f"{file.url}: the server sends {total:,} bytes, after it had said {file.size:,}.")
+        if start not in (0, here):
+            raise DownloadFailed(f"{file.url}: the server answers with other bytes than it was asked for.")
+        record = Content(url=file.url, size=file.size, sha256=file.sha256, etag=response.headers.get("etag"))
+        with part.open("ab") as written:
+            if start < here:
+                on_bytes(start - here)
+                written.truncate(start)  # before the note, or a kill in between leaves old bytes under a new ETag
+            _note(part, record)
+            for block in response.iter_raw():  # as they come: blocks of a fixed size lose their beginning at a cut
+                written.write(block)
+                on_bytes(len(block))
+
+
+def _range_of(headers: Mapping[str, str], status: int) -> tuple[int, int | None]:
+    """Where an answer's bytes start, and how many the file has in all, as far as the server says."""
+    match = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", headers.get("content-range", ""))
+    if status == 206 and match:
+        return int(match[1]), int(match[2]) if match[2].isdecimal() else None
+    length = headers.get("content-length", "")
+    return 0, int(length) if length.isdecimal() else None
+
+
+def _is_temporary(error: Exception) -> bool:
+    return not isinstance(error, HfHubHTTPError) or error.response.status_code in _TEMPORARY
+
+
+def _wait(error: Exception, failures: int) -> float:
+    """Seconds before the next try: what the server asks for, else longer each time."""
+    asked = error.response.headers.get("retry-after", "") if isinstance(error, HfHubHTTPError) else ""
+    return min(LONGEST_WAIT, float(asked) if asked.isdecimal() else FIRST_WAIT * 2**failures)
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else 0
+
+
+def _note(part: Path, content: Content) -> None:
+    new = _beside(part, ".json.new")
+    new.write_text(json.dumps(asdict(content)), encoding="utf-8")
+    new.replace(_beside(part, ".json"))
+
+
+def _recorded(part: Path) -> Content | None:
+    """What was noted about a `.part`; None where nothing was, or it can't be read."""
+    try:
+        return Content(**json.loads(_beside(part, ".json").read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None

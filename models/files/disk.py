@@ -1,0 +1,54 @@
+"""Files that are there whole or not at all, and one line where the disk is full."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from models.errors import MiniVLMError
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# safetensors and torch give no number; the last two are torch's for a file that takes no more.
+_SAID = ("No space left on device", "os error 28", "os error 27", "PytorchStreamWriter failed", "unexpected pos ")
+
+
+class DiskFull(MiniVLMError):
+    """A file could not be written: there is no room."""
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether this is how a library says that there is no room on the disk."""
+    if isinstance(error, OSError) and error.errno in _FULL:
+        return True
+    return isinstance(error, DiskFull) or any(said in str(error) for said in _SAID)
+
+
+@contextmanager
+def one_line_if_full(path: Path) -> Iterator[None]:
+    """Writing `path` in the block raises DiskFull where there is no room; other errors stay what they are."""
+    try:
+        yield
+    except Exception as error:
+        if not is_disk_full(error) or isinstance(error, DiskFull):
+            raise
+        raise DiskFull(f"{path} can't be written: the disk is full. Make room and start again.") from error
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """A path beside `path` to write to; it takes its place at the end of the block, and is gone if that fails.
+
+    Raises DiskFull where there is no room.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        with one_line_if_full(path):
+            yield partial
+            os.replace(partial, path)
+    finally:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)

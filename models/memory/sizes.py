@@ -1,0 +1,115 @@
+"""What a model will take, from its released tensors and its configuration alone: nothing is allocated to find out."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedConfig
+
+from models.memory.serving import Serving
+from models.tensors.reading import PIECE
+from models.tensors.weights import Part
+
+# Bytes a weight takes after bitsandbytes loading: int8 + row scales; two 4-bit values a byte + block scales (64 each).
+_QUANTIZED_BYTES = {"8bit": 1.0 + 4 / 1024, "4bit": 0.5 + 4 / 64}
+HEADROOM = 1.05  # activations and allocator slack, as a share of the weights
+_MOST_CHATS = 8  # at once, where nobody says how many
+_LEAST_CHATS = 2
+_PARKED = 2.0  # pages for so many times the running chats: the rest keeps prefixes of chats between two questions
+_LITTLE = 2**30  # bytes for keys and values that nobody needs to be asked for
+_USABLE = 0.85  # of the pages: with fewer free ones the batching library admits no more prompts
+_SHARE_OF_FREE = 0.5  # for keys and values; the rest is for activations and whatever else runs on the machine
+CPU_STEP_TOKENS, GPU_STEP_TOKENS = 512, 2048  # of a step, for each of which there is a row in the attention mask
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeysAndValues:
+    """Bytes for the keys and values of `chats` requests at once: `num_bytes` at most, and what one of them needs."""
+
+    chats: int
+    num_bytes: int
+    one_chat: int
+
+
+def weight_bytes(parts: Iterable[Part], dtype: torch.dtype, quantization: str) -> int:
+    """Bytes of all weights once loaded. Embeddings, the output head and vectors are never quantized."""
+    return sum(count for part in parts for _, count in bytes_by_tensor(part, dtype, quantization))
+
+
+def bytes_by_tensor(part: Part, dtype: torch.dtype, quantization: str) -> Iterator[tuple[str, int]]:
+    """Each tensor's name, and its bytes once loaded."""
+    for name, tensor in part.tensors.items():
+        yield name, round(tensor.numel() * _bytes_per_value(part, name, tensor, dtype, quantization))
+
+
+def loading_bytes(parts: Collection[Part], dtype: torch.dtype, quantization: str) -> int:
+    """Bytes at the worst moment of loading on a CPU: all weights and what the most costly tensor needs beside its own.
+
+    A tensor that has the number format already is its file. Others are copied piece by piece; where they are merged or
+    quantized, there are copies of them at full size.
+    """
+
+    def beside(part: Part, name: str, tensor: Tensor) -> int:
+        count = tensor.numel()
+        if part.lora is not None and name in part.lora.pairs:  # the weight, its update and their sum
+            return count * (tensor.dtype.itemsize + 3 * torch.float32.itemsize)
+        piece = min(count, PIECE) * (tensor.dtype.itemsize + dtype.itemsize)
+        if _bytes_per_value(part, name, tensor, dtype, quantization) != dtype.itemsize:
+            return count * dtype.itemsize + piece
+        return piece
+
+    most = max((beside(part, name, t) for part in parts for name, t in part.tensors.items()), default=0)
+    return weight_bytes(parts, dtype, quantization) + most
+
+
+def _bytes_per_value(part: Part, name: str, tensor: Tensor, dtype: torch.dtype, quantization: str) -> float:
+    is_linear = tensor.dim() == 2 and "embed" not in name and "lm_head" not in name
+    if quantization != "none" and part.is_quantizable and is_linear:
+        return _QUANTIZED_BYTES[quantization]
+    return dtype.itemsize
+
+
+def kv_bytes_per_token(config: PreTrainedConfig, dtype: torch.dtype) -> int:
+    """Keys and values of one token in all layers of a language model."""
+    text = config.get_text_config()
+    heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
+    width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    return int(2 * text.num_hidden_layers * heads * width * dtype.itemsize)
+
+
+def plan_keys_and_values(
+    config: PreTrainedConfig,
+    dtype: torch.dtype,
+    serving: Serving,
+    *,
+    context_tokens: int,
+    device: torch.device,
+    free: int,
+) -> KeysAndValues:
+    """How many chats at once, and what their keys and values may take of `free` bytes.
+
+    On a CPU as many as cost little, up to eight, but two in any case: each has a place at full length, and one of them
+    a copy for decoding. Elsewhere, where memory is for nothing else, eight and at most half of what is free.
+    """
+    on_cpu = device.type == "cpu"
+    one = context_tokens * kv_bytes_per_token(config, dtype)
+    count, asked_bytes = serving.max_chats, serving.kv_bytes
+    mask = context_tokens * (CPU_STEP_TOKENS if on_cpu else GPU_STEP_TOKENS) * dtype.itemsize
+    paged = int((one + mask) / _USABLE)
+    if count is None:
+        few = min(_MOST_CHATS, max(_LEAST_CHATS, ((asked_bytes or _LITTLE) - one) // paged))
+        count = few if on_cpu else _MOST_CHATS
+    # Where it costs little: pages for chats between two questions as well, and copies of all for decoding.
+    most = count * (int(_PARKED * paged * _USABLE) + one)
+    if asked_bytes is None:
+        half = int(free * _SHARE_OF_FREE)
+        asked_bytes = min(half, max(count * paged + one, _LITTLE)) if on_cpu else half
+    return KeysAndValues(chats=count, num_bytes=min(most, asked_bytes), one_chat=paged + one)
+
+
+def image_slots(*, context_tokens: int, num_image_tokens: int, max_concurrent: int) -> int:
+    """Places for images: the longest conversation in images, or four for each running chat."""
+    return max(context_tokens // num_image_tokens + 1, 4 * max_concurrent)

@@ -1,0 +1,129 @@
+"""A part's tensors as they are needed, one at a time: checked, merged with its LoRA, in the number format of a module.
+
+The pages of a file that were read for it are given back at once, so that at no moment of loading much more is in memory
+than what has been made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor
+
+from models.tensors.completeness import origin
+from models.tensors.deferred import DeferredTensor, computed, give_back_freed_memory, release
+from models.tensors.finite import check_finite
+from models.tensors.origins import Origin, origin_of
+from models.tensors.weights import Part, converted, merge_lora
+
+PIECE = 2**22  # values that are read at a time: few enough for a CPU's cache
+Progress = Callable[[int, int], None]  # bytes of the files' tensors that were read, of how many
+
+
+def no_progress(read: int, total: int) -> None:
+    """For whoever loads without watching."""
+    del read, total
+
+
+class ReadBytes:
+    """Counts the bytes of the files that readers of some parts have read, and tells `progress` after each tensor."""
+
+    def __init__(self, parts: Iterable[Part], progress: Progress) -> None:
+        self._read, self._progress = 0, progress
+        self._total = sum(tensor.nbytes for part in parts for tensor in part.tensors.values())
+
+    def add(self, count: int) -> None:
+        """So many more."""
+        self._read = min(self._read + count, self._total)
+        self._progress(self._read, self._total)
+
+
+class TensorReader:
+    """Reads a part for a model in `dtype`, its LoRA merged if `merge`.
+
+    `on_read` is told the bytes of each tensor of the file once it was read. Raises CheckpointCorrupt or
+    CheckpointMismatch, see `check_finite`.
+    """
+
+    def __init__(
+        self,
+        part: Part,
+        dtype: torch.dtype,
+        *,
+        merge: bool = True,
+        on_read: Callable[[int], None] = lambda _: None,
+    ) -> None:
+        self._on_read = on_read
+        self._part = part
+        self._dtype = dtype
+        self._pairs = part.lora.pairs if part.lora is not None else {}
+        self._merge = merge
+
+    def read(self, name: str) -> Tensor:
+        """A tensor: the mapped file itself, unless it had to be merged or computed."""
+        source, place = self._part.tensors[name], origin(self._part, name)
+        tensor: Tensor = computed(source)
+        if isinstance(source, DeferredTensor):
+            check_finite(tensor, place, self._dtype)
+        elif not (self._part.is_checked and tensor.dtype == self._dtype):
+            self._in_pieces(tensor, place, lambda _: None)
+        if name in self._pairs:
+            assert self._part.lora is not None
+            lora_a, lora_b = self._pairs[name]
+            for half in (lora_a, lora_b):
+                check_finite(half, origin_of(half, place), self._dtype)
+            if self._merge:
+                tensor = merge_lora(tensor, lora_a, lora_b, alpha=self._part.lora.alpha)
+                check_finite(tensor, place, self._dtype)
+                tensor = tensor.to(self._dtype)
+        release(source)
+        self._on_read(source.nbytes)
+        return tensor
+
+    def read_all(self) -> dict[str, Tensor]:
+        """Every tensor by its name, as `read` gives it."""
+        return {name: self.read(name) for name in self._part.tensors}
+
+    def read_as(self, name: str, dtype: torch.dtype, device: torch.device) -> Tensor:
+        """A tensor in a number format on a device. In the file's own format, on a CPU, it is the mapped file."""
+        source = self._part.tensors[name]
+        if self._is_plain(name) and device.type == "cpu" and source.is_floating_point() and source.dtype != dtype:
+            result = torch.empty(source.shape, dtype=dtype)
+            self.read_into(name, result)
+            return result
+        # To the device first: a GPU converts faster, and files are often half as large as what they become.
+        tensor = self.read(name).to(device)
+        return converted(tensor, dtype) if tensor.is_floating_point() else tensor
+
+    def read_copy(self, name: str, dtype: torch.dtype) -> Tensor:
+        """A tensor on the CPU that is not the mapped file, whatever its number format."""
+        source = self._part.tensors[name]
+        if not self._is_plain(name):
+            tensor = self.read(name)
+            return tensor.to(dtype) if tensor is not source else tensor.to(dtype, copy=True)
+        result = torch.empty(source.shape, dtype=dtype if source.is_floating_point() else source.dtype)
+        self.read_into(name, result)
+        return result
+
+    def read_into(self, name: str, result: Tensor) -> None:
+        """Copy a tensor's values to where as many have room, in the number format that is there."""
+        source, places = self._part.tensors[name], iter(result.view(-1).split(PIECE))
+        if self._is_plain(name):
+            place = origin(self._part, name)
+            self._in_pieces(source, place, lambda piece: next(places).copy_(converted(piece, result.dtype)))
+            self._on_read(source.nbytes)
+        else:
+            result.view(-1).copy_(self.read(name).reshape(-1))
+
+    def _is_plain(self, name: str) -> bool:
+        """Whether a tensor is in the file as it is in the model, but for its number format."""
+        return name not in self._pairs and not isinstance(self._part.tensors[name], DeferredTensor)
+
+    def _in_pieces(self, source: Tensor, place: Origin, use: Callable[[Tensor], object]) -> None:
+        """Check a tensor and use it, piece by piece, each of which gives its pages back."""
+        for piece in source.reshape(-1).split(PIECE):
+            check_finite(piece, place, self._dtype)
+            use(piece)
+            release(piece)
+        give_back_freed_memory()

@@ -1,0 +1,113 @@
+"""Pickled weights (`.pth`, `.bin`) in the wrappings that people save them in -> names and tensors.
+
+Nothing in a file is run: what is not tensors and plain containers is told by its class's name.
+"""
+
+from __future__ import annotations
+
+import pickle
+import pickletools
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from models.errors import CheckpointCorrupt
+
+_PICKLE_STARTS = (b"PK", b"\x80")  # torch's zip files, and bare pickles of protocol 2 and later
+# Under which key runners keep a state dict beside other things: LAVIS and MiniGPT, Lightning, DeepSpeed and many more.
+_WRAPPERS = ("model", "state_dict", "model_state_dict", "module")
+_PARALLEL = "module."  # what DataParallel and DistributedDataParallel put in front of every name
+_HARMLESS = ("torch", "collections", "numpy", "_codecs", "builtins", "argparse")
+
+
+def read_state_dict(path: Path) -> dict[str, Tensor]:
+    """The tensors of a pickled file by name, memory-mapped; wrappings and `module.` are taken off.
+
+    Raises CheckpointCorrupt for what holds code, is damaged, or is no state dict.
+    """
+    content = unwrapped(load_pickle(path))
+    if not is_state_dict(content):
+        raise CheckpointCorrupt(f"{path} holds no state dict (names -> tensors); is it the right file?")
+    if all(name.startswith(_PARALLEL) for name in content):
+        content = {name.removeprefix(_PARALLEL): tensor for name, tensor in content.items()}
+    return dict(content)
+
+
+def load_pickle(path: Path) -> Any:
+    """What a pickled file holds, opened with `weights_only`. Raises CheckpointCorrupt."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        head = file.read(256)
+    if head.strip().lower().startswith((b"version https://git-lfs", b"<!doctype", b"<html", b"<?xml")):
+        raise CheckpointCorrupt(f"{path} is a web page or a git-lfs pointer, not weights; download the file itself.")
+    try:
+        # Only zip files (torch >= 1.6) can be memory-mapped.
+        return torch.load(path, map_location="cpu", mmap=head.startswith(b"PK"), weights_only=True)
+    except Exception as error:  # bytes that are no pickle lead the unpickler to anything
+        if isinstance(error, pickle.UnpicklingError) and head.startswith(_PICKLE_STARTS):
+            if (whole := pickled_class(path)) is not None:
+                raise CheckpointCorrupt(
+                    f"{path} is a whole pickled model ({whole}), which could run code and was not opened. Whoever has "
+                    "that class can re-save it: torch.save(torch.load(file, weights_only=False).state_dict(), file)."
+                ) from error
+            raise CheckpointCorrupt(
+                f"{path} contains Python objects beside tensors and was not opened, because they could run code. "
+                "Get it from the official source, or re-save only its tensors."
+            ) from error
+        raise CheckpointCorrupt(
+            f"{path} ({size:,} bytes) is no PyTorch checkpoint, or truncated or damaged; download it again."
+        ) from error
+
+
+def unwrapped(content: Any) -> Any:
+    """The state dict inside of what a runner saved; the content itself where it is in no known wrapping."""
+    while isinstance(content, dict) and not is_state_dict(content):
+        inner = next((content[key] for key in _WRAPPERS if isinstance(content.get(key), Mapping)), None)
+        if inner is None:
+            break
+        content = inner
+    return content
+
+
+def is_state_dict(content: Any) -> bool:
+    """Whether this is a mapping from names to tensors, and nothing else."""
+    return isinstance(content, dict) and all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items()
+    )
+
+
+def pickled_class(path: Path) -> str | None:
+    """The class of a whole model that was pickled, `module.Class`, found without running anything; None: no such."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            name = next(name for name in archive.namelist() if name.endswith("/data.pkl"))
+            code = archive.read(name)
+        found = _globals(code)
+    except (OSError, ValueError, StopIteration, zipfile.BadZipFile):
+        return None
+    foreign = [name for name in found if name.partition(".")[0] not in _HARMLESS]
+    is_module = any(name.startswith("torch.nn.modules.") for name in found)
+    return (foreign or found)[0] if found and is_module else None
+
+
+def _globals(code: bytes) -> list[str]:
+    """The names that a pickle imports, in order."""
+    names: list[str] = []
+    texts: list[str] = []
+    for opcode, argument, _ in pickletools.genops(code):
+        if opcode.name == "GLOBAL":
+            names.append(str(argument).replace(" ", "."))
+        elif opcode.name == "STACK_GLOBAL":
+            names.append(".".join(texts[-2:]))
+        elif isinstance(argument, str):
+            texts.append(argument)
+    return names
+
+
+def is_beside(name: str) -> bool:
+    """Whether a name in an index is that of a file in the index's own folder, on any system."""
+    return name not in ("", ".", "..") and not any(char in name for char in "/\\:\0")

@@ -1,0 +1,300 @@
+"""Released files -> named tensors for our modules: lazy reading, renaming by rules, and completeness both ways."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mode
+from typing import Any, TypeVar
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from models.errors import CheckpointCorrupt, CheckpointMismatch, CheckpointMissing
+from models.tensors.origins import Origin, origin_of, recorded
+from models.tensors.state_dicts import is_beside, read_state_dict
+
+Tensors = dict[str, Tensor]
+_Named = TypeVar("_Named")
+
+# Where a folder's weights are, the first that is there; what `transformers` itself would take.
+_FOLDER_FILES = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+    "mm_projector.bin",
+)
+_SHARD = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.\w+")
+_CAST_VALUES = 2**18  # converted at a time: 1 MiB in fp32, which a core's own cache holds
+
+
+@dataclass(frozen=True)
+class Rename:
+    """One step from a released name to ours: a regex and its replacement; applied in order, all that match."""
+
+    pattern: str
+    replacement: str
+
+    @property
+    def inverse(self) -> Rename:
+        """The step back. Groups hold no groups, and each is in the replacement once."""
+        groups = re.findall(r"\([^()]*\)", self.pattern)
+        start, end = "^" * self.pattern.startswith("^"), "$" * self.pattern.endswith("$")
+        numbers = iter(range(1, len(groups) + 1))
+        back = re.sub(r"\([^()]*\)", lambda _: rf"\{next(numbers)}", self.pattern.removeprefix("^").removesuffix("$"))
+        pieces = re.split(r"\\(\d)", self.replacement)  # text, group number, text, ...
+        forth = (groups[int(piece) - 1] if odd % 2 else re.escape(piece) for odd, piece in enumerate(pieces))
+        return Rename(f"{start}{''.join(forth)}{end}", back.replace("\\.", "."))
+
+
+@dataclass(frozen=True)
+class Drop:
+    """Released tensors that are not used, with the reason."""
+
+    pattern: str
+    why: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lora:
+    """Low-rank updates of some linear weights: name of the weight -> (A [rank, in], B [out, rank])."""
+
+    pairs: Mapping[str, tuple[Tensor, Tensor]]
+    alpha: float
+
+    @property
+    def rank(self) -> int:
+        """The inner width that most of the tensors have."""
+        ranks = [size for a, b in self.pairs.values() for size in (*a.shape[:1], *b.shape[1:2])]
+        return mode(ranks) if ranks else 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """One module and the released tensors it is loaded from, before anything is allocated.
+
+    `config` is the transformers configuration for a transformers class, or the keyword arguments of a plain module.
+    `released_shapes` turns the module's names and shapes into the released ones, where transformers itself converts
+    while it loads. `is_quantizable`: 8-bit and 4-bit loading apply to this part. `hint` completes a wrong-size message.
+    `released` says where a parameter's tensor should be, for a message that it is not there. `note` is said at loading.
+    `is_checked`: weights known to be finite. `is_quantized`: a folder of packed ones, whose `tensors` have no values.
+    """
+
+    name: str
+    source: str
+    module_class: type[nn.Module]
+    config: Any
+    tensors: Tensors
+    lora: Lora | None = None
+    is_quantizable: bool = False
+    hint: str = ""
+    released_shapes: Callable[[dict[str, torch.Size]], dict[str, torch.Size]] | None = None
+    released: Callable[[str], Origin] | None = None
+    note: str = ""
+    is_checked: bool = False
+    is_quantized: bool = False
+
+    def origin_of_name(self, name: str) -> Origin:
+        """Where the tensor of this name should be, as a file and a released name."""
+        return Origin(self.source, name) if self.released is None else self.released(name)
+
+
+def read_tensors(path: Path) -> Tensors:
+    """All tensors of a `.pth`/`.bin`/`.safetensors` file or of a sharded folder, memory-mapped, by released name.
+
+    `.pth` files may wrap the state dict ({"model": …} of LAVIS and MiniGPT runners, {"state_dict": …}, …). Pickles are
+    opened with `weights_only`: code inside is refused. Raises CheckpointMissing or CheckpointCorrupt.
+    """
+    if path.is_dir():
+        return _read_folder(path)
+    if path.suffix == ".safetensors":
+        try:
+            return recorded(load_file(path), str(path))
+        except (SafetensorError, OSError) as error:
+            raise CheckpointCorrupt(f"{path} can't be read ({error}); download it again.") from error
+    return recorded(read_state_dict(path), str(path))
+
+
+def weights_file(folder: Path) -> Path | None:
+    """The file that a folder's weights are in, or the index of several; None where there is none."""
+    return next((folder / name for name in _FOLDER_FILES if (folder / name).is_file()), None)
+
+
+def _read_folder(folder: Path) -> Tensors:
+    if (file := weights_file(folder)) is not None:
+        return _read_shards(file) if file.suffix == ".json" else read_tensors(file)
+    if shards := shards_without_index(folder):
+        return _read_all(shards)
+    found = ", ".join(sorted(path.name for path in folder.iterdir())[:8]) or "nothing"
+    raise CheckpointMissing(
+        f"{folder} holds no model weights (model*.safetensors or pytorch_model*.bin); found {found}."
+    )
+
+
+def shards_without_index(folder: Path) -> list[Path]:
+    """The shards of a folder that has lost its index, by their names; none where there are no such.
+
+    Raises CheckpointMissing where some of them are not there.
+    """
+    for kind in ("safetensors", "bin"):
+        numbered = {path: _SHARD.fullmatch(path.name) for path in sorted(folder.glob(f"*-of-*.{kind}"))}
+        found = {int(match[2]): path for path, match in numbered.items() if match}
+        if found:
+            count = max(int(match[3]) for match in numbered.values() if match)
+            if missing := sorted(set(range(1, count + 1)) - found.keys()):
+                raise CheckpointMissing(
+                    f"{folder}: {len(missing)} of {count} weight files are missing (first: number {missing[0]}), and "
+                    "their index; finish the download."
+                )
+            return list(found.values())
+    return []
+
+
+def _read_shards(index: Path) -> Tensors:
+    folder = index.parent
+    try:
+        shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        outside = [shard for shard in shards if not is_beside(shard)]
+        missing = [shard for shard in shards if not (folder / shard).is_file()]
+    except (ValueError, KeyError, AttributeError, TypeError, OSError, RecursionError) as error:
+        raise CheckpointCorrupt(f"{index} is not a weight index; download it again.") from error
+    if outside:
+        raise CheckpointCorrupt(f"{index} names {outside[0][:80]!r}, which is no file beside it; download it again.")
+    if missing:
+        raise CheckpointMissing(
+            f"{folder}: {len(missing)} of {len(shards)} weight files are missing (first: {missing[0]}); "
+            "finish the download."
+        )
+    return _read_all([folder / shard for shard in shards])
+
+
+def _read_all(shards: Sequence[Path]) -> Tensors:
+    tensors: Tensors = {}
+    for shard in shards:
+        read = read_tensors(shard)
+        if twice := tensors.keys() & read.keys():
+            first = origin_of(tensors[min(twice)], Origin(str(shard.parent), min(twice)))
+            raise CheckpointCorrupt(f"{shard} holds {first.name}, as {first.file} does; download both again.")
+        tensors |= read
+    return tensors
+
+
+def rename(tensors: Mapping[str, _Named], rules: Sequence[Rename | Drop]) -> dict[str, _Named]:
+    """Apply rules to every name; tensors that a `Drop` matches are left out."""
+    renamed: dict[str, _Named] = {}
+    for released_name, tensor in tensors.items():
+        name: str | None = released_name
+        for rule in rules:
+            if isinstance(rule, Drop):
+                if re.search(rule.pattern, released_name):
+                    name = None
+                    break
+            elif name is not None:
+                name = re.sub(rule.pattern, rule.replacement, name)
+        if name is not None:
+            renamed[name] = tensor
+    return renamed
+
+
+def renamed_from(name: str, rules: Sequence[Rename | Drop]) -> str:
+    """The name that `rename` turned into this one."""
+    for rule in reversed(rules):
+        if isinstance(rule, Rename):
+            name = re.sub(rule.inverse.pattern, rule.inverse.replacement, name)
+    return name
+
+
+def first_layers(tensors: Mapping[str, Tensor], prefix: str, count: int) -> Tensors:
+    """The tensors without those of the layers `…prefix.N.…` from number `count` on, whose output is not used."""
+    numbered = re.compile(rf"(?:^|\.){re.escape(prefix)}(\d+)\.")
+    return {
+        name: tensor
+        for name, tensor in tensors.items()
+        if (match := numbered.search(name)) is None or int(match[1]) < count
+    }
+
+
+def take_prefix(tensors: Tensors, prefix: str) -> Tensors:
+    """Remove and return the tensors whose name starts with `prefix`, without it."""
+    return {name.removeprefix(prefix): tensors.pop(name) for name in list(tensors) if name.startswith(prefix)}
+
+
+def replaced(base: Tensors, trained: Tensors, *, what: str, prefix: str = "") -> Tensors:
+    """`base` with what a stage file holds in its place, which is all of it or nothing.
+
+    `prefix` is what names in the stage file begin with. Raises CheckpointMismatch for a file that holds a part of it.
+    """
+    if trained and (missing := base.keys() - trained.keys()):
+        file = origin_of(next(iter(trained.values())), Origin("the stage file", "")).file
+        name = prefix + origin_of(base[min(missing)], Origin("", min(missing))).name
+        raise CheckpointMismatch(
+            f"{file}: it holds {len(trained)} tensors of the {what}, but {len(missing)} are missing (first: {name}); "
+            "download it again."
+        )
+    return base | trained
+
+
+def take_lora(tensors: Tensors, *, prefix: str, alpha: float) -> Lora | None:
+    """Remove and return the LoRA pairs of a checkpoint, keyed by the weight they update; None if there are none.
+
+    Accepts peft's older names (`…lora_A.weight`, peft 0.2) and newer ones (`…lora_A.default.weight`).
+    """
+    pattern = re.compile(rf"^{re.escape(prefix)}(.+)\.lora_([AB])(?:\.default)?\.weight$")
+    halves: dict[str, dict[str, Tensor]] = {}
+    for name in list(tensors):
+        if match := pattern.match(name):
+            halves.setdefault(f"{match[1]}.weight", {})[match[2]] = tensors.pop(name)
+    if not halves:
+        return None
+    for pair in halves.values():
+        if pair.keys() != {"A", "B"}:
+            ((kind, half),) = pair.items()
+            place = origin_of(half, Origin("LoRA", f"lora_{kind}.weight"))
+            other = place.name.replace(f".lora_{kind}.", f".lora_{'B' if kind == 'A' else 'A'}.")
+            raise CheckpointMismatch(
+                f"{place.file}: of a LoRA pair only one matrix is there, {other} is missing; download the file again."
+            )
+    lora = Lora(pairs={name: (pair["A"], pair["B"]) for name, pair in halves.items()}, alpha=alpha)
+    for name, (lora_a, lora_b) in lora.pairs.items():
+        for half, rank in ((lora_a, 0), (lora_b, 1)):
+            if half.dim() != 2 or half.shape[rank] != lora.rank:
+                raise CheckpointMismatch(
+                    f"{origin_of(half, Origin('LoRA', name))} is {list(half.shape)}, but the other LoRA matrices of "
+                    f"this checkpoint have rank {lora.rank}; download it again."
+                )
+    return lora
+
+
+def check_lora_rank(lora: Lora, wanted: int | None, *, source: str) -> None:
+    """Raises CheckpointMismatch if a configuration names another rank than the tensors have."""
+    if wanted not in (None, lora.rank):
+        raise CheckpointMismatch(
+            f"{source}: its LoRA has rank {lora.rank}, but lora_rank is {wanted}; leave that key out."
+        )
+
+
+def merge_lora(weight: Tensor, lora_a: Tensor, lora_b: Tensor, *, alpha: float) -> Tensor:
+    """W + alpha/rank * B @ A in fp32; [out, in]. Source: peft, `LoraLayer.get_delta_weight` (arXiv:2106.09685)."""
+    return weight.float() + (alpha / lora_a.shape[0]) * (lora_b.float() @ lora_a.float())
+
+
+def converted(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """The tensor in a number format; itself if it has that already.
+
+    torch converts between the two half formats one value at a time, but each to and from fp32 with vector instructions:
+    on a CPU the way over fp32, which holds both exactly, takes a third of the time if it stays in the cache.
+    """
+    is_between_halves = {tensor.dtype, dtype} == {torch.float16, torch.bfloat16}
+    if not (is_between_halves and tensor.device.type == "cpu" and tensor.is_contiguous()):
+        return tensor.to(dtype)
+    result = torch.empty_like(tensor, dtype=dtype)
+    chunk = torch.empty(min(_CAST_VALUES, tensor.numel()))
+    for source, target in zip(tensor.view(-1).split(_CAST_VALUES), result.view(-1).split(_CAST_VALUES), strict=True):
+        target.copy_(chunk[: len(source)].copy_(source))
+    return result

@@ -1,0 +1,127 @@
+"""Decoding in other processes: the same pictures, and no file takes more than its share of time and memory."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import psutil
+import pytest
+from PIL import Image
+
+from app.chat.decoding import pool as pools
+from app.chat.decoding.decode import DecodeError, decode
+from app.chat.decoding.pool import DecoderPool, Worker
+from tests.app.helpers import encode, scene
+from tests.paths import ROOT
+from tests.waiting import eventually
+
+
+@pytest.fixture
+def pool() -> Iterator[DecoderPool]:
+    pool = DecoderPool(2)
+    yield pool
+    pool.close()
+
+
+def program(monkeypatch: pytest.MonkeyPatch, code: str) -> None:
+    """Workers run this instead, after the worker's own functions have been imported."""
+    start = subprocess.Popen
+    code = f"from app.chat.decoding.worker import *\nimport app.chat.decoding.worker as worker\n{code}"
+    monkeypatch.setattr(subprocess, "Popen", lambda command, **rest: start([sys.executable, "-c", code], **rest))
+
+
+def test_it_decodes_as_here(pool: DecoderPool) -> None:
+    for data in (encode(scene()), encode(scene(), "JPEG"), encode(Image.new("L", (1, 1)))):
+        there, here = pool.decode(data), decode(data)
+        assert (np.asarray(there.image) == np.asarray(here.image)).all()
+        assert (there.original_size, there.shows_alike) == (here.original_size, here.shows_alike)
+
+
+def test_what_is_no_picture_is_said_and_the_worker_goes_on(pool: DecoderPool) -> None:
+    for _ in range(3):
+        with pytest.raises(DecodeError, match="is not an image"):
+            pool.decode(b"no picture")
+    pool.decode(encode(scene()))
+    assert len(pool._idle) == 1
+
+
+def test_many_at_once_share_the_workers(pool: DecoderPool) -> None:
+    with ThreadPoolExecutor(12) as threads:
+        sizes = list(threads.map(lambda n: pool.decode(encode(Image.new("RGB", (n, 2)))).image.width, range(1, 13)))
+    assert sizes == list(range(1, 13))
+    assert len(pool._idle) <= 2
+
+
+def test_a_file_that_takes_too_long_is_given_up(pool: DecoderPool, monkeypatch: pytest.MonkeyPatch) -> None:
+    program(monkeypatch, "import time; worker.decode = lambda data: time.sleep(1000)\nmain()")
+    with pytest.raises(DecodeError, match="takes too long"):
+        pool.decode(encode(scene()), max_seconds=0.5)
+    monkeypatch.undo()
+    assert pool.decode(encode(scene())).image.size == (200, 100)  # others go on with a new process
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGXCPU"), reason="the system has no limit of processor time")
+def test_processor_time_is_limited_by_the_system(pool: DecoderPool, monkeypatch: pytest.MonkeyPatch) -> None:
+    code = "worker.MAX_SECONDS = 0\ndef spin(data):\n while True: pass\nworker.decode = spin\nmain()"
+    program(monkeypatch, code)
+    with pytest.raises(DecodeError, match="takes too long"):
+        pool.decode(encode(scene()))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not limit a process's memory")
+def test_memory_is_limited_by_the_system(pool: DecoderPool, monkeypatch: pytest.MonkeyPatch) -> None:
+    program(monkeypatch, "worker.MAX_MEMORY = 64 * 2**20\nmain()")
+    with pytest.raises(DecodeError, match="needs too much memory"):
+        pool.decode(encode(Image.new("RGB", (6000, 6000))))
+    assert pool.decode(encode(scene())).image.size == (200, 100)
+
+
+def test_a_decoder_that_breaks_down_takes_only_its_own_process(
+    pool: DecoderPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program(monkeypatch, "worker.decode = lambda data: os.abort()\nmain()")
+    with pytest.raises(DecodeError, match="broke down"):
+        pool.decode(encode(scene()))
+    monkeypatch.undo()
+    assert pool.decode(encode(scene())).image.size == (200, 100)
+
+
+@pytest.mark.parametrize(
+    "reply", [b"{}", b"[1]", b"5", b'{"size": [99999, 99999]}', b'{"size": "ab"}', b'{"size": []}']
+)
+def test_a_worker_that_was_taken_over_can_say_nothing_but_a_picture(
+    pool: DecoderPool, monkeypatch: pytest.MonkeyPatch, reply: bytes
+) -> None:
+    program(
+        monkeypatch, f"import sys; sys.stdin.buffer.read(8); sys.stdout.buffer.write({reply!r} + b'\\n'); sys.exit(1)"
+    )
+    with pytest.raises(DecodeError, match="broke down"):
+        pool.decode(encode(scene()))
+
+
+def test_one_that_ended_while_idle_is_replaced(pool: DecoderPool, monkeypatch: pytest.MonkeyPatch) -> None:
+    program(monkeypatch, "worker.IDLE = 0\nwhile wait_for(sys.stdin.buffer): pass\nworker.IDLE = 0.01\nmain()")
+    first = Worker()
+    first._process.wait()
+    pool._give_back(first)
+    monkeypatch.undo()
+    assert pool.decode(encode(scene())).image.size == (200, 100)
+
+
+def test_a_worker_does_not_outlive_its_server() -> None:
+    """Even one that was killed: the end of its input ends it."""
+    code = "from app.chat.decoding.pool import *; w = Worker(); print(w.pid, flush=True); os.kill(os.getpid(), 9)"
+    server = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    worker = int(server.stdout)
+    assert eventually(lambda: not psutil.pid_exists(worker) or psutil.Process(worker).status() == "zombie")
+
+
+def test_the_worker_imports_nothing_large() -> None:
+    code = "import sys, app.chat.decoding.worker; print({'torch', 'gradio', 'transformers'} & set(sys.modules))"
+    assert subprocess.check_output([sys.executable, "-c", code], cwd=ROOT, text=True).strip() == "set()"
+    assert pools.SIZE >= 2

@@ -1,0 +1,53 @@
+"""Behind a reverse proxy that shows the page under a prefix: everything works, and each visitor has a budget."""
+
+from __future__ import annotations
+
+import httpx
+
+from app.limits.policy import Limits
+from tests.app.limits.reverse_proxy import proxied
+from tests.app.limits.visitors import PICTURE, ServeLimited, Visitor, listener_index
+
+
+def test_visitors_of_a_trusted_proxy(serve_limited: ServeLimited) -> None:
+    url = serve_limited(
+        Limits(requests_per_second=0.01, requests_at_once=20),
+        trusted_proxy=["127.0.0.1"],
+        allow_host=["chat.example"],
+        root_path="/chat",
+    )
+    layer = serve_limited.limited.layer  # type: ignore[attr-defined]
+    with proxied(url, "/chat", host="chat.example") as outside:
+        visitor = Visitor(outside, address="127.0.0.5")
+        page = visitor.client.get("")
+        assert 'src="/chat/assets/' in page.text or 'src="./assets/' in page.text
+        config = visitor.client.get("config").json()
+        assert config["root"] == "https://chat.example/chat"
+        path = visitor.upload(PICTURE.read_bytes()).json()[0]
+        assert visitor.client.get(f"gradio_api/file={path}").content == PICTURE.read_bytes()
+        answer = visitor.ask("what is it?", [path])
+        assert "A red circle." in answer
+        assert "https://127." not in answer
+        assert visitor.press(listener_index(url, "reset"), [None]).status_code == 200
+        own = {"origin": "https://chat.example"}
+        assert visitor.client.post("gradio_api/upload", files={"files": b"x"}, headers=own).status_code == 200
+        foreign = {"origin": "https://evil.example"}
+        assert visitor.client.post("gradio_api/upload", files={"files": b"x"}, headers=foreign).status_code == 403
+        # Its budget is its own: another address has all of its, also one who forges a chain of proxies.
+        statuses = [visitor.client.get("config").status_code for _ in range(20)]
+        assert statuses[-1] == 429
+        forged = {"x-forwarded-for": "127.0.0.6"}
+        assert visitor.client.get("config", headers=forged).status_code == 429
+        assert Visitor(outside, address="127.0.0.6", loads_page=False).client.get("config").status_code == 200
+        assert {session.client for session in layer.visits.sessions.values()} == {"127.0.0.5"}
+
+
+def test_nobody_else_says_who_a_visitor_is(serve_limited: ServeLimited) -> None:
+    url = serve_limited(allow_host=["chat.example"], root_path="/chat")
+    layer = serve_limited.limited.layer  # type: ignore[attr-defined]
+    with proxied(url, "/chat", host="chat.example") as outside:
+        config = Visitor(outside, address="127.0.0.5").client.get("config").json()
+        assert not config["root"].startswith("https")
+        headers = {"x-forwarded-for": "10.0.0.1", "x-forwarded-host": "evil.example", "forwarded": "for=10.0.0.1"}
+        assert httpx.get(f"{url}config", headers=headers).json()["root"].startswith(url.split("/chat")[0].rstrip("/"))
+        assert "10.0.0.1" not in layer._admission._requests._buckets

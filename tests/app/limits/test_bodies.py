@@ -1,0 +1,88 @@
+"""Bodies that are large, slow, deep or no JSON."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from app.limits.bodies import MAX_DEPTH, LimitedBody, Message, check_length, parse_object
+from app.limits.policy import Limits
+from app.limits.refusal import Refused
+
+
+def read(messages: list[Message | None], limit: int = 100, **changed: float) -> bytes:
+    """Read a body that comes in these messages; None is a sender who falls silent."""
+    given: Iterator[Message | None] = iter(messages)
+
+    async def receive() -> Message:
+        message = next(given)
+        if message is None:
+            await asyncio.sleep(60)
+        assert message is not None
+        return message
+
+    limits = Limits(**changed)  # type: ignore[arg-type]
+    body = LimitedBody(receive, limits, limit, lambda size: None)
+    # In a thread of its own: where a browser was driven before, this one has a running loop already.
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(lambda: asyncio.run(body.read())).result()
+
+
+def part(body: bytes, *, more: bool = True) -> Message:
+    return {"type": "http.request", "body": body, "more_body": more}
+
+
+def test_a_body_is_read_to_its_end() -> None:
+    assert read([part(b"a"), part(b"b", more=False)]) == b"ab"
+
+
+@pytest.mark.parametrize(
+    ("messages", "status"),
+    [
+        ([part(b"x" * 60), part(b"x" * 60)], 413),
+        ([part(b"x"), None], 408),
+        ([part(b"x"), {"type": "http.disconnect"}], 400),
+    ],
+)
+def test_what_is_wrong_with_a_body_is_said(messages: list[Message | None], status: int) -> None:
+    with pytest.raises(Refused) as refused:
+        read(messages, body_seconds=0.05)
+    assert refused.value.status == status
+
+
+@pytest.mark.parametrize("length", ["101", "9" * 40, "-1", "1e2", "٣"])
+def test_an_announced_length_is_checked(length: str) -> None:
+    scope = {"headers": [(b"content-length", length.encode("utf-8"))]}
+    with pytest.raises(Refused):
+        check_length(scope, 100)
+
+
+def test_json_that_can_be_used() -> None:
+    value = {"data": [None, "[[[{,,,", 'quote " and \\ and é', [[1.5]]], "fn_index": 0}
+    assert parse_object(json.dumps(value).encode()) == value
+    assert parse_object(json.dumps({"a": "[" * 100_000}).encode()) == {"a": "[" * 100_000}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"[1]",
+        b"\xff",
+        b'{"a": NaN}',
+        b'{"a": 1' + b"0" * 400 + b"}",
+        b'{"a": "\\ud800"}',
+        b'{"a": ' + b"[" * (MAX_DEPTH + 1) + b"]" * (MAX_DEPTH + 1) + b"}",
+        b'{"a": ' + b"[" * 100_000,
+        b'{"a": [' + b"1," * 50_000 + b"1]}",
+        b'{"' + b'[\\"' * 30_000,
+    ],
+)
+def test_json_that_can_not(body: bytes) -> None:
+    with pytest.raises(Refused) as refused:
+        parse_object(body)
+    assert refused.value.status == 400

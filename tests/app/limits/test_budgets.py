@@ -1,0 +1,65 @@
+"""Rates and numbers of a client, and that idle clients cost nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from app.limits.budgets import REMEMBERED, Gauge, Lanes, Rate
+from app.limits.refusal import Refused
+
+
+def test_a_rate_refills() -> None:
+    now = [0.0]
+    rate = Rate(2.0, 3, clock=lambda: now[0])
+    assert [rate.take("a") for _ in range(4)] == [True, True, True, False]
+    assert rate.take("b")
+    assert rate.seconds_until("a", 3) == 2
+    now[0] = 1.0
+    assert [rate.take("a") for _ in range(3)] == [True, True, False]
+
+
+def test_strangers_are_forgotten() -> None:
+    rate = Rate(1.0, 5)
+    for number in range(REMEMBERED + 10):
+        rate.take(str(number))
+    assert len(rate._buckets) == REMEMBERED
+
+
+def test_a_number_is_held_and_given_back() -> None:
+    gauge = Gauge(1)
+    with gauge.held("a", "too many"):
+        with pytest.raises(Refused, match="too many"), gauge.held("a", "too many"):
+            pass
+        with gauge.held("b", "too many"):
+            assert gauge.total == 2
+    assert gauge.total == 0
+    assert not gauge._open
+
+
+def test_of_many_a_few_run_and_the_others_wait() -> None:
+    lanes = Lanes(2, 3)
+    running: list[int] = []
+    most = 0
+
+    async def one(number: int) -> str:
+        nonlocal most
+        try:
+            async with lanes.held("a", "too many"):
+                running.append(number)
+                most = max(most, len(running))
+                await asyncio.sleep(0)
+                running.remove(number)
+        except Refused as refused:
+            return refused.reason
+        return "served"
+
+    async def all_of_them() -> list[str]:
+        return await asyncio.gather(*(one(number) for number in range(7)))
+
+    with ThreadPoolExecutor(1) as pool:  # the main thread's loop is that of the browser tests
+        told = pool.submit(asyncio.run, all_of_them()).result()
+    assert told == ["served"] * 5 + ["too many"] * 2
+    assert (most, len(lanes)) == (2, 0)

@@ -1,0 +1,261 @@
+"""Visitors, strangers and attackers at a real server, over HTTP. A bystander's conversation runs beside each attack."""
+
+from __future__ import annotations
+
+import errno
+import io
+import re
+import secrets
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import httpx
+import pytest
+from gradio_client import Client  # type: ignore[import-untyped]
+from PIL import Image
+
+from app.chat.pictures import STORE
+from app.limits.policy import PUBLIC, Limits
+from app.limits.uploads import FULL
+from tests.app.limits.visitors import PICTURE, ServeLimited, Visitor, listener_index
+from tests.waiting import eventually
+
+
+@contextmanager
+def a_bystander(url: str) -> Iterator[None]:
+    """Somebody at another address who began before the attack, and goes on after it."""
+    bystander = Visitor(url, address="127.0.0.2")
+    with bystander.client.stream("GET", f"/gradio_api/heartbeat/{bystander.session}"):
+        path = bystander.upload(PICTURE.read_bytes()).json()[0]
+        assert "A red circle." in bystander.ask("first question", [path])
+        yield
+        shown = bystander.ask("second question")
+        assert "A red circle." in shown
+        assert "Question 2" in shown  # so that the first is there still; only what is new is sent
+
+
+def test_a_visit_and_what_it_is_told(serve_limited: ServeLimited) -> None:
+    url = serve_limited()
+    visitor = Visitor(url)
+    page = visitor.client.get("/")
+    assert "set-cookie" not in page.headers  # the visit goes on
+    assert "default-src 'self'" in page.headers["content-security-policy"]
+    assert page.headers["x-content-type-options"] == "nosniff"
+    assert page.headers["x-frame-options"] == "SAMEORIGIN"
+    path = visitor.upload(PICTURE.read_bytes()).json()[0]
+    file = visitor.client.get(f"/gradio_api/file={path}")
+    assert file.content == PICTURE.read_bytes()
+    assert "sandbox" in file.headers["content-security-policy"]
+    assert "A red circle." in visitor.ask("what is this?", [path])
+    assert visitor.press(listener_index(url, "reset"), [None]).status_code == 200
+
+
+def test_programs_call_what_is_public(serve_limited: ServeLimited) -> None:
+    url = serve_limited()
+    answer, *_ = Client(url, verbose=False).predict(None, "hello", api_name="/chat")
+    assert answer == "A red circle."
+    for route in ("chat", "v2/chat"):
+        body: dict[str, object] = {"data": [None, "hello", [], 0, 1, 5, 1, 0]}
+        if route.startswith("v2"):
+            body = {"text": "hello", "image": None}
+        event = httpx.post(f"{url}gradio_api/call/{route}", json=body).json()["event_id"]
+        assert "A red circle." in httpx.get(f"{url}gradio_api/call/{route}/{event}").text
+        assert httpx.get(f"{url}gradio_api/call/{route}/{event}").status_code == 404  # fetched, and forgotten
+
+
+@pytest.mark.parametrize("name", ["reset", "attach", "ask", "undo", "edit", "stop", "chat", "nothing"])
+def test_private_listeners_are_closed_to_direct_calls(serve_limited: ServeLimited, name: str) -> None:
+    url = serve_limited()
+    with a_bystander(url):
+        visitor = Visitor(url)
+        for route in ("run", "api", "call"):
+            if (route, name) != ("call", "chat"):
+                answer = visitor.client.post(f"/gradio_api/{route}/{name}", json={"data": [], "session_hash": "x"})
+                assert answer.status_code == 404, (route, answer.text)
+
+
+def test_only_a_visit_makes_the_server_keep_something(serve_limited: ServeLimited) -> None:
+    url = serve_limited()
+    state = serve_limited.demo.state_holder.session_data  # type: ignore[attr-defined]
+    stranger = Visitor(url, loads_page=False)
+    reset = listener_index(url, "reset")
+    refused = stranger.press(reset, [None])
+    assert refused.status_code == 403
+    assert "set-cookie" in refused.headers
+    assert Visitor(url, loads_page=False).join("hello").status_code == 403
+    assert not state
+    assert stranger.press(reset, [None]).status_code == 200
+    thief = Visitor(url)
+    thief.session = stranger.session
+    assert thief.press(reset, [None]).status_code == 403
+
+
+def test_sessions_by_the_hundred_erase_nobodys_conversation(serve_limited: ServeLimited) -> None:
+    url = serve_limited(Limits(sessions=60, sessions_per_client=30, sessions_per_visit=10))
+    state = serve_limited.demo.state_holder.session_data  # type: ignore[attr-defined]
+    reset = listener_index(url, "reset")
+    with a_bystander(url):
+        attacker = Visitor(url)
+        for _ in range(200):
+            attacker.session = secrets.token_hex(6)
+            assert attacker.press(reset, [None]).status_code == 200
+        assert len(state) <= 11
+
+
+def test_bodies_have_a_size_and_a_time(serve_limited: ServeLimited) -> None:
+    url = serve_limited(Limits(json_bytes=100_000, upload_bytes=200_000, body_seconds=0.5))
+    port = int(url.rsplit(":", 1)[1].strip("/"))
+    with a_bystander(url):
+        attacker = Visitor(url)
+        large = attacker.client.post("/gradio_api/queue/join", content=b'{"data":["' + b"x" * 1_000_000 + b'"]}')
+        assert large.status_code == 413
+        chunked = attacker.client.post("/gradio_api/queue/join", content=(b"x" * 50_000 for _ in range(20)))
+        assert chunked.status_code == 413
+        assert attacker.upload(b"x" * 300_000).status_code == 413
+        with socket.create_connection(("127.0.0.1", port)) as slow:
+            head = "POST /gradio_api/upload HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n"
+            slow.sendall(f"{head}Content-Type: multipart/form-data; boundary=a\r\n\r\n--".encode())
+            assert slow.recv(100).startswith(b"HTTP/1.1 408")
+        deep = b'{"data":' + b"[" * 40_000 + b"]" * 40_000 + b"}"
+        assert attacker.client.post("/gradio_api/queue/join", content=deep).status_code == 400
+
+
+def test_connections_that_ask_for_nothing_are_closed(serve_limited: ServeLimited) -> None:
+    url = serve_limited(Limits(connections_per_client=20, idle_seconds=0.5))
+    port = int(url.rsplit(":", 1)[1].strip("/"))
+    connections = serve_limited.limited.connections  # type: ignore[attr-defined]
+    with a_bystander(url):
+        silent = [socket.create_connection(("127.0.0.1", port)) for _ in range(60)]
+        for one in silent[:10]:
+            one.sendall(b"GET / HTTP/1.1\r\nHost: lo")
+        assert eventually(lambda: connections.total <= 22)
+        assert httpx.get(url).status_code == 200  # an idle one made room
+        assert eventually(lambda: connections.total <= 3)
+        for one in silent:
+            one.close()
+
+
+def test_heartbeats_are_counted(serve_limited: ServeLimited) -> None:
+    url = serve_limited(Limits(streams_per_client=5))
+    layer = serve_limited.limited.layer  # type: ignore[attr-defined]
+    with a_bystander(url):
+        attacker = Visitor(url)
+        opened = [attacker.client.stream("GET", f"/gradio_api/heartbeat/h{number}") for number in range(8)]
+        statuses = [stream.__enter__().status_code for stream in opened]
+        assert sorted(statuses) == [200] * 5 + [429] * 3
+        for stream in opened:
+            stream.__exit__(None, None, None)
+        assert eventually(lambda: layer._admission._streams.of("127.0.0.1") == 0)
+        strange = httpx.get(f"{url}gradio_api/queue/data", params={"session_hash": "nobodys"})
+        assert strange.status_code == 404
+
+
+def test_uploads_are_counted_and_go_with_their_visit(serve_limited: ServeLimited) -> None:
+    url = serve_limited(Limits(upload_bytes_per_hour=100_000, session_seconds=0.0, upload_seconds=0.0))
+    layer = serve_limited.limited.layer  # type: ignore[attr-defined]
+    with a_bystander(url):
+        attacker = Visitor(url)
+        first = attacker.upload(b"x" * 60_000)
+        assert first.status_code == 200
+        assert attacker.upload(b"y" * 60_000).status_code == 429
+        assert [file.name for file in layer.uploads.folder.rglob("a.png")] == ["a.png"] * 2
+        time.sleep(0.01)
+        layer._admission.tidy()
+        assert [file.read_bytes() for file in layer.uploads.folder.rglob("a.png")] == [PICTURE.read_bytes()]
+
+
+def test_foreign_pages_and_names(serve_limited: ServeLimited) -> None:
+    url = serve_limited(allow_host=["chat.example"])
+    for origin in ("https://evil.example", "null"):
+        answer = Visitor(url).client.post("/gradio_api/upload", files={"files": b"x"}, headers={"origin": origin})
+        assert answer.status_code == 403
+        assert "access-control-allow-origin" not in answer.headers
+        page = httpx.get(url, headers={"origin": origin, "host": "chat.example"})
+        assert page.status_code == 200
+        assert "access-control-allow-origin" not in page.headers
+    assert httpx.get(url, headers={"host": "evil.example"}).status_code == 421
+    config = httpx.get(f"{url}config", headers={"x-forwarded-host": "evil.example"}).json()
+    assert config["root"] == url.rstrip("/")
+
+
+def test_a_login_is_asked_for_everywhere_and_guessed_slowly(serve_limited: ServeLimited) -> None:
+    url = serve_limited(Limits(logins_per_minute=5), auth=("me", "right"))
+    closed = ["config", "gradio_api/heartbeat/x", "gradio_api/info", "gradio_api/openapi.json"]
+    for path in closed:
+        assert httpx.get(url + path).status_code == 401, path
+    for path in ("cancel", "upload", "run/predict", "queue/join", "call/chat"):
+        assert httpx.post(f"{url}gradio_api/{path}", json={}).status_code == 401, path
+    guesses = [httpx.post(f"{url}login", data={"username": "me", "password": str(n)}).status_code for n in range(60)]
+    assert guesses[:5] == [400] * 5
+    assert guesses.count(429) > 30
+    visitor = Visitor(url, address="127.0.0.3")
+    assert visitor.client.post("/login", data={"username": "me", "password": "right"}).status_code == 200
+    assert visitor.client.get("/config").status_code == 200
+    assert "A red circle." in visitor.ask("hello")
+
+
+def test_a_public_server_still_serves_a_class_room(serve_limited: ServeLimited) -> None:
+    url = serve_limited(PUBLIC)
+    visitors = [Visitor(url) for _ in range(12)]
+    assert all("A red circle." in visitor.ask("hello") for visitor in visitors)
+
+
+def test_refusals_are_one_line_each(serve_limited: ServeLimited, caplog: pytest.LogCaptureFixture) -> None:
+    url = serve_limited()
+    for _ in range(50):
+        httpx.get(f"{url}gradio_api/component_server%0aforged")
+    lines = [line for line in caplog.messages if "component_server" in line]
+    assert len(lines) == 1
+    assert re.fullmatch(r"refused 404: GET .*\?forged from 127\.0\.0\.1: Not found\.", lines[0])
+
+
+def test_values_that_no_listener_expects_are_one_line(
+    serve_limited: ServeLimited, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    url = serve_limited()
+    with a_bystander(url):
+        attacker = Visitor(url)
+        values: list[Any] = [
+            5,
+            "x",
+            [[]],
+            {"text": 5, "files": "x"},
+            {"text": None, "files": [{"path": "/etc/passwd"}]},
+        ]
+        for value in values:
+            answer = attacker.press(listener_index(url, "undo"), [value] * 2)
+            assert answer.status_code in (200, 400, 500)
+            assert "Traceback" not in answer.text
+    assert "Traceback" not in capfd.readouterr().err
+    assert len([record for record in caplog.records if record.exc_info]) <= 5
+
+
+def test_an_upload_to_a_full_disk_is_one_line_and_the_next_one_works(
+    serve_limited: ServeLimited, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    url = serve_limited()
+
+    async def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with a_bystander(url):
+        visitor = Visitor(url)
+        with monkeypatch.context() as patch:
+            patch.setattr("gradio.route_utils.GradioUploadFile.write", full)
+            refused = visitor.upload(PICTURE.read_bytes())
+        assert (refused.status_code, refused.json()["detail"]) == (507, FULL)
+        assert "Traceback" not in caplog.text
+        assert visitor.upload(PICTURE.read_bytes()).status_code == 200
+
+
+def test_what_comes_out_of_the_queue_knows_who_asked(serve_limited: ServeLimited) -> None:
+    visitor = Visitor(serve_limited(), address="127.0.0.7")
+    buffer = io.BytesIO()
+    Image.effect_noise((31, 17), 50).save(buffer, "PNG")
+    path = visitor.upload(buffer.getvalue()).json()[0]
+    assert "A red circle." in visitor.ask("what is it?", [path])
+    askers = [asker for asker in STORE._askers.values() if asker.client == "127.0.0.7"]
+    assert [bool(asker.visit) for asker in askers] == [True]

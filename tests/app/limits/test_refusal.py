@@ -1,0 +1,42 @@
+"""The line about a refused request, and how often it is written."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+from app.limits.refusal import LINES_PER_MINUTE, AuditLog, Refused, RepeatedLines, printable
+
+
+def test_a_flood_is_a_few_lines(caplog: pytest.LogCaptureFixture) -> None:
+    now = [0.0]
+    audit = AuditLog(clock=lambda: now[0])
+    for _ in range(1000):
+        audit.write("1.2.3.4", "GET", "/x", Refused(404, "Not found."))
+    assert len(caplog.messages) == 1
+    now[0] = 11
+    audit.write("1.2.3.4", "GET", "/x", Refused(404, "Not found."))
+    assert "999 more" in caplog.messages[-1]
+    for number in range(10_000):
+        audit.write(f"client {number}", "GET", "/x", Refused(404, "Not found."))
+    assert len(caplog.messages) == LINES_PER_MINUTE
+    assert audit.total == 11_001
+
+
+def test_a_line_is_one_line() -> None:
+    assert printable("/a\r\nforged line\x1b[2J\u2028é\\") == "/a??forged line?[2J???"
+    assert printable("x" * 500) == "x" * 100 + "…"
+
+
+def test_a_library_that_repeats_itself_is_heard_a_few_times() -> None:
+    now = [0.0]
+    lines = RepeatedLines(per_minute=3, clock=lambda: now[0])
+
+    def record(text: str) -> logging.LogRecord:
+        return logging.LogRecord("asyncio", logging.ERROR, "", 0, text, None, None)
+
+    assert sum(lines.filter(record("accept failed")) for _ in range(100)) == 3
+    assert lines.filter(record("something else"))
+    now[0] = 61
+    assert lines.filter(record("accept failed"))

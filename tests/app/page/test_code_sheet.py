@@ -1,0 +1,60 @@
+"""What the sheet of code shows, without a browser."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from app.page.choosing.page_models import PageModels
+from app.page.code_sheet import code_of
+from app.page.page_state import PageState
+from models.errors import RequestError
+from tests.app.helpers import picture
+from tests.fakes import INFO, ScriptedModel
+
+MODELS = [{"id": "first", "name": "Another"}, {"id": "scripted", "name": INFO.name}, {"id": 5}, "x"]
+ALL = ["curl", "Python, openai", "Python, gradio_client"]
+
+
+def shown(
+    models: Any = MODELS, index: int = 0, url: Any = "http://here:7860", *, key: bool = False, default: str = INFO.name
+) -> list[dict[str, str]]:
+    page, model = PageState(), ScriptedModel()
+    list(page.session.ask(model, "what is it?", [picture()]))
+    page_models = PageModels(ScriptedModel(info=replace(INFO, name=default)))
+    return code_of(page, page_models, index=index, url=url, listed=models, key=key)
+
+
+def test_the_endpoint_of_gradio_asks_the_default_model_alone() -> None:
+    assert [one["title"] for one in shown(default="Another")] == ALL[:2]
+
+
+def test_each_client_asks_the_model_that_answered_at_the_address_of_the_page() -> None:
+    code = shown()
+    assert [one["title"] for one in code] == ALL
+    assert '"model": "scripted"' in code[0]["text"]
+    assert "base_url='http://here:7860/v1'" in code[1]["text"]
+    assert "handle_file('red.png')" in code[2]["text"]
+    assert not any("API_KEY" in one["text"] for one in code)
+
+
+def test_a_page_with_a_key_says_where_it_goes() -> None:
+    assert all("MINIVLM_API_KEY" in one["text"] for one in shown(key=True))
+
+
+@pytest.mark.parametrize("models", [[], None, "x", [{}]])
+def test_a_page_without_api_shows_what_there_is(models: Any) -> None:
+    assert [one["title"] for one in shown(models)] == ALL[2:]
+
+
+@pytest.mark.parametrize("url", ["http://h/$(rm)", "javascript:x", "http://h/a b", "http://h'", None, 5, "http://h\n"])
+def test_what_is_no_address_is_not_written_into_a_command(url: Any) -> None:
+    with pytest.raises(RequestError, match="can't be written"):
+        shown(url=url)
+
+
+def test_an_answer_that_is_not_there() -> None:
+    with pytest.raises(RequestError, match="no longer there"):
+        shown(index=3)

@@ -1,0 +1,128 @@
+"""What a configuration needs, fetched from a local hub by the real client, and checked."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from huggingface_hub import snapshot_download, try_to_load_from_cache
+
+from models.config import load_config
+from models.fetching.fetch import fetch
+from models.fetching.plan import make_plan
+from models.files.checkpoints import resolve
+from tests.models.fetching.local_hub import COMMIT, Hub, sha256, use_hub
+from tests.models.fetching.three_files import EVA, LLM, NEEDED, SPACE, STAGE, run
+
+
+def test_everything_is_fetched_and_then_found(
+    config: Path, hub: Hub, checkpoints_dir: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    status, out, _ = run(["fetch", str(config)], capsys)
+    assert status == 0
+    assert "model needs:" in out
+    assert "Terms: BSD (eva.pth, v2/stage.pth)" in out
+    assert (checkpoints_dir / "eva.pth").read_bytes() == EVA
+    assert (checkpoints_dir / "v2" / "stage.pth").read_bytes() == STAGE
+    assert sorted(path.name for path in checkpoints_dir.rglob("*.*")) == [".hashes.json", "eva.pth", "stage.pth"]
+    use_hub("http://127.0.0.1:9", monkeypatch)  # as the loader finds it later, without a hub
+    folder = resolve(load_config(config), "language_model")
+    assert sorted(path.name for path in folder.iterdir()) == sorted(NEEDED)
+    assert all((folder / name).read_bytes() == LLM[name] for name in NEEDED)
+
+
+def test_a_second_time_fetches_nothing(config: Path, hub: Hub, capsys: pytest.CaptureFixture[str]) -> None:
+    run(["fetch", str(config)], capsys)
+    hub.requests.clear()
+    status, out, _ = run(["fetch", str(config)], capsys)
+    assert status == 0
+    assert "Everything is here." in out
+    assert not [path for method, path, _ in hub.requests if method == "GET" and not path.startswith("/api/")]
+
+
+def test_a_dry_run_fetches_nothing(
+    config: Path, hub: Hub, checkpoints_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, out, _ = run(["fetch", str(config), "--dry-run"], capsys)
+    total = len(EVA) + len(STAGE) + sum(len(LLM[name]) for name in NEEDED)
+    assert status == 0
+    assert f"To fetch: {total / 2**20:.1f} MiB. Free: " in out
+    assert os.listdir(checkpoints_dir) == []
+    assert not [path for method, path, _ in hub.requests if method == "GET" and not path.startswith("/api/")]
+
+
+def test_the_bar_counts_every_byte_once(config: Path, hub: Hub) -> None:
+    hub.cuts[SPACE] = [5_000]
+    come: list[int] = []
+    plan = make_plan(load_config(config))
+    total = sum(item.missing_bytes for item in plan.items)
+    fetch(plan, on_bytes=come.append)
+    assert sum(come) == total == len(EVA) + len(STAGE) + sum(len(LLM[name]) for name in NEEDED)
+
+
+def test_a_cut_in_a_repository_goes_on_where_it_stopped(
+    config: Path, hub: Hub, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shard = "someone/llama/model-00001-of-00002.safetensors"
+    hub.cuts[shard] = [20_000] + [0] * 20
+    status, _, error = run(["fetch", str(config)], capsys)
+    assert status == 2
+    assert error.startswith("error: model is not complete: someone/llama: no connection, or one that breaks off")
+    hub.cuts.clear()
+    status, out, _ = run(["fetch", str(config)], capsys)
+    assert status == 0
+    assert "of it came earlier" in out
+    assert hub.downloads(shard)[-1] == "bytes=20000-"
+
+
+def test_pickled_weights_come_where_there_are_no_others(config: Path, hub: Hub) -> None:
+    hub.files = {name: data for name, data in hub.files.items() if not name.endswith(".safetensors")}
+    fetch(make_plan(load_config(config)))
+    assert isinstance(try_to_load_from_cache("someone/llama", "pytorch_model.bin"), str)
+
+
+def test_the_hubs_own_client_finds_what_was_fetched(config: Path, hub: Hub) -> None:
+    fetch(make_plan(load_config(config)))
+    hub.requests.clear()
+    folder = Path(snapshot_download("someone/llama", allow_patterns=NEEDED))
+    assert folder.name == COMMIT
+    assert not [path for method, path, _ in hub.requests if "/cdn/" in path]
+
+
+def test_a_different_hash_is_a_note_with_both(
+    config: Path, hub: Hub, checkpoints_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hub.files[SPACE] = b"new" * 10_000
+    status, out, _ = run(["fetch", str(config)], capsys)
+    assert status == 0
+    assert f"its sha256 is {sha256(b'new' * 10_000)}, but {sha256(STAGE)} was expected. It is used" in out
+
+
+def test_an_older_upload_is_named(
+    config: Path, checkpoints_dir: Path, hub: Hub, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (checkpoints_dir / "stage.pth").write_bytes(STAGE[::-1])
+    _, out, _ = run(["fetch", str(config)], capsys)
+    assert "this is the upload of long ago" in out
+
+
+def test_wrong_bytes_of_the_right_size_in_the_cache_are_found(
+    config: Path, hub: Hub, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fetch(make_plan(load_config(config)))
+    shard = Path(str(try_to_load_from_cache("someone/llama", "model-00001-of-00002.safetensors"))).resolve()
+    shard.write_bytes(bytes(len(LLM["model-00001-of-00002.safetensors"])))
+    os.utime(shard, ns=(1, 1))
+    small = Path(str(try_to_load_from_cache("someone/llama", "config.json"))).resolve()
+    small.write_bytes(LLM["config.json"][::-1])
+    _, out, _ = run(["fetch", str(config)], capsys)
+    assert f"but the hub says {sha256(LLM['model-00001-of-00002.safetensors'])}" in out
+    assert "its git hash is " in out
+
+
+def test_the_next_address_is_asked_where_one_fails(config: Path, hub: Hub, checkpoints_dir: Path) -> None:
+    del hub.files["eva.pth"]
+    hub.files["someone/mirror/eva.pth"] = EVA
+    fetch(make_plan(load_config(config)))
+    assert (checkpoints_dir / "eva.pth").read_bytes() == EVA

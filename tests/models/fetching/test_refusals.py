@@ -1,0 +1,123 @@
+"""What is said when files can't be fetched: one line each, and the rest comes all the same."""
+
+from __future__ import annotations
+
+import json
+from collections import namedtuple
+from pathlib import Path
+
+import pytest
+from huggingface_hub import constants
+
+from models.fetching import plan as plans
+from models.fetching import table
+from models.fetching.table import ReleasedFile
+from tests.models.fetching.local_hub import Hub, sha256, use_hub
+from tests.models.fetching.three_files import EVA, run
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "token", "message"),
+    [
+        (403, "GatedRepo", "", "someone/llama is gated: accept its licence at https://huggingface.co/someone/llama,"),
+        (401, "GatedRepo", "", "then run `hf auth login` or set HF_TOKEN"),
+        (403, "GatedRepo", "hf_x", "the account of your token has no access yet"),
+        (403, "", "", "someone/llama is gated"),
+        (401, "", "", "someone/llama is not on the hub, or needs a login"),
+        (401, "", "hf_x", "or your token (HF_TOKEN, `hf auth login`) may not read it"),
+        (404, "RepoNotFound", "", "someone/llama is not on the hub"),
+        (429, "", "", "someone/llama: the server says too many requests; wait some minutes"),
+        (500, "", "", "someone/llama: the server has an error (500); start again later"),
+    ],
+)
+def test_a_refused_repository_is_one_line_and_the_rest_comes(
+    status: int,
+    code: str,
+    token: str,
+    message: str,
+    config: Path,
+    hub: Hub,
+    checkpoints_dir: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda _: None)
+    if token:
+        monkeypatch.setenv("HF_TOKEN", token)
+    hub.refused["someone/llama"] = (status, code)
+    result, out, error = run(["fetch", str(config)], capsys)
+    assert result == 2
+    assert message in out
+    assert message in error
+    assert (checkpoints_dir / "eva.pth").is_file()
+
+
+def test_no_connection_is_one_line(
+    config: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_hub("http://127.0.0.1:9", monkeypatch)
+    status, out, error = run(["fetch", str(config)], capsys)
+    assert status == 2
+    assert "someone/llama: no connection, or one that breaks off (ConnectError)" in out
+    assert "HF_ENDPOINT is http://127.0.0.1:9" in out
+    assert error == (
+        "error: model is not complete: someone/llama, v2/stage.pth can't be fetched; the plan above says why."
+    )
+
+
+def test_a_proxy_that_is_not_there_is_named(
+    config: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    status, out, _ = run(["fetch", str(config)], capsys)
+    assert status == 2
+    assert "is the proxy right that HTTP_PROXY names?" in out
+
+
+def test_offline_is_said_and_what_is_here_is_enough(
+    config: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    status, out, _ = run(["fetch", str(config)], capsys)
+    assert status == 2
+    assert "someone/llama can't be downloaded while HF_HUB_OFFLINE is set; unset it." in out
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    run(["fetch", str(config)], capsys)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    status, out, _ = run(["fetch", str(config)], capsys)
+    assert status == 0
+    assert "Everything is here." in out
+
+
+def test_too_little_room_is_told_before_anything_comes(
+    config: Path, hub: Hub, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(plans.shutil, "disk_usage", lambda _: usage(10, 10, 1000))
+    status, _, error = run(["fetch", str(config)], capsys)
+    assert status == 2
+    assert "0.1 MiB are to be fetched, but" in error
+    assert "has 0.0 MiB free. Make room." in error
+    assert not [path for method, path, _ in hub.requests if "/cdn/" in path]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_full_disk_is_one_line(
+    config: Path, hub: Hub, checkpoints_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    note = {"url": f"{hub.address}/web/eva.pth", "size": len(EVA), "sha256": sha256(EVA)}
+    (checkpoints_dir / "eva.pth.part.json").write_text(json.dumps(note))
+    (checkpoints_dir / "eva.pth.part").symlink_to("/dev/full")
+    status, _, error = run(["fetch", str(config)], capsys)
+    assert status == 2
+    assert "eva.pth: the disk is full; make room and start again" in error
+
+
+def test_a_file_that_only_a_browser_gets_is_named(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config.write_text(config.read_text().replace("v2/stage.pth", "v2/by_hand.pth"))
+    row = ReleasedFile(place="v2/by_hand.pth", terms="BSD", by_hand="https://drive.example/1")
+    table.FILES = (*table.FILES, row)  # undone with the fixture's monkeypatch
+    status, _, error = run(["fetch", str(config)], capsys)
+    assert status == 2
+    assert "Get https://drive.example/1 with a browser, and put it at " in error

@@ -1,0 +1,95 @@
+"""A run that is ill: which step ends it, what it says, and what it leaves."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from training.batch_trainer import STATE_FILE, BatchTrainer, batch_arguments, latest_checkpoint
+from training.health import MOST_IDLE_STEPS, TrainingDiverged
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*pin_memory.*:UserWarning"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+]
+
+
+class Slope(nn.Module):
+    """Its loss is the weight times the batch, so its gradient is the batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(1))
+
+    def forward(self, *, slope: Tensor) -> dict[str, Tensor]:
+        return {"loss": (self.weight * slope).sum()}
+
+
+class Slopes(Dataset[dict[str, Tensor]]):
+    """One number for each step."""
+
+    def __init__(self, slopes: list[float]) -> None:
+        self._slopes = slopes
+
+    def __len__(self) -> int:
+        return len(self._slopes)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        return {"slope": torch.tensor([self._slopes[index]])}
+
+
+def run(slopes: list[float], folder: Path, *, rate: float = 0.1, save_every: int = 2) -> None:
+    model = Slope()
+    args = batch_arguments(
+        folder, on_cpu=True, workers=0, max_steps=len(slopes), save_steps=save_every, report_to=[], max_grad_norm=0.0
+    )
+    optimiser = torch.optim.SGD(model.parameters(), lr=rate)
+    schedule = torch.optim.lr_scheduler.ConstantLR(optimiser, factor=1.0)
+    BatchTrainer(model, args=args, train_dataset=Slopes(slopes), optimizers=(optimiser, schedule)).train()
+
+
+def saved(folder: Path) -> list[str]:
+    return sorted((path.name for path in (folder / "checkpoints").iterdir()), key=lambda name: int(name[11:]))
+
+
+@pytest.mark.parametrize(("slope", "what"), [(math.nan, "the loss is nan"), (math.inf, "the loss is inf")])
+def test_the_run_ends_before_the_step_that_would_spoil_it(slope: float, what: str, tmp_path: Path) -> None:
+    with pytest.raises(
+        TrainingDiverged, match=rf"^step 6: {what}\. The last good checkpoint is .*/checkpoint-4; begin"
+    ):
+        run([1.0] * 5 + [slope] + [1.0] * 4, tmp_path)
+    assert saved(tmp_path) == ["checkpoint-2", "checkpoint-4"]
+
+
+def test_before_the_first_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(TrainingDiverged, match=r"^step 1: the loss is nan\. Nothing was saved before; begin again"):
+        run([math.nan] * 4, tmp_path)
+
+
+def test_nothing_is_saved_any_more_once_nothing_learns(tmp_path: Path) -> None:
+    with pytest.raises(TrainingDiverged, match=rf"^step {5 + MOST_IDLE_STEPS}: .* no gradient.*/checkpoint-4; begin"):
+        run([1.0] * 5 + [0.0] * 30, tmp_path)
+    assert saved(tmp_path) == ["checkpoint-2", "checkpoint-4"]
+
+
+def test_a_checkpoint_that_fell_on_a_step_without_gradient_is_made_up_for(tmp_path: Path) -> None:
+    run([1.0, 1.0, 1.0, 0.0, 0.0, 1.0, 1.0], tmp_path, save_every=4)
+    assert saved(tmp_path) == ["checkpoint-6", "checkpoint-7"]
+    newest = latest_checkpoint(tmp_path)
+    assert newest is not None
+    assert float(load_file(newest / STATE_FILE)["weight"]) == pytest.approx(0.5)
+
+
+def test_weights_that_are_no_numbers_are_not_saved(tmp_path: Path) -> None:
+    """A step can spoil the weights without a sign in its loss or gradient."""
+    with pytest.raises(TrainingDiverged, match=r"1 of 1 tensors hold NaN or infinity.*last good checkpoint is .*-2;"):
+        run([1e-3, 1e-3, 1e-3, 1e38], tmp_path, rate=1000.0)
+    newest = latest_checkpoint(tmp_path)
+    assert newest is not None
+    assert newest.name == "checkpoint-2"
