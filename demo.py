@@ -14,7 +14,7 @@ from argparse import Namespace
 from collections.abc import Sequence
 
 from app import arguments, config_list, launch, server
-from app.remote.launching import serve_elsewhere
+from app.launch_elsewhere import serve_elsewhere
 from models.errors import MiniVLMError
 
 

@@ -13,9 +13,9 @@ from pathlib import Path
 
 from app.remote.options import add_remote_options, check_remote_options
 from app.serving_options import add_serving_options, serving_overrides
-from models.command_line import ROOT, OneLineParser, version
+from models.command_line import OneLineParser, version
+from models.config import CONFIG_DIR
 
-CONFIG_DIR = ROOT / "eval_configs"
 DEFAULT_CONFIG = CONFIG_DIR / "tiny_minigpt_v2.yaml"
 
 

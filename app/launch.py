@@ -175,9 +175,6 @@ def answering(args: argparse.Namespace, *, busy_prefill_tokens: int | None = Non
 
 def new_scene() -> Image.Image:
     """A fresh picture of the only kind that the bundled models know, for the page's "New scene" button."""
-    import numpy as np
+    from training.scenes import draw_scene
 
-    from training.scenes.render import render_image
-    from training.scenes.scene import sample_scene
-
-    return render_image(sample_scene(np.random.default_rng(), min_objects=2))
+    return draw_scene()

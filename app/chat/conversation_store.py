@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 LIFETIME = 3600.0  # seconds that a conversation is kept after its page has gone
 GRACE = 30.0  # seconds that an answer goes on after its page has gone: a lost connection comes back sooner
 MAX_BYTES = 1 << 30  # in memory
-STOPPING = 1.0  # seconds until it is seen again whether an answer has ended that was stopped
+STOPPING = 1.0  # seconds between two checks whether a stopped answer has ended
 FAIR_SHARE = 1 / 4  # of the budget: who holds more than that loses conversations before others do
 
 

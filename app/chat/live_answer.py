@@ -17,8 +17,8 @@ from engine.chat_model import ChatModel, Stream
 from models.conversation import Answer, Sampling, Turn
 
 UPDATE_INTERVAL = 0.02  # seconds between two updates of the page, at least
-RESTING = 3  # times as long as an update took, the page leaves its place to others before the next one,
-LONGEST_REST = 0.25  # but no longer than that many seconds, unless the update took longer
+RESTING = 3  # the page rests this many times as long as its last update took, and leaves the time to others
+LONGEST_REST = 0.25  # seconds of rest at most, unless the update itself took longer
 HEARTBEAT = 0.5  # seconds after which the last state is repeated, so that a closed tab is noticed
 
 

@@ -291,6 +291,7 @@ def _ended(exchange: Exchange, old: Exchange | None, error: BaseException | None
     if old is not None and old.text and not exchange.text:
         exchange.answer, exchange.sampling, exchange.extras = old.answer, old.sampling, old.extras
         exchange.model, exchange.asked = old.model, old.asked
+        exchange.rating, exchange.first_seen = old.rating, old.first_seen
 
 
 def with_seed(sampling: Sampling) -> Sampling:

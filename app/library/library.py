@@ -14,11 +14,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
-from app.library.leased import LibraryModel, NotLoaded
+from app.library.leased import LibraryModel
 from app.library.offers import Offer
 from engine.chat_model import ChatModel
 from engine.stats import EngineStats
-from models.errors import MiniVLMError, NotEnoughMemory, RequestError
+from models.errors import MiniVLMError, NotEnoughMemory, NotLoaded, RequestError
 from models.memory.serving import size
 
 logger = logging.getLogger(__name__)

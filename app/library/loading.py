@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psutil
 import torch
@@ -17,7 +17,6 @@ import torch
 from app.extras.extended_model import with_extras
 from app.library.library import Loaded, Loader, Need
 from app.library.offers import Offer
-from app.spaces.zero_gpu import ZeroGpuEngine
 from engine.chat_engine import ChatEngine
 from engine.stats import EngineStats
 from models.config import load_config
@@ -30,6 +29,9 @@ from models.loader import build_model, parts_of
 from models.memory.sizes import HEADROOM, weight_bytes
 from models.tensors.deferred import give_back_freed_memory
 from models.vision_language_model import VisionLanguageModel
+
+if TYPE_CHECKING:
+    from app.spaces.zero_gpu import ZeroGpuEngine
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,4 +148,6 @@ def engine_for(model: VisionLanguageModel) -> ChatEngine | ZeroGpuEngine:
     spaces: Any = sys.modules.get("spaces")  # it must be imported before torch, which its app file does
     if spaces is None:
         raise ConfigError("On ZeroGPU the Space's app file must import spaces first; make space writes such a one.")
+    from app.spaces.zero_gpu import ZeroGpuEngine
+
     return ZeroGpuEngine(model, spaces.GPU)

@@ -13,7 +13,6 @@ from app.api.chat_endpoint import add_chat_endpoint
 from app.api.chat_values import PageWithEndpoint
 from app.chat.conversation_store import ConversationStore
 from app.chat.feedback import FeedbackFile
-from app.extras.extended_model import with_extras
 from app.library.library import ModelLibrary
 from app.limits.boundary import BoundedBlocks
 from app.page.chat_files import add_chat_files, menu_html
@@ -126,8 +125,6 @@ def build_demo(
     `store` keeps the conversations of all visitors; a new one if none is given. With a `library`, of which `model` is
     one, visitors can choose another; with `feedback` they can say what they think of answers.
     """
-    if library is None:  # whose models have theirs
-        model = with_extras(model)
     info = model.info
     examples = examples_in(examples_dir)
     models = PageModels(model, library)

@@ -9,7 +9,7 @@ from itertools import chain
 from typing import Any
 
 from app.chat.exchange import Exchange, IllustratedAnswer, WantedExtras
-from app.chat.pictures import Picture, drawn_picture, open_picture
+from app.chat.pictures import BYTES_PER_PIXEL, Picture, drawn_picture, open_picture
 from app.chat.session import ChatSession
 from engine.chat_model import ChatModel
 from models.conversation import Sampling
@@ -51,7 +51,7 @@ class PageState:
         drawn = [
             one.answer.picture for one in exchanges if isinstance(one.answer, IllustratedAnswer) and one.answer.picture
         ]
-        sizes |= {f"drawn {id(image)}": 3 * image.width * image.height for image in drawn}
+        sizes |= {f"drawn {id(image)}": BYTES_PER_PIXEL * image.width * image.height for image in drawn}
         text = sum(len(exchange.question) + len(exchange.text) for exchange in exchanges)
         return {**sizes, f"texts of {self.session.key}": 4 * text}
 

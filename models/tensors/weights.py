@@ -1,4 +1,4 @@
-"""Released files -> named tensors for our modules: lazy reading, renaming by rules, and completeness both ways."""
+"""Released files -> named tensors for our modules: lazy reading, and renaming by rules."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from models.tensors.state_dicts import read_state_dict, refuse_text
 
 Tensors = dict[str, Tensor]
 _Named = TypeVar("_Named")
+
 
 @dataclass(frozen=True)
 class Rename:

@@ -6,10 +6,9 @@ import threading
 
 import pytest
 
-from app.library.leased import NotLoaded
 from app.library.library import ModelLibrary
 from models.conversation import Sampling, Turn
-from models.errors import CheckpointCorrupt, RequestError
+from models.errors import CheckpointCorrupt, NotLoaded, RequestError
 from tests.app.library.fake_loader import FakeLoader, line, offer, scripted, settle, state
 from tests.waiting import eventually
 
