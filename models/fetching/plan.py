@@ -52,6 +52,11 @@ class Item:
         return (self.remote and self.remote.size) or (self.released and self.released.size) or 0
 
     @property
+    def folder(self) -> Path:
+        """Where a repository is, or will be."""
+        return self.path if self.repository is None else self.repository.folder
+
+    @property
     def missing_bytes(self) -> int:
         """The size of the files that are not here whole, with what has come of them."""
         if self.state != "to fetch":
@@ -96,7 +101,7 @@ class Plan:
             yield f"Terms: {terms} ({', '.join(values)})" + (f"; to be accepted at {page}" if page else "")
         total = sum(item.bytes_to_come for item in self.items)
         if not total:
-            yield "Nothing is left to fetch." if self.missing else "Everything is here."
+            yield "Nothing more can be fetched." if self.missing else "Everything is here."
             return
         begun = sum(item.missing_bytes for item in self.items) - total
         earlier = f" ({gib(begun)} of it came earlier)" if begun else ""
@@ -136,6 +141,12 @@ class Plan:
 def make_plan(config: FamilyConfig) -> Plan:
     """Look which files of a configuration are here, and ask servers about the others. Downloads nothing."""
     return Plan(config.name or config.source.stem, tuple(_item(file, config) for file in needed_files(config)))
+
+
+def plan_of_repository(name: str) -> Plan:
+    """The plan for one repository of the hub, which nothing else is needed with."""
+    item = Item(key="repository", value=name, state="missing", path=hub_cache())
+    return Plan(name, (_repository_item(item, name),))
 
 
 def _item(file: NeededFile, config: FamilyConfig) -> Item:
