@@ -22,9 +22,6 @@ from models.tensors.state_dicts import read_state_dict, refuse_text
 Tensors = dict[str, Tensor]
 _Named = TypeVar("_Named")
 
-_CAST_VALUES = 2**18  # converted at a time: 1 MiB in fp32, which a core's own cache holds
-
-
 @dataclass(frozen=True)
 class Rename:
     """One step from a released name to ours: a regex and its replacement; applied in order, all that match."""
@@ -224,19 +221,3 @@ def check_lora_rank(lora: Lora, wanted: int | None, *, source: str) -> None:
 def merge_lora(weight: Tensor, lora_a: Tensor, lora_b: Tensor, *, alpha: float) -> Tensor:
     """W + alpha/rank * B @ A in fp32; [out, in]. Source: peft, `LoraLayer.get_delta_weight` (arXiv:2106.09685)."""
     return weight.float() + (alpha / lora_a.shape[0]) * (lora_b.float() @ lora_a.float())
-
-
-def converted(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    """The tensor in a number format; itself if it has that already.
-
-    torch converts between the two half formats one value at a time, but each to and from fp32 with vector instructions:
-    on a CPU the way over fp32, which holds both exactly, takes a third of the time if it stays in the cache.
-    """
-    is_between_halves = {tensor.dtype, dtype} == {torch.float16, torch.bfloat16}
-    if not (is_between_halves and tensor.device.type == "cpu" and tensor.is_contiguous()):
-        return tensor.to(dtype)
-    result = torch.empty_like(tensor, dtype=dtype)
-    chunk = torch.empty(min(_CAST_VALUES, tensor.numel()))
-    for source, target in zip(tensor.view(-1).split(_CAST_VALUES), result.view(-1).split(_CAST_VALUES), strict=True):
-        target.copy_(chunk[: len(source)].copy_(source))
-    return result
