@@ -15,7 +15,7 @@ from models.errors import DownloadFailed
 from models.family_config import FamilyConfig
 from models.fetching.repository import Repository, cached_folder, list_repository
 from models.fetching.table import HubFile, ReleasedFile, find_released, remark_on, terms_of
-from models.fetching.transfer import part_size
+from models.fetching.transfer import existing_folder, part_size
 from models.fetching.web import RemoteFile, WebError, explain, look_up, page_of, uses_mirror
 from models.files.checkpoints import CHECKPOINTS_DIR, NeededFile, is_placeholder, needed_files
 
@@ -50,11 +50,6 @@ class Item:
         if self.path.is_file():
             return self.path.stat().st_size
         return (self.remote and self.remote.size) or (self.released and self.released.size) or 0
-
-    @property
-    def folder(self) -> Path:
-        """Where a repository is, or will be."""
-        return self.path if self.repository is None else self.repository.folder
 
     @property
     def missing_bytes(self) -> int:
@@ -122,7 +117,7 @@ class Plan:
         needed: dict[int, tuple[Path, int]] = {}
         for item in self.items:
             if item.bytes_to_come:
-                folder = _existing(item.path)
+                folder = existing_folder(item.path)
                 device = os.stat(folder).st_dev
                 first, before = needed.get(device, (folder, 0))
                 needed[device] = (first, before + item.bytes_to_come)
@@ -141,12 +136,6 @@ class Plan:
 def make_plan(config: FamilyConfig) -> Plan:
     """Look which files of a configuration are here, and ask servers about the others. Downloads nothing."""
     return Plan(config.name or config.source.stem, tuple(_item(file, config) for file in needed_files(config)))
-
-
-def plan_of_repository(name: str) -> Plan:
-    """The plan for one repository of the hub, which nothing else is needed with."""
-    item = Item(key="repository", value=name, state="missing", path=hub_cache())
-    return Plan(name, (_repository_item(item, name),))
 
 
 def _item(file: NeededFile, config: FamilyConfig) -> Item:
@@ -205,11 +194,6 @@ def hub_cache() -> Path:
 def gib(size: int) -> str:
     """A size for people."""
     return f"{size / 2**30:.1f} GiB" if size >= 2**30 / 10 else f"{size / 2**20:.1f} MiB"
-
-
-def _existing(path: Path) -> Path:
-    """The nearest folder above a path that exists already."""
-    return next(folder for folder in path.absolute().parents if folder.is_dir())
 
 
 def _is_under(path: Path, folder: Path) -> bool:

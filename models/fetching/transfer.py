@@ -89,6 +89,12 @@ def part_size(target: Path) -> int:
     return _size(_beside(target, ".part"))
 
 
+def existing_folder(path: Path) -> Path:
+    """The nearest folder above a path that exists already, or that the path is."""
+    place = path.absolute()
+    return next(folder for folder in (place, *place.parents) if folder.is_dir())
+
+
 def _beside(path: Path, ending: str) -> Path:
     return path.with_name(path.name + ending)
 

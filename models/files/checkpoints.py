@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import re
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -146,22 +144,18 @@ def _how_to_fetch(config: FamilyConfig) -> str:
 
 
 def _download(repository: str, *, where: str, hint: str) -> Path:
-    """The folder of a hub repository in the local cache, downloaded where it is not there yet.
+    """The folder of a hub repository in the local cache, downloaded where it is not there yet."""
+    from models.fetching.first_start import download_repository
+    from models.fetching.repository import cached_folder
+    from models.fetching.web import WebError, explain
 
-    What is to come is said on stderr first, with a bar as it comes.
-    """
-    from models.fetching.fetch import fetch
-    from models.fetching.plan import plan_of_repository
-
-    plan = plan_of_repository(repository)
-    (item,) = plan.items
-    if item.state == "missing":
-        raise CheckpointMissing(f"{where}: {item.problem} {hint}".strip())
-    if item.state == "to fetch":
-        for line in plan.lines():
-            print(line, file=sys.stderr)
-        fetch(plan, report=partial(print, file=sys.stderr))
-    return item.folder
+    try:
+        return download_repository(repository)
+    except WebError as error:
+        if (folder := cached_folder(repository)) is not None:
+            return folder
+        page = f"https://huggingface.co/{repository}"
+        raise CheckpointMissing(f"{where}: {explain(error, what=repository, page=page)} {hint}") from error
 
 
 def _neighbours(value: str) -> str:

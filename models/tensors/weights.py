@@ -22,6 +22,7 @@ from models.tensors.state_dicts import read_state_dict, refuse_text
 Tensors = dict[str, Tensor]
 _Named = TypeVar("_Named")
 
+
 @dataclass(frozen=True)
 class Rename:
     """One step from a released name to ours: a regex and its replacement; applied in order, all that match."""
