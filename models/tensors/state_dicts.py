@@ -55,7 +55,8 @@ def load_pickle(path: Path) -> Any:
                 "Get it from the official source, or re-save only its tensors."
             ) from error
         raise CheckpointCorrupt(
-            f"{path} ({size:,} bytes) is no PyTorch checkpoint, or truncated or damaged; download it again."
+            f"{path} ({size:,} bytes) is no PyTorch checkpoint, or truncated or damaged; delete it and download it "
+            "again."
         ) from error
 
 
@@ -64,7 +65,9 @@ def refuse_text(path: Path) -> bytes:
     with path.open("rb") as file:
         head = file.read(256)
     if head.strip().lower().startswith((b"version https://git-lfs", b"<!doctype", b"<html", b"<?xml")):
-        raise CheckpointCorrupt(f"{path} is a web page or a git-lfs pointer, not weights; download the file itself.")
+        raise CheckpointCorrupt(
+            f"{path} is a web page or a git-lfs pointer, not weights; delete it and download the file itself."
+        )
     return head
 
 
