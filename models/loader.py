@@ -100,6 +100,8 @@ def build_model(
     llm = parts["language_model"]
     check_vocabulary(tokenizer, llm.config.get_text_config().vocab_size, source=llm.source)
     outline = family.assemble(config, files, empty, tokenizer)
+    if not outline.eos_token_ids:
+        raise ConfigError(f"{llm.source}: config.json has no eos_token_id, so no answer would end; download it again.")
     check_context(outline, source=config.source)
     spread: Spread | None = None
     if len(devices) > 1 or (report is not None and not keep_lora):  # training keeps no keys and values

@@ -32,6 +32,10 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     content = unwrapped(load_pickle(path))
     if not is_state_dict(content):
         raise CheckpointCorrupt(f"{path} holds no state dict (names -> tensors); is it the right file?")
+    if odd := [name for name, tensor in content.items() if not is_plain(tensor)]:
+        raise CheckpointCorrupt(
+            f"{path}: {odd[0]} is sparse, quantized or without values, as no released tensor is; download it again."
+        )
     if all(name.startswith(_PARALLEL) for name in content):
         content = {name.removeprefix(_PARALLEL): tensor for name, tensor in content.items()}
     return dict(content)
@@ -99,6 +103,11 @@ def is_state_dict(content: Any) -> bool:
     return isinstance(content, dict) and all(
         isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items()
     )
+
+
+def is_plain(tensor: Tensor) -> bool:
+    """Whether a tensor holds a number for each of its places."""
+    return tensor.layout == torch.strided and not (tensor.is_quantized or tensor.is_nested or tensor.is_meta)
 
 
 def pickled_class(path: Path) -> str | None:
