@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
-from app.chat.asker import ASKER, Asker
 from app.chat.shelf import Shelf
+from engine.asker import ASKER, Asker
 
 logger = logging.getLogger(__name__)
 

@@ -88,7 +88,7 @@ def launch_options() -> dict[str, Any]:
         "run_history": False,
         "enable_monitoring": False,
         "max_file_size": MAX_UPLOAD,
-        "max_threads": 2 * MAX_STREAMS,
+        "max_threads": 4 * MAX_STREAMS,
         "allowed_paths": [str(ASSETS)],
         "footer_links": [],
         "favicon_path": str(ASSETS / "favicon.png"),
