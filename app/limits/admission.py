@@ -12,7 +12,7 @@ from app.limits.addresses import SCOPE_KEY
 from app.limits.bodies import check_length, parse_object, replay
 from app.limits.budgets import Gauge, Lanes, Rate
 from app.limits.gradio_app import GradioApp
-from app.limits.policy import Limits
+from app.limits.policy import KIB, Limits
 from app.limits.refusal import Refused
 from app.limits.request import Request
 from app.limits.routes import CALLS, OPEN, STREAMS, Kind
@@ -22,6 +22,7 @@ from engine.asker import ASKER, Asker
 
 QUERY_BYTES = 4096
 COSTS = {Kind.PAGE: 10.0, Kind.INFO: 10.0}  # more requests' worth: they are written and packed anew each time
+BYTES_OF_A_REQUEST = 64 * KIB  # of JSON, which is read while everybody waits: so much more counts as one more request
 COST_OF_REFUSED = 5.0
 PAUSE = 1.0  # seconds that an answer of 429 takes: who does not heed it gets no more of them than that
 BUSY = "Too many requests from this address. Wait a moment."
@@ -96,6 +97,7 @@ class Admission:
             request.receive = replay(body, request.raw_receive)
         elif kind in (Kind.RUN, Kind.JOIN, Kind.CALL, Kind.CANCEL):
             body = await request.limited(self._limits, self._limits.json_bytes, self._buffer_until(stack)).read()
+            await self.count(request.client, len(body) / BYTES_OF_A_REQUEST)
             self._check_call(request, parse_object(body))
             request.receive = replay(body, request.raw_receive)
         elif kind in (Kind.HEARTBEAT, Kind.DATA, Kind.CALL_RESULT):

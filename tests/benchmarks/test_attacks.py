@@ -10,7 +10,7 @@ from app.chat.decoding.scans import count_scans
 from benchmarks.attacks.__main__ import main
 from benchmarks.attacks.bystander import Bystander
 from benchmarks.attacks.pictures import jpeg_with_scans, large_png, numbered
-from benchmarks.attacks.runner import ATTACKS, Report, line_of
+from benchmarks.attacks.runner import ATTACKS, Report, line_of, ranked
 from benchmarks.attacks.target import all_at_once, at_once
 
 HELD = Report("x", 1.0, 1.5, 3.0, 4, 900.0, 800.0, 2, [], {}, "")
@@ -39,6 +39,12 @@ def test_a_bystander_sees_other_answers_and_none() -> None:
     assert len(bystander.visits_while(lambda: left.pop(0))) == 4
     assert bystander.wrong == ["['a', 'c'] instead of ['a', 'b']", "RuntimeError: no answer came"]
     assert len(set(visitor.images)) == 4
+
+
+def test_one_conversation_of_ten_may_be_slow() -> None:
+    assert ranked([9.0, *[1.0] * 9]) == 1.0
+    assert ranked([9.0, 9.0, *[1.0] * 8]) == 9.0
+    assert ranked([3.0]) == 3.0
 
 
 @pytest.mark.parametrize("wrong", [{"wrong": ["x"]}, {"left": {"minivlm_active": 1.0}}, {"attacked": 2.1}])
