@@ -32,7 +32,7 @@ PREPARING = 120.0  # seconds at most until an attack begins
 
 @dataclass
 class Report:
-    """What was seen of one attack. Times are seconds of a conversation, of which 9 of 10 were shorter; memory is MiB."""
+    """What was seen of one attack. Times are seconds of a conversation (9 of 10 were shorter), memory is MiB."""
 
     name: str
     quiet: float
