@@ -125,6 +125,7 @@ class Visitor:
         body = {"data": data, "session_hash": session, "fn_index": self.page.listeners["ask"]}
         self.client.post("/gradio_api/queue/join", json=body).raise_for_status()
         with self.client.stream("GET", "/gradio_api/queue/data", params={"session_hash": session}) as stream:
+            stream.raise_for_status()
             messages = [line for line in stream.iter_lines() if line.startswith("data:")]
         found = _ANSWER.findall("".join(messages))
         if not found:

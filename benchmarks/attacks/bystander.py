@@ -14,6 +14,7 @@ from benchmarks.random_models import picture
 from benchmarks.soak_http import Visitor, as_png
 
 SAMPLE_SECONDS = 0.1
+PAUSE = 0.4  # seconds between two conversations: one browser alone may not ask as often as it could
 
 
 @dataclass
@@ -47,6 +48,7 @@ class Bystander:
         """The seconds of each, at least of one, until it does not go on."""
         seconds = [self.visit()]
         while goes_on():
+            time.sleep(PAUSE)
             seconds.append(self.visit())
         return seconds
 

@@ -25,7 +25,7 @@ ATTACKS: dict[str, Attack] = {
     for attack in room.ATTACKS
 }
 ALLOWED = 2.0  # times the bystander's quiet time
-QUIET_SECONDS = 3.0
+QUIET_SECONDS = 5.0
 RANK = 0.9  # of the conversations are counted: a single one may have met something else on a busy machine
 PREPARING = 120.0  # seconds at most until an attack begins
 

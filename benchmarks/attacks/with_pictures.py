@@ -6,6 +6,7 @@ import base64
 import json
 import secrets
 from collections import Counter
+from typing import Any
 
 from benchmarks.attacks.pictures import LARGE, jpeg_with_scans, large_png, numbered, odd_pictures
 from benchmarks.attacks.target import Target, at_once
@@ -56,7 +57,8 @@ def pictures_to_api(target: Target) -> object:
 
     def ask(index: int) -> int:
         images = [files[index]] if index < 60 else files[:20] * 50
-        content = [{"type": "image_url", "image_url": {"url": f"data:image/png;base64,{one}"}} for one in images]
+        content: list[Any] = [{"type": "text", "text": "[caption] describe this image"}]
+        content += [{"type": "image_url", "image_url": {"url": f"data:image/png;base64,{one}"}} for one in images]
         body = {"model": "x", "max_tokens": 9, "messages": [{"role": "user", "content": content}]}
         return client.post("/v1/chat/completions", json={**body, "model": _model(target)}).status_code
 

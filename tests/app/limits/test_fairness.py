@@ -38,25 +38,41 @@ def test_who_reads_no_answers_asks_no_more(serve_limited: ServeLimited) -> None:
         assert "not read the answers" in deaf.join("hello").text
 
 
+def test_a_page_that_never_said_it_is_there_is_left_all_the_same(
+    serve_limited: ServeLimited, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or its conversation would stay in memory for good."""
+    left: list[PageState] = []
+    monkeypatch.setattr(Handlers, "leave", lambda self, page: left.append(page))
+    url = serve_limited(Limits(session_seconds=0.0))
+    admission = serve_limited.limited.layer._admission  # type: ignore[attr-defined]
+    with a_bystander(url):
+        silent = Visitor(url)
+        assert "A red circle." in silent.ask("hello")
+        assert left == []
+        assert eventually(lambda: admission.tidy() or bool(left))
+        assert [len(page.session.exchanges) for page in left] == [1]
+
+
 def test_presses_of_one_address_leave_threads_to_others(
     serve_limited: ServeLimited, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     running, go_on = threading.Semaphore(0), threading.Event()
 
-    def wait(self: Handlers, page: PageState) -> View:
+    def reset(self: Handlers, page: PageState) -> View:
         running.release()
         assert go_on.wait(20)
         return View()
 
-    monkeypatch.setattr(Handlers, "reset", wait)
+    monkeypatch.setattr(Handlers, "reset", reset)
     url = serve_limited(Limits(presses_per_client=2))
-    reset = listener_index(url, "reset")
+    index = listener_index(url, "reset")
     crowd = [Visitor(url, address="127.0.0.9") for _ in range(4)]
     with ThreadPoolExecutor(5) as threads:
-        pressed = [threads.submit(visitor.press, reset, [None]) for visitor in crowd]
+        pressed = [threads.submit(visitor.press, index, [None]) for visitor in crowd]
         assert running.acquire(timeout=20)
         assert running.acquire(timeout=20)
-        pressed.append(threads.submit(Visitor(url).press, reset, [None]))
+        pressed.append(threads.submit(Visitor(url).press, index, [None]))
         assert running.acquire(timeout=20)
         assert not running.acquire(blocking=False)  # two of one address and one of another, and the rest waits
         go_on.set()
