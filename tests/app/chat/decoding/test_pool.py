@@ -123,6 +123,22 @@ def test_a_worker_does_not_outlive_its_server() -> None:
     assert eventually(lambda: not psutil.pid_exists(worker) or psutil.Process(worker).status() == "zombie")
 
 
+def test_a_worker_whose_server_was_killed_meanwhile_says_nothing() -> None:
+    worker = subprocess.Popen(
+        [sys.executable, "-m", "app.chat.decoding.worker"],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert worker.stdin
+    assert worker.stdout
+    worker.stdout.close()
+    data = encode(Image.new("RGB", (600, 600)))
+    _, said = worker.communicate(len(data).to_bytes(8, "big") + data, timeout=60)
+    assert (worker.returncode, said) == (0, b"")
+
+
 @pytest.mark.skipif(os.name != "posix", reason="other systems have other priorities")
 def test_a_worker_leaves_the_processor_to_answers(pool: DecoderPool) -> None:
     pool.decode(encode(scene()))
