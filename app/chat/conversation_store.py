@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
-from app.chat.asker import ASKER, Asker
 from app.chat.shelf import Shelf
+from engine.asker import ASKER, Asker
+from models.memory.freed import give_back_freed_memory
 
 logger = logging.getLogger(__name__)
 
@@ -124,7 +125,7 @@ class ConversationStore(Generic[Kept]):
         """Its page has gone. If it does not come back, first a running answer ends, later the conversation goes."""
         with self._changed:
             entry = self._entries.get(key)
-            if entry is None:
+            if entry is None or entry.left is not None:
                 return
             entry.left = self._clock()
             self._has_news = True
@@ -140,8 +141,11 @@ class ConversationStore(Generic[Kept]):
 
     def tidy(self) -> float | None:
         """End answers, shelve and drop what has had its time; the seconds until there is more to do, or None."""
-        for key in self._left():
+        left = self._left()
+        for key in left:
             self._put_on_shelf(key)
+        if left:
+            give_back_freed_memory()  # pictures, of which the C library keeps what lies between others
         with self._changed:
             now = self._clock()
             waits = []

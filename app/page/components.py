@@ -87,7 +87,7 @@ def launch_options() -> dict[str, Any]:
         "run_history": False,
         "enable_monitoring": False,
         "max_file_size": MAX_UPLOAD,
-        "max_threads": 2 * MAX_STREAMS,
+        "max_threads": 4 * MAX_STREAMS,
         "allowed_paths": [str(ASSETS)],
         "footer_links": [],
         "favicon_path": str(ASSETS / "favicon.png"),
@@ -134,7 +134,7 @@ def build_demo(
     has_scenes = new_scene is not None
     cards = examples_html(examples(info)) if examples(info) else ""
     with ChatPage(title=TITLE, analytics_enabled=False, delete_cache=EXPIRY, fill_height=True) as demo:
-        page = gr.State(PageState())
+        page = gr.State(PageState(), delete_callback=lambda shown: _leave_unless_shown(demo, handlers, page, shown))
         parts = _Parts(info, cards, has_scenes=has_scenes, has_choice=models.has_choice)
         _connect(parts, handlers, page, feedback)
         _connect_keeping(demo, parts, handlers, page)
@@ -178,6 +178,14 @@ def _leave_of(demo: gr.Blocks, handlers: Handlers, page: gr.State) -> Callable[[
             handlers.leave(shown)
 
     return leave
+
+
+def _leave_unless_shown(demo: gr.Blocks, handlers: Handlers, page: gr.State, shown: PageState) -> None:
+    """A session is being forgotten; a page that never said that it is there does not say that it goes, either."""
+    sessions = list(demo.state_holder.session_data.values())
+    showing = [one for one in sessions if one.state_data.get(page._id) is shown and not one.is_closed]
+    if len(showing) <= 1:  # the one that is being forgotten
+        handlers.leave(shown)
 
 
 class _Parts:

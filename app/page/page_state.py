@@ -43,11 +43,11 @@ class PageState:
         return self.session.is_answering
 
     def sizes(self) -> dict[str, int]:
-        """The bytes of each picture by its content, and of the texts."""
+        """The bytes of each picture, shared ones under one name, and of the texts."""
         exchanges = self.session.all_exchanges()
         pictures = [picture for exchange in exchanges for picture in exchange.pictures]
         pictures += list(self.attached.values())
-        sizes = {picture.key: picture.num_bytes for picture in pictures}
+        sizes = {f"picture {id(picture.image)}": picture.num_bytes for picture in pictures}
         drawn = [
             one.answer.picture for one in exchanges if isinstance(one.answer, IllustratedAnswer) and one.answer.picture
         ]
