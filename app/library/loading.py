@@ -15,7 +15,7 @@ import psutil
 import torch
 
 from app.extras.extended_model import with_extras
-from app.library.library import Loaded, Loader, Need
+from app.library.entry import Loaded, Loader, Need
 from app.library.offers import Offer
 from app.spaces.zero_gpu import ZeroGpuEngine
 from engine.chat_engine import ChatEngine

@@ -54,6 +54,8 @@ class LibraryModels(Models):
         if entry.state == "not here":
             message = f"{entry.offer.name} can't be loaded. {entry.line}"
             return ApiError(404, message, code="model_not_found", param="model")
+        if entry.state == "downloading":
+            return ApiError(503, f"{entry.offer.name} is being downloaded.", code="model_loading")
         failed = entry.line if entry.state == "here" else ""
         self._want(entry.offer.id)
         if failed:  # the last time; that it is tried again is no reason for the client to repeat this
