@@ -51,9 +51,12 @@ def check_before_loading(args: argparse.Namespace) -> None:
 
 
 def _check_config(path: Path, args: argparse.Namespace) -> None:
+    from app.remote.config import remote_config
     from models.config import load_config
     from models.sampling_settings import check
 
+    if remote_config(path, args.options, url=None, key=None, model=None) is not None:
+        return  # a server elsewhere needs no files
     config = load_config(path, args.options)
     if args.download:
         from models.fetching.command import download_for

@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
+from app.api.metrics import Counters
 from app.library.offers import Offer
 from engine.chat_model import ChatModel
-from engine.stats import EngineStats
 
 State = Literal["not here", "downloading", "here", "waiting", "loading", "loaded", "unloading"]
 BUSY: Sequence[State] = ("downloading", "waiting", "loading", "unloading")  # states that change by themselves
@@ -21,8 +21,8 @@ class Loaded(Protocol):
     model: ChatModel
     created: int  # seconds since 1970
 
-    def stats(self) -> EngineStats:
-        """The engine's counters."""
+    def stats(self) -> Counters:
+        """The counters of whatever answers."""
 
     def changed(self) -> str:
         """Why it can't be used any more: a file that it is mapped from has changed. Empty while all is well."""

@@ -12,11 +12,11 @@ import threading
 import time
 from collections.abc import Collection, Mapping, Sequence
 
+from app.api.metrics import Counters
 from app.library.entry import BUSY, Entry, Loaded, Loader, State
 from app.library.leased import LibraryModel, NotLoaded
 from app.library.offers import Offer, describe
 from engine.chat_model import ChatModel
-from engine.stats import EngineStats
 from models.errors import MiniVLMError, NotEnoughMemory, RequestError
 from models.memory.serving import size
 
@@ -64,7 +64,7 @@ class ModelLibrary:
         found = ((name, entry.loaded) for name, entry in list(self._entries.items()) if entry.state == "loaded")
         return {name: loaded for name, loaded in found if loaded is not None}
 
-    def stats(self) -> dict[str, EngineStats]:
+    def stats(self) -> dict[str, Counters]:
         """The counters of each model that is loaded."""
         return {name: loaded.stats() for name, loaded in self.loaded().items()}
 

@@ -23,6 +23,7 @@ class Offer:
     family: str = ""
     num_bytes: int = 0
     problem: str = ""
+    server: str = ""  # name and port of the one that answers, for a model elsewhere
     lacks_files: bool = False  # `problem` is that, and they may be fetched
     overrides: tuple[str, ...] = ()
 
@@ -62,12 +63,16 @@ def configs_in(folder: Path) -> list[Path]:
 
 def describe(path: Path, name: str, overrides: tuple[str, ...] = ()) -> Offer:
     """What is known of a configuration without loading it."""
+    from app.remote.config import remote_config
     from models.config import load_config
     from models.fetching.table import find_released
     from models.files.checkpoints import needed_files
     from models.memory.serving import size
 
     try:
+        if remote := remote_config(path, overrides, url=None, key=None, model=None):
+            shown_name, host = remote.name or remote.server_model or path.stem, remote.host
+            return Offer(id=name, path=path, name=shown_name, family=remote.family, server=host, overrides=overrides)
         config = load_config(path, overrides)
     except MiniVLMError as error:  # one broken file must not hide the others
         return Offer(id=name, path=path, name=path.stem, problem=str(error), overrides=overrides)

@@ -2,6 +2,8 @@
 (() => {
   const page = window.minivlm;
   let value = { current: "", models: [] };
+  const CHOSEN = "minivlm-model"; // a new tab begins with it
+  let pressed = ""; // what was chosen in this tab last, whether or not it has been loaded
   let settings = null; // what the sidebar is for a model that was chosen, until it has been told
 
   const picker = () => document.querySelector(".mv-picker");
@@ -29,7 +31,7 @@
   }
 
   function words({ state, progress, bytes }) {
-    const isCounted = state === "loading" || (state === "downloading" && bytes);
+    const isCounted = ["loading", "downloading"].includes(state) && bytes;
     return isCounted ? `${state} ${Math.round(progress * 100)} % (${bytes})` : state;
   }
 
@@ -111,6 +113,7 @@
     if (!props.value?.models) return;
     value = props.value;
     if (value.page) {
+      if (value.current === pressed) page.keepChoice(CHOSEN, pressed);
       follow(value.page);
       close(picker()?.contains(document.activeElement));
     }
@@ -130,8 +133,10 @@
     const fetches = event.target.closest?.(".mv-library-fetch");
     if (fetches) page.tell("download", { model: fetches.dataset.fetch, stop: fetches.textContent === "Stop" });
     const button = event.target.closest?.(".mv-library-model");
-    if (button && button.getAttribute("aria-disabled") !== "true") page.tell("choose_model", { model: button.dataset.model });
-    else if (!event.target.closest?.(".mv-picker")) close(false);
+    if (button && button.getAttribute("aria-disabled") !== "true") {
+      pressed = button.dataset.model;
+      page.tell("choose_model", { model: pressed });
+    } else if (!event.target.closest?.(".mv-picker")) close(false);
   });
   // Before others hear of it: the key closes the picker and stops no answer.
   document.addEventListener("keydown", (event) => {
@@ -148,5 +153,6 @@
     }
   }, true);
 
+  page.keptModel = () => page.keptChoice(CHOSEN) ?? "";
   page.library = { connect, settings: settingsFor };
 })();

@@ -61,13 +61,15 @@ class Picker:
 
     def choose(self, page: PageState, shown_key: str, event: gr.EventData) -> Iterator[PickerView]:
         """Let another model answer from now on; loading it is shown. Answers that are being written go on."""
-        name = str(event.model)
         try:
             page = self._handlers.page_shown(page, shown_key)
-            entry = self._library.want(name)
+            yield from self._choose(page, str(event.model))
         except MiniVLMError as error:
             yield PickerView(library=self._value(page), notice=notice_of(page, error))
-            return
+
+    def _choose(self, page: PageState, name: str) -> Iterator[PickerView]:
+        """Raises RequestError for a model that can't be loaded."""
+        entry = self._library.want(name)
         for value in self._changes(page, entry):
             yield PickerView(library=value, notice="")
         if entry.state != "loaded":
@@ -99,15 +101,24 @@ class Picker:
             return
         yield from self.watch(page)
 
-    def show(self, page: PageState, kept_key: str) -> PickerView:
-        """The page was opened: show the model of the conversation that comes back, or, in a new one, a loaded one."""
+    def show(self, page: PageState, kept_key: str, chosen: str) -> Iterator[PickerView]:
+        """The page was opened: show the model of the conversation that comes back. A new one begins with the model that
+        was `chosen` last in this browser, if it is still offered, else with one that is loaded."""
         kept = self._handlers.store.get(kept_key) if kept_key and isinstance(kept_key, str) else None
         page = kept or page
         loaded = self._library.loaded()
+        names = {one.offer.id for one in self._library.entries if one.state not in ("not here", "downloading")}
+        if kept is None and chosen in names:
+            if chosen != _name_of(self._handlers.models, page):
+                try:
+                    yield from self._choose(page, chosen)
+                except MiniVLMError as error:
+                    yield PickerView(notice=notice_of(page, error))
+            return
         if kept is None and loaded and _name_of(self._handlers.models, page) not in loaded:
             entries = [entry for entry in self._library.entries if entry.offer.id in loaded]
             page.model = max(entries, key=lambda entry: entry.last_used).offer.id
-        return self._all(page) if page.model else PickerView()
+        yield self._all(page) if page.model else PickerView()
 
     def _changes(self, page: PageState, entry: Entry | None = None) -> Iterator[dict[str, Any]]:
         """The picker's value, now and then, until this entry, or all, have come to rest."""
@@ -184,7 +195,8 @@ def add_picker(picker: Picker, demo: gr.Blocks, parts: Any, page: gr.State) -> N
         "trigger_mode": "multiple",
     }
     restore = "(...values) => window.minivlm.library.settings(values)"
-    shown = demo.load(picker.show, [page, parts.key], js="(page) => [page, window.minivlm.keptKey()]", **streams)
+    kept = "(page) => [page, window.minivlm.keptKey(), window.minivlm.keptModel()]"
+    shown = demo.load(picker.show, [page, parts.key, library], js=kept, **streams)
     shown.then(None, parts.settings, parts.settings, js=restore)
     chosen = parts.bridge.choose_model(picker.choose, [page, parts.key], **streams)
     chosen.then(None, parts.settings, parts.settings, js=restore)
