@@ -25,7 +25,7 @@ from models.command_line import OneLineParser
 FP32, BF16 = torch.float32, torch.bfloat16
 CHATS = {FP32: {"chats": 2.4, "first_token": 4.5, "one": 0.95}, BF16: {"chats": 2.8, "first_token": 4.5, "one": 0.95}}
 TURNS = {"turn5_few": 15.0, "turn5_many": 3.5, "turn2": 10.0}
-LOAD = {"same": 100.0, "cast": 8.0, "memory": 1.25}
+LOAD = {"same": 25.0, "cast": 8.0, "memory": 1.25}
 MOE, MIXED = 1.7, 2.0
 
 

@@ -52,7 +52,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("\nStopped; what has come is kept.", file=sys.stderr)
+        kept = {"fetch": " What has come is kept; start again to go on.", "convert": " Nothing half-written was left."}
+        print(f"\nStopped.{kept.get(args.command, '')}", file=sys.stderr)
         return 130
     return 0
 

@@ -15,6 +15,7 @@ from torch.nn import functional
 from transformers import BitsAndBytesConfig, PreTrainedModel
 
 from models.errors import ConfigError
+from models.tensors import four_bits
 from models.tensors.weights import Part
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ def load_bitsandbytes() -> None:
 def quantization_config(quantization: str, dtype: torch.dtype) -> BitsAndBytesConfig:
     """What transformers' loading is given for `8bit` or `4bit`; products are computed in `dtype`."""
     load_bitsandbytes()
+    four_bits.install()
     # bitsandbytes warns at every single product that it casts its input; once is said in the documentation.
     logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
     if quantization == "8bit":

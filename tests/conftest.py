@@ -17,6 +17,7 @@ os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import psutil
 import pytest
 
 from tests.paths import GOLDENS
@@ -41,6 +42,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="DIR",
         help="folder of recorded cases for tests/test_parity.py, each with config.yaml and case.json (tests/goldens)",
     )
+
+
+@pytest.fixture(autouse=True, scope="module")
+def no_fork_stays() -> Iterator[None]:
+    """No process that a test forked outlives its module.
+
+    It has all open pipes and sockets of this one: a browser's driver, or a visitor, would wait for their end forever.
+    """
+    yield
+    own = psutil.Process()
+    command = own.cmdline()
+    left = [child for child in own.children() if child.status() != psutil.STATUS_ZOMBIE and child.cmdline() == command]
+    assert not left, f"forked and never ended: {left}"
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import shutil
 from collections.abc import Mapping
@@ -53,26 +54,31 @@ class BatchTrainer(Trainer):
     So transformers deals the batches out to GPUs and skips those that a resumed run has had. Checkpoints hold what
     learns, the optimiser, the schedule and every generator: a resumed run has the losses of one that was never stopped.
 
-    A run that is ill ends with TrainingDiverged, before the step that would spoil its weights: see `StepWatch`. While
-    there is no gradient, nothing is saved, so that the newest checkpoint is a good one.
+    A run that is ill ends with TrainingDiverged, before the step that would spoil its weights, or once its loss has
+    exploded: see `StepWatch`, also for `guess_loss`. While the weights are in doubt, nothing is saved.
     """
 
-    def __init__(self, model: nn.Module, *, args: TrainingArguments, **kwargs: Any) -> None:
+    def __init__(
+        self, model: nn.Module, *, args: TrainingArguments, guess_loss: float = math.inf, **kwargs: Any
+    ) -> None:
         super().__init__(model=model, args=args, data_collator=_the_only_one, **kwargs)
         self._bar = ProgressBar()
         if self.pop_callback(ProgressCallback) is not None:  # there is none where no bar is wanted
             self.add_callback(self._bar)
         self._whole = model  # `self.model` and `model_wrapped` may be shards of it
-        self._watch = StepWatch(may_overflow=bool(self.args.fp16))
+        self._watch = StepWatch(may_overflow=bool(self.args.fp16), guess_loss=guess_loss)
         self._save_is_due = False
         self._trainable = frozenset(name for name, parameter in model.named_parameters() if parameter.requires_grad)
 
     def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
         """See `Trainer.train`."""
         try:
-            return super().train(*args, **kwargs)
+            output = super().train(*args, **kwargs)
         finally:
             self._bar.close()
+        if fault := self._watch.find_fault_at_end():
+            raise TrainingDiverged(f"step {self.state.global_step}: {fault}. {self._last_good(self.state.global_step)}")
+        return output
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Tensor:
         """See `Trainer.training_step`."""
@@ -89,12 +95,14 @@ class BatchTrainer(Trainer):
         norm = super()._get_grad_norm(model, grad_norm=grad_norm)
         fault = self._watch.find_fault(norm)
         if fault is not None:
-            raise TrainingDiverged(f"step {self.state.global_step + 1}: {fault}. {self._last_good()}")
+            step = self.state.global_step + 1
+            raise TrainingDiverged(f"step {step}: {fault}. {self._last_good(step)}")
         return norm
 
-    def _last_good(self) -> str:
-        """Where the last good weights are, and what to do."""
-        checkpoint = latest_checkpoint(Path(str(self.args.output_dir)).parent)
+    def _last_good(self, step: int) -> str:
+        """Where the last good weights are, and what to do. `step` is the newest whose loss is known."""
+        # A step's loss is that of the weights after the step before it.
+        checkpoint = latest_checkpoint(Path(str(self.args.output_dir)).parent, before=step - self._watch.num_doubtful)
         saved = "Nothing was saved before" if checkpoint is None else f"The last good checkpoint is {checkpoint}"
         return f"{saved}; begin again in another output_dir with a lower learning rate (schedule.init_lr)."
 
@@ -103,7 +111,7 @@ class BatchTrainer(Trainer):
         super()._maybe_log_save_evaluate(*args, **kwargs)
 
     def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
-        self._save_is_due = self._watch.num_idle > 0
+        self._save_is_due = self._watch.is_doubtful
         if self._save_is_due:
             return
         folder = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
@@ -125,7 +133,7 @@ class BatchTrainer(Trainer):
         try:
             refuse_non_finite(learnt, folder / STATE_FILE)
         except TrainingDiverged as error:
-            raise TrainingDiverged(f"{error} {self._last_good()}") from error
+            raise TrainingDiverged(f"{error} {self._last_good(self.state.global_step)}") from error
         save_file(learnt, folder / STATE_FILE)
 
     def _save_rng_state(self, output_dir: str) -> None:
@@ -215,9 +223,14 @@ def step_of(checkpoint: Path) -> int:
     return int(checkpoint.name.rpartition("-")[2])
 
 
-def latest_checkpoint(folder: Path) -> Path | None:
-    """The newest complete checkpoint. One that was being written when the run was killed has no readable state yet."""
+def latest_checkpoint(folder: Path, *, before: int | None = None) -> Path | None:
+    """The newest complete checkpoint, if wanted of those before a step.
+
+    One that was being written when the run was killed has no readable state yet.
+    """
     found = sorted((folder / "checkpoints").glob("checkpoint-*"), key=step_of)
+    if before is not None:
+        found = [path for path in found if step_of(path) < before]
     for path in reversed(found):
         try:
             json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))  # written last

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping
-from math import isfinite
+from math import inf, isfinite
+from statistics import fmean
 
 from torch import Tensor
 
@@ -12,22 +14,42 @@ from models.errors import MiniVLMError
 MOST_IDLE_STEPS = 10  # optimiser steps in a row without any gradient after which a run ends
 
 
+# A loss is compared with that of a guess, for which all pieces of the vocabulary are as likely as each other.
+_LOST, _WORSE = 1 / 2, 1 / 4  # of it: what a loss must reach to be doubtful, and by how much the best must be lower
+_BEST_STEPS, _LOST_STEPS, _LAST_STEPS = 5, 20, 10  # of which means are taken: the best, the newest, those at the end
+
+
 class TrainingDiverged(MiniVLMError):
-    """A loss, gradient or weight is NaN or infinite, or nothing learns any more."""
+    """A loss, gradient or weight is NaN or infinite, the loss has exploded, or nothing learns any more."""
 
 
 class StepWatch:
     """Looks at the losses and the gradient of every optimiser step, before the weights change.
 
     `may_overflow`: gradients may be infinite now and then, because a loss scaler (fp16) leaves such steps out.
+    `guess_loss`: the loss of a model that knows nothing, ln(vocabulary); without it, no finite loss is too large.
     """
 
-    def __init__(self, *, may_overflow: bool) -> None:
+    def __init__(self, *, may_overflow: bool, guess_loss: float = inf) -> None:
         self._may_overflow = may_overflow
+        self._guess_loss = guess_loss
         self._loss: Tensor | None = None
         self._expects_gradient = False
+        self._losses: deque[float] = deque(maxlen=_LOST_STEPS)
+        self._first, self._best = inf, inf
         self.num_idle = 0
         """Steps in a row, up to now, that had no gradient and should have had one."""
+
+    @property
+    def is_doubtful(self) -> bool:
+        """Whether the weights may be spoiled already."""
+        return self.num_idle > 0 or (bool(self._losses) and self._is_lost(self._losses[-1]))
+
+    @property
+    def num_doubtful(self) -> int:
+        """So many steps ago, this one included, the first of the newest steps whose loss was doubtful; 0: none was."""
+        losses = list(self._losses)
+        return next((len(losses) - at for at, loss in enumerate(losses) if self._is_lost(loss)), 0)
 
     def add_loss(self, loss: Tensor, *, expects_gradient: bool = True) -> None:
         """Take the loss of one batch of the step; it is only looked at in `find_fault`, so that no device waits."""
@@ -40,6 +62,7 @@ class StepWatch:
         loss, norm = float(self._loss if self._loss is not None else 0.0), float(gradient_norm)
         is_idle = norm == 0 and self._expects_gradient
         self.num_idle = self.num_idle + 1 if is_idle else 0 if norm else self.num_idle
+        self._take(loss, is_taught=self._expects_gradient)
         self._loss, self._expects_gradient = None, False
         if not isfinite(loss):
             return f"the loss is {loss}"
@@ -47,7 +70,41 @@ class StepWatch:
             return f"the gradient is {norm}"
         if self.num_idle >= MOST_IDLE_STEPS:
             return f"{self.num_idle} steps in a row had no gradient, so nothing learns any more"
-        return None
+        return self._exploded(_LOST_STEPS) if len(self._losses) == _LOST_STEPS else None
+
+    def find_fault_at_end(self) -> str | None:
+        """What is wrong with the weights after the last step, if anything: the newest losses are too large."""
+        return self._exploded(min(_LAST_STEPS, len(self._losses) - 1)) if len(self._losses) > 1 else None
+
+    def _take(self, loss: float, *, is_taught: bool) -> None:
+        """Remember a step's loss. One that teaches nothing says nothing of the weights, which stay as they were."""
+        if not is_taught and isfinite(loss):
+            if not self._losses:
+                return
+            loss = self._losses[-1]
+        if self._first == inf:
+            self._first = loss
+        self._losses.append(loss)
+        if len(self._losses) >= _BEST_STEPS:
+            self._best = min(self._best, fmean(list(self._losses)[-_BEST_STEPS:]))
+
+    def _is_lost(self, loss: float) -> bool:
+        """Whether a loss is much nearer to a guess's than the best was, or than that of the weights before any step.
+
+        The latter is one batch's alone, so that only a loss worse than a guess's counts as lost beside it.
+        """
+        guess = self._guess_loss
+        is_far = loss >= max(_LOST * guess, self._best + _WORSE * guess) or loss >= guess > self._first / _LOST
+        return is_far or not isfinite(loss)
+
+    def _exploded(self, steps: int) -> str | None:
+        newest = fmean(list(self._losses)[-steps:])
+        if not self._is_lost(newest):
+            return None
+        return (
+            f"the loss was {newest:.3g} in the last {steps} steps and {min(self._best, self._first):.3g} before; "
+            f"a guess has {self._guess_loss:.3g}"
+        )
 
 
 def refuse_non_finite(tensors: Mapping[str, Tensor], what: object) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from transformers import AutoConfig, PreTrainedConfig
 
-from models.errors import CheckpointCorrupt, CheckpointMissing, ConfigError
+from models.errors import CheckpointCorrupt, CheckpointMismatch, CheckpointMissing, ConfigError
 from models.family_config import FamilyConfig
 from models.files.adapters import adapter_values, is_adapter_folder, read_lora, trained_in_full
 from models.files.checkpoints import find_local, find_near, resolve, resolve_base
@@ -71,8 +71,16 @@ class ReleasedFiles:
         return settings if isinstance(settings, dict) else {}
 
     def config_values(self, key: str) -> dict[str, Any]:
-        """The folder's config.json as it stands; an adapter's own says what its training had otherwise."""
+        """The folder's config.json as it stands; an adapter's own says what its training had otherwise.
+
+        Raises CheckpointMismatch for weights that another program has quantized.
+        """
         values = self.read_config(self.path(key))
+        if isinstance(packed := values.get("quantization_config"), dict):
+            raise CheckpointMismatch(
+                f"{self.path(key)}: these weights are quantized already ({packed.get('quant_method')}); give the model "
+                "as it was released, which --quantization 8bit or 4bit shrinks while it is loaded."
+            )
         folder = self.config_folder(key)
         return values if folder == self.path(key) else values | self.read_config(folder)
 

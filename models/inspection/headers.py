@@ -9,10 +9,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from models.errors import CheckpointCorrupt, CheckpointMissing, MiniVLMError
-from models.files.adapters import FULL_FILE, WEIGHTS_FILES
-from models.tensors.state_dicts import is_state_dict, load_pickle, read_state_dict, unwrapped
-from models.tensors.weights import shards_without_index, weights_file
+from models.errors import CheckpointCorrupt, MiniVLMError
+from models.files.adapters import FULL_FILE, WEIGHTS_FILES, is_adapter_folder
+from models.tensors.folders import weight_files, weights_file
+from models.tensors.state_dicts import (
+    beside_weights,
+    is_state_dict,
+    load_pickle,
+    read_state_dict,
+    refuse_text,
+    unwrapped,
+)
 
 _SAFETENSORS_NAMES = {
     "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16",
@@ -77,24 +84,13 @@ def _folder_headers(folder: Path) -> Headers:
     if (folder / "trainer_state.json").is_file():
         step = _json(folder / "trainer_state.json").get("global_step")
         remarks.append(f"a training checkpoint of step {step}, to go on training from")
-    found = weights_file(folder)
-    if found is None and not (files := shards_without_index(folder)):
-        adapter = next((f for f in map(folder.joinpath, WEIGHTS_FILES) if f.is_file()), None)
-        if adapter is None:
-            raise CheckpointMissing(f"{folder} holds no model weights.")
+    adapter = next((f for f in map(folder.joinpath, WEIGHTS_FILES) if f.is_file()), None)
+    if is_adapter_folder(folder) and adapter is not None:
         files = [adapter, *(file for file in [folder / FULL_FILE] if file.is_file())]
-    elif found is None:
-        remarks.append("shards without their index, which loading does without")
-    elif found.suffix == ".json":
-        names = sorted(set(_json(found).get("weight_map", {}).values()))
-        if missing := [name for name in names if not (folder / name).is_file()]:
-            raise CheckpointMissing(
-                f"{folder}: {len(missing)} of {len(names)} weight files are missing ({', '.join(missing[:4])}"
-                f"{', …' * (len(missing) > 4)}); finish the download."
-            )
-        files = [folder / name for name in names]
     else:
-        files = [found]
+        files = weight_files(folder)
+        if weights_file(folder) is None:
+            remarks.append("shards without their index, which loading does without")
     tensors: dict[str, TensorHeader] = {}
     for header in map(read_headers, files):
         if header.problem:
@@ -113,6 +109,7 @@ def _safetensors_header(path: Path) -> dict[str, TensorHeader]:
     try:
         tensors, end = parse_safetensors(text)
     except ValueError as error:
+        refuse_text(path)
         raise CheckpointCorrupt(f"{path} ({size:,} bytes) is no safetensors file; download it again.") from error
     if 8 + length + end != size:
         raise CheckpointCorrupt(
@@ -138,11 +135,8 @@ def parse_safetensors(text: bytes) -> tuple[dict[str, TensorHeader], int]:
 def _pickle_header(path: Path) -> tuple[dict[str, TensorHeader], tuple[str, ...]]:
     content = load_pickle(path)
     remarks = []
-    if isinstance(content, dict) and not is_state_dict(content):
-        beside = sorted(str(key) for key in content)
-        remarks.append(f"holds {', '.join(beside[:6])}{', …' * (len(beside) > 6)}")
-        if any("optim" in key.lower() for key in beside):
-            remarks.append("with the optimiser's state, from the middle of a training")
+    if beside := beside_weights(content):
+        remarks.append(f"beside the weights: {', '.join(beside[:6])}{', …' * (len(beside) > 6)}")
     names = _outer_names(content)
     if names and all(name.startswith("module.") for name in names):
         remarks.append("names begin with module. (DataParallel), which loading takes off")

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from models.errors import CheckpointMismatch
+from models.tensors.folders import weights_file
 from models.tensors.origins import Origin, origin_of
-from models.tensors.weights import Part, weights_file
+from models.tensors.weights import Part
 
 
 def expected_shapes(module: nn.Module) -> dict[str, torch.Size]:

@@ -10,6 +10,7 @@ import ctypes
 import mmap
 import sys
 from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +103,7 @@ def give_back_freed_memory() -> None:
         libc.malloc_trim(0)
 
 
+@cache
 def _libc() -> Any:
     """The C library of a Linux program, None elsewhere."""
     return ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None

@@ -38,7 +38,8 @@ class PlacedTensors:
             places = tensor.view(-1).split([size.numel() for size in sources.values()])
             for place, source in zip(places, sources, strict=True):
                 self._reader.read_into(source, place)
-        give_back_freed_memory()
+        if not all(map(self._reader.is_plain, sources)):  # merged or computed, of which copies may have been left
+            give_back_freed_memory()
         return tensor
 
     def release(self, name: str) -> None:

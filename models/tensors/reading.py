@@ -11,11 +11,12 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor
 
+from models.tensors.casting import convert_into, converted
 from models.tensors.completeness import origin
-from models.tensors.deferred import DeferredTensor, computed, give_back_freed_memory, release
+from models.tensors.deferred import DeferredTensor, computed, release
 from models.tensors.finite import check_finite
 from models.tensors.origins import Origin, origin_of
-from models.tensors.weights import Part, converted, merge_lora
+from models.tensors.weights import Part, merge_lora
 
 PIECE = 2**22  # values that are read at a time: few enough for a CPU's cache
 Progress = Callable[[int, int], None]  # bytes of the files' tensors that were read, of how many
@@ -88,7 +89,7 @@ class TensorReader:
     def read_as(self, name: str, dtype: torch.dtype, device: torch.device) -> Tensor:
         """A tensor in a number format on a device. In the file's own format, on a CPU, it is the mapped file."""
         source = self._part.tensors[name]
-        if self._is_plain(name) and device.type == "cpu" and source.is_floating_point() and source.dtype != dtype:
+        if self.is_plain(name) and device.type == "cpu" and source.is_floating_point() and source.dtype != dtype:
             result = torch.empty(source.shape, dtype=dtype)
             self.read_into(name, result)
             return result
@@ -99,7 +100,7 @@ class TensorReader:
     def read_copy(self, name: str, dtype: torch.dtype) -> Tensor:
         """A tensor on the CPU that is not the mapped file, whatever its number format."""
         source = self._part.tensors[name]
-        if not self._is_plain(name):
+        if not self.is_plain(name):
             tensor = self.read(name)
             return tensor.to(dtype) if tensor is not source else tensor.to(dtype, copy=True)
         result = torch.empty(source.shape, dtype=dtype if source.is_floating_point() else source.dtype)
@@ -109,14 +110,14 @@ class TensorReader:
     def read_into(self, name: str, result: Tensor) -> None:
         """Copy a tensor's values to where as many have room, in the number format that is there."""
         source, places = self._part.tensors[name], iter(result.view(-1).split(PIECE))
-        if self._is_plain(name):
+        if self.is_plain(name):
             place = origin(self._part, name)
-            self._in_pieces(source, place, lambda piece: next(places).copy_(converted(piece, result.dtype)))
+            self._in_pieces(source, place, lambda piece: convert_into(piece, next(places)))
             self._on_read(source.nbytes)
         else:
             result.view(-1).copy_(self.read(name).reshape(-1))
 
-    def _is_plain(self, name: str) -> bool:
+    def is_plain(self, name: str) -> bool:
         """Whether a tensor is in the file as it is in the model, but for its number format."""
         return name not in self._pairs and not isinstance(self._part.tensors[name], DeferredTensor)
 
@@ -126,4 +127,3 @@ class TensorReader:
             check_finite(piece, place, self._dtype)
             use(piece)
             release(piece)
-        give_back_freed_memory()

@@ -39,11 +39,7 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
 
 def load_pickle(path: Path) -> Any:
     """What a pickled file holds, opened with `weights_only`. Raises CheckpointCorrupt."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        head = file.read(256)
-    if head.strip().lower().startswith((b"version https://git-lfs", b"<!doctype", b"<html", b"<?xml")):
-        raise CheckpointCorrupt(f"{path} is a web page or a git-lfs pointer, not weights; download the file itself.")
+    size, head = path.stat().st_size, refuse_text(path)
     try:
         # Only zip files (torch >= 1.6) can be memory-mapped.
         return torch.load(path, map_location="cpu", mmap=head.startswith(b"PK"), weights_only=True)
@@ -63,14 +59,36 @@ def load_pickle(path: Path) -> Any:
         ) from error
 
 
+def refuse_text(path: Path) -> bytes:
+    """The first bytes of a file. Raises CheckpointCorrupt for what a download of weights mostly is instead of them."""
+    with path.open("rb") as file:
+        head = file.read(256)
+    if head.strip().lower().startswith((b"version https://git-lfs", b"<!doctype", b"<html", b"<?xml")):
+        raise CheckpointCorrupt(f"{path} is a web page or a git-lfs pointer, not weights; download the file itself.")
+    return head
+
+
 def unwrapped(content: Any) -> Any:
     """The state dict inside of what a runner saved; the content itself where it is in no known wrapping."""
-    while isinstance(content, dict) and not is_state_dict(content):
-        inner = next((content[key] for key in _WRAPPERS if isinstance(content.get(key), Mapping)), None)
-        if inner is None:
-            break
-        content = inner
+    while (key := _wrapper(content)) is not None:
+        content = content[key]
     return content
+
+
+def beside_weights(content: Any) -> list[str]:
+    """What a runner saved beside the state dict, by its names."""
+    found: set[str] = set()
+    while (key := _wrapper(content)) is not None:
+        found |= {str(name) for name in content if name != key}
+        content = content[key]
+    return sorted(found)
+
+
+def _wrapper(content: Any) -> str | None:
+    """The key that the state dict, or a further wrapping, is under; None where this is not a wrapping."""
+    if not isinstance(content, dict) or is_state_dict(content):
+        return None
+    return next((key for key in _WRAPPERS if isinstance(content.get(key), Mapping)), None)
 
 
 def is_state_dict(content: Any) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,24 +14,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from models.errors import CheckpointCorrupt, CheckpointMismatch, CheckpointMissing
+from models.errors import CheckpointCorrupt, CheckpointMismatch
+from models.tensors.folders import weight_files
 from models.tensors.origins import Origin, origin_of, recorded
-from models.tensors.state_dicts import is_beside, read_state_dict
+from models.tensors.state_dicts import read_state_dict, refuse_text
 
 Tensors = dict[str, Tensor]
 _Named = TypeVar("_Named")
-
-# Where a folder's weights are, the first that is there; what `transformers` itself would take.
-_FOLDER_FILES = (
-    "model.safetensors",
-    "model.safetensors.index.json",
-    "pytorch_model.bin",
-    "pytorch_model.bin.index.json",
-    "mm_projector.bin",
-)
-_SHARD = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.\w+")
-_CAST_VALUES = 2**18  # converted at a time: 1 MiB in fp32, which a core's own cache holds
-
 
 @dataclass(frozen=True)
 class Rename:
@@ -112,66 +100,14 @@ def read_tensors(path: Path) -> Tensors:
     opened with `weights_only`: code inside is refused. Raises CheckpointMissing or CheckpointCorrupt.
     """
     if path.is_dir():
-        return _read_folder(path)
+        return _read_all(weight_files(path))
     if path.suffix == ".safetensors":
         try:
             return recorded(load_file(path), str(path))
         except (SafetensorError, OSError) as error:
+            refuse_text(path)
             raise CheckpointCorrupt(f"{path} can't be read ({error}); download it again.") from error
     return recorded(read_state_dict(path), str(path))
-
-
-def weights_file(folder: Path) -> Path | None:
-    """The file that a folder's weights are in, or the index of several; None where there is none."""
-    return next((folder / name for name in _FOLDER_FILES if (folder / name).is_file()), None)
-
-
-def _read_folder(folder: Path) -> Tensors:
-    if (file := weights_file(folder)) is not None:
-        return _read_shards(file) if file.suffix == ".json" else read_tensors(file)
-    if shards := shards_without_index(folder):
-        return _read_all(shards)
-    found = ", ".join(sorted(path.name for path in folder.iterdir())[:8]) or "nothing"
-    raise CheckpointMissing(
-        f"{folder} holds no model weights (model*.safetensors or pytorch_model*.bin); found {found}."
-    )
-
-
-def shards_without_index(folder: Path) -> list[Path]:
-    """The shards of a folder that has lost its index, by their names; none where there are no such.
-
-    Raises CheckpointMissing where some of them are not there.
-    """
-    for kind in ("safetensors", "bin"):
-        numbered = {path: _SHARD.fullmatch(path.name) for path in sorted(folder.glob(f"*-of-*.{kind}"))}
-        found = {int(match[2]): path for path, match in numbered.items() if match}
-        if found:
-            count = max(int(match[3]) for match in numbered.values() if match)
-            if missing := sorted(set(range(1, count + 1)) - found.keys()):
-                raise CheckpointMissing(
-                    f"{folder}: {len(missing)} of {count} weight files are missing (first: number {missing[0]}), and "
-                    "their index; finish the download."
-                )
-            return list(found.values())
-    return []
-
-
-def _read_shards(index: Path) -> Tensors:
-    folder = index.parent
-    try:
-        shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-        outside = [shard for shard in shards if not is_beside(shard)]
-        missing = [shard for shard in shards if not (folder / shard).is_file()]
-    except (ValueError, KeyError, AttributeError, TypeError, OSError, RecursionError) as error:
-        raise CheckpointCorrupt(f"{index} is not a weight index; download it again.") from error
-    if outside:
-        raise CheckpointCorrupt(f"{index} names {outside[0][:80]!r}, which is no file beside it; download it again.")
-    if missing:
-        raise CheckpointMissing(
-            f"{folder}: {len(missing)} of {len(shards)} weight files are missing (first: {missing[0]}); "
-            "finish the download."
-        )
-    return _read_all([folder / shard for shard in shards])
 
 
 def _read_all(shards: Sequence[Path]) -> Tensors:
@@ -282,19 +218,3 @@ def check_lora_rank(lora: Lora, wanted: int | None, *, source: str) -> None:
 def merge_lora(weight: Tensor, lora_a: Tensor, lora_b: Tensor, *, alpha: float) -> Tensor:
     """W + alpha/rank * B @ A in fp32; [out, in]. Source: peft, `LoraLayer.get_delta_weight` (arXiv:2106.09685)."""
     return weight.float() + (alpha / lora_a.shape[0]) * (lora_b.float() @ lora_a.float())
-
-
-def converted(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    """The tensor in a number format; itself if it has that already.
-
-    torch converts between the two half formats one value at a time, but each to and from fp32 with vector instructions:
-    on a CPU the way over fp32, which holds both exactly, takes a third of the time if it stays in the cache.
-    """
-    is_between_halves = {tensor.dtype, dtype} == {torch.float16, torch.bfloat16}
-    if not (is_between_halves and tensor.device.type == "cpu" and tensor.is_contiguous()):
-        return tensor.to(dtype)
-    result = torch.empty_like(tensor, dtype=dtype)
-    chunk = torch.empty(min(_CAST_VALUES, tensor.numel()))
-    for source, target in zip(tensor.view(-1).split(_CAST_VALUES), result.view(-1).split(_CAST_VALUES), strict=True):
-        target.copy_(chunk[: len(source)].copy_(source))
-    return result

@@ -13,7 +13,8 @@ from models import loader
 from models.config import family_module, load_config
 from models.files.released import ReleasedFiles
 from models.loader import check_parts, materialise
-from models.tensors.weights import Part, converted
+from models.tensors.casting import converted
+from models.tensors.weights import Part
 from tests.paths import GOLDENS
 
 CASES = sorted((GOLDENS).glob("*/config.yaml"))

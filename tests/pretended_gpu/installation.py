@@ -18,6 +18,7 @@ from unittest.mock import patch
 
 import torch
 from torch import Tensor
+from torch.utils import _device
 
 from tests.pretended_gpu.devices import Devices, PretendedDevice
 from tests.pretended_gpu.graphs import graph_classes, recording
@@ -45,7 +46,7 @@ def pretended_gpus(
     count: int = 1, *, kind: str = "cuda", total_bytes: int = 64 << 30
 ) -> Iterator[tuple[PretendedDevice, ...]]:
     """As many GPUs of `kind` cuda or mps, for the time of the block."""
-    torch.utils._device._device_constructors()  # a list that torch makes once; nothing of here may be in it
+    _device._device_constructors()  # a list that torch makes once; nothing of here may be in it
     devices = Devices(kind, count, total_bytes)
     rules = Rules(devices)
     with ExitStack() as stack:

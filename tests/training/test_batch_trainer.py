@@ -44,14 +44,17 @@ class Slopes(Dataset[dict[str, Tensor]]):
         return {"slope": torch.tensor([self._slopes[index]])}
 
 
-def run(slopes: list[float], folder: Path, *, rate: float = 0.1, save_every: int = 2) -> None:
+def run(
+    slopes: list[float], folder: Path, *, rate: float = 0.1, save_every: int = 2, guess_loss: float = math.inf
+) -> None:
     model = Slope()
     args = batch_arguments(
         folder, on_cpu=True, workers=0, max_steps=len(slopes), save_steps=save_every, report_to=[], max_grad_norm=0.0
     )
     optimiser = torch.optim.SGD(model.parameters(), lr=rate)
     schedule = torch.optim.lr_scheduler.ConstantLR(optimiser, factor=1.0)
-    BatchTrainer(model, args=args, train_dataset=Slopes(slopes), optimizers=(optimiser, schedule)).train()
+    data = Slopes(slopes)
+    BatchTrainer(model, args=args, guess_loss=guess_loss, train_dataset=data, optimizers=(optimiser, schedule)).train()
 
 
 def saved(folder: Path) -> list[str]:
@@ -93,3 +96,24 @@ def test_weights_that_are_no_numbers_are_not_saved(tmp_path: Path) -> None:
     newest = latest_checkpoint(tmp_path)
     assert newest is not None
     assert newest.name == "checkpoint-2"
+
+
+def test_the_last_good_checkpoint_is_from_before_the_loss_exploded(tmp_path: Path) -> None:
+    """The weights of checkpoint-7 are those that gave step 8 its loss, so they are spoiled already."""
+    slopes = [1.0] * 7 + [9.0] * 20
+    with pytest.raises(
+        TrainingDiverged, match=r"^step 20: the loss was 6.2 in the last 20 steps and 1 before; .*-6; begin again"
+    ):
+        run(slopes, tmp_path, rate=0.0, save_every=1, guess_loss=10.0)
+    assert saved(tmp_path)[-1] == "checkpoint-7"
+
+
+def test_a_run_whose_last_losses_have_exploded_gives_no_result(tmp_path: Path) -> None:
+    with pytest.raises(TrainingDiverged, match=r"^step 12: the loss was 9 in the last 10 .* Nothing was saved before;"):
+        run([1.0, *[9.0] * 11], tmp_path, rate=0.0, save_every=20, guess_loss=8.0)
+    assert saved(tmp_path) == []
+
+
+def test_a_checkpoint_that_fell_on_an_exploded_loss_is_made_up_for(tmp_path: Path) -> None:
+    run([1.0] * 7 + [9.0, 9.0] + [1.0] * 3, tmp_path, rate=0.0, save_every=8, guess_loss=10.0)
+    assert saved(tmp_path) == ["checkpoint-10", "checkpoint-12"]

@@ -53,6 +53,70 @@ def test_batches_that_give_nothing_to_learn_neither_count_nor_heal() -> None:
     assert fault(watch, 1.0, 0.0) is not None
 
 
+GUESS = math.log(32000)  # 10.4, of which a half is 5.2 and a quarter 2.6
+GOOD = [2.0, 1.5, 1.0, 1.2, 0.8] * 4
+RESTS = {
+    "a guess": [GUESS] * 20,
+    "worse than a guess": [40.0, 300.0] * 10,
+    "the likeliest words": [6.5, 7.0, 5.0, 8.0] * 5,
+}
+
+
+def first_fault(losses: list[float], guess: float = GUESS) -> tuple[int, str]:
+    """The first step that is called ill, from 1, and the reason; 0 for the end, -1 for never."""
+    watch = StepWatch(may_overflow=False, guess_loss=guess)
+    for step, loss in enumerate(losses, start=1):
+        if reason := fault(watch, loss, 1.0):
+            return step, reason
+    return (0, reason) if (reason := watch.find_fault_at_end()) else (-1, "")
+
+
+@pytest.mark.parametrize("rest", RESTS)
+def test_a_loss_that_explodes_and_stays_finite(rest: str) -> None:
+    step, reason = first_fault(GOOD + RESTS[rest])
+    assert len(GOOD) < step <= len(GOOD) + 20
+    assert "in the last 20 steps and 1.3 before; a guess has 10.4" in reason
+    assert first_fault(GOOD + RESTS[rest], guess=math.inf)[0] == -1
+
+
+@pytest.mark.parametrize("good", [1, 3, 15])
+def test_a_short_run_that_ends_ill(good: int) -> None:
+    """There is nothing to compare but the first loss, where the first step spoils everything."""
+    step, reason = first_fault([*GOOD[:good], 11.0, 12.0, 10.5, 13.0])
+    assert step == 0
+    assert "before; a guess has 10.4" in reason
+
+
+@pytest.mark.parametrize(
+    "losses",
+    [
+        [GUESS - 0.1 * step for step in range(80)],  # from nothing
+        [2.6, *[6.0, 6.5, 5.5] * 9],  # a new projector, whose first batch happens to be easy
+        GOOD + [9.0, 9.0, 1.0, 1.0, 1.0] * 5 + GOOD,  # batches that are hard
+        [3.0, 4.5] * 20,
+        [0.01] * 20 + [4.9] * 20,
+    ],
+    ids=["from nothing", "a new projector", "hard batches", "uneven", "another data set"],
+)
+def test_losses_that_are_well(losses: list[float]) -> None:
+    assert first_fault(losses) == (-1, "")
+
+
+def test_weights_are_in_doubt_from_the_first_large_loss() -> None:
+    watch = StepWatch(may_overflow=False, guess_loss=GUESS)
+    for loss in GOOD:
+        fault(watch, loss, 1.0)
+    assert (watch.is_doubtful, watch.num_doubtful) == (False, 0)
+    fault(watch, 8.0, 1.0)
+    assert (watch.is_doubtful, watch.num_doubtful) == (True, 1)
+    fault(watch, 1.0, 1.0)
+    assert (watch.is_doubtful, watch.num_doubtful) == (False, 2)
+    fault(watch, 0.0, 0.0, expects_gradient=False)  # a batch that teaches nothing says nothing either
+    assert (watch.is_doubtful, watch.num_doubtful) == (False, 3)
+    assert "nan" in str(fault(watch, math.nan, 1.0, expects_gradient=False))
+    assert (watch.is_doubtful, watch.num_doubtful) == (True, 4)
+
+
 def test_the_first_tensor_that_is_not_finite_is_named() -> None:
     tensors = {"a": torch.ones(2), "b": torch.tensor([1.0, math.inf]), "c": torch.tensor([math.nan])}
     with pytest.raises(TrainingDiverged, match=r"^x\.pth is not written: 2 of 3 tensors hold NaN or infinity, b among"):

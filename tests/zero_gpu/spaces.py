@@ -37,6 +37,7 @@ class Workers:
     seconds: list[int] = field(default_factory=list)  # asked for, by call
     visitors: list[Any] = field(default_factory=list)  # the request of gradio's that the call belongs to, by call
     current: _Worker | None = None
+    processes: list[multiprocessing.process.BaseProcess] = field(default_factory=list)  # all that were forked
 
 
 WORKERS = Workers()
@@ -51,6 +52,7 @@ class _Worker:
         self.process.start()
         theirs.close()
         WORKERS.forks += 1
+        WORKERS.processes.append(self.process)
 
 
 def _work(task: Callable[..., Iterator[Any]], calls: Any, stop: Any) -> None:
@@ -130,9 +132,12 @@ def _read(worker: _Worker) -> Iterator[Any]:
 
 
 def end_workers() -> None:
-    """End the kept worker and forget what was counted."""
-    worker = WORKERS.current
-    if worker is not None:
-        worker.process.kill()
-        worker.process.join()
+    """End all workers and forget what was counted.
+
+    Also those that are not kept: a forked process holds all open pipes of this one, for example that to a browser's
+    driver, which then would wait for its end forever.
+    """
+    for process in WORKERS.processes:
+        process.kill()
+        process.join()
     WORKERS.__init__()  # type: ignore[misc]

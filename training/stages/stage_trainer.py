@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Mapping
 from importlib.util import find_spec
@@ -38,7 +39,8 @@ class StageTrainer(BatchTrainer):
         args: TrainingArguments,
         **kwargs: Any,
     ) -> None:
-        super().__init__(model, args=args, **kwargs)
+        vocabulary = model.config.get_text_config().vocab_size
+        super().__init__(model, args=args, guess_loss=math.log(vocabulary), **kwargs)
         self._recipe = recipe
         self._stage_model = model
         self._released_name = released_name

@@ -6,6 +6,7 @@ import fcntl
 import os
 import pty
 import select
+import signal
 import stat
 import struct
 import subprocess
@@ -33,7 +34,7 @@ class Keyboard:
             stdout=theirs,
             stderr=theirs,
             env=os.environ | {"PYTHONPATH": str(ROOT), "TERM": "xterm"},
-            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+            preexec_fn=_as_a_login_does,
             start_new_session=True,
         )
         os.close(theirs)
@@ -58,6 +59,12 @@ class Keyboard:
         self.process.kill()
         self.process.wait()
         os.close(self._ours)
+
+
+def _as_a_login_does() -> None:
+    """The terminal is the program's own, and Ctrl-C reaches it even if these tests were started in the background."""
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def test_keys_do_what_they_do_in_a_shell(tmp_path: Path) -> None:

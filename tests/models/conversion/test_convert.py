@@ -73,8 +73,8 @@ def test_quantized_weights_are_those_of_quantized_loading(case: str, quantizatio
         logits = [m.language_model(inputs_embeds=m.embed_prompt(turns)[None]).logits for m in (model, expected)]
         assert torch.equal(*logits)
     if case == "mgm-7b":
-        # As any other program reads it. Not its logits: at widths as small as these some of bitsandbytes' CPU kernels fail
-        # or take wrong scales (models/quantization.py).
+        # As any other program reads it. Not its logits: at widths as small as these some of bitsandbytes' CPU kernels
+        # fail or take wrong scales (models/quantization.py).
         other = AutoModelForCausalLM.from_pretrained(tmp_path / "out" / "language_model", device_map={"": "cpu"})
         read = {f"language_model.{name}": tensor for name, tensor in other.state_dict().items()}
         assert read.keys() == {name for name in wanted if name.startswith("language_model.")}

@@ -85,7 +85,7 @@ def test_wrapped_files_are_read_and_named(wrapping: str, tinygpt_v: Path, capsys
     if "module." in wrapping:
         assert "names begin with module. (DataParallel)" in out
     if "optimizer" in wrapping:
-        assert "with the optimiser's state, from the middle of a training" in out
+        assert "beside the weights: epoch, optimizer" in out
     load_model(tinygpt_v, device="cpu", report=None)
 
 
@@ -222,7 +222,7 @@ def uploads() -> Iterator[tuple[str, Callable[[dict[str, Tensor]], object], list
     yield (
         "December 2023",
         lambda t: {"model": t | query, "optimizer": moments},
-        ["LoRA of rank 8, and a trained Q-Former", "with the optimiser's state"],
+        ["LoRA of rank 8, and a trained Q-Former", "beside the weights: optimizer"],
     )
     yield "24 MB", lambda t: {"model": {n: v for n, v in t.items() if "lora_" not in n}}, ["norms, no LoRA"]
 
