@@ -15,7 +15,8 @@ import psutil
 import torch
 
 from app.extras.extended_model import with_extras
-from app.library.library import Loaded, Loader, Need
+from app.library.elsewhere import LoadedElsewhere
+from app.library.entry import Loaded, Loader, Need
 from app.library.offers import Offer
 from engine.chat_engine import ChatEngine
 from engine.stats import EngineStats
@@ -55,13 +56,17 @@ class EngineLoader(Loader):
     def needed(self, offer: Offer, loaded: Sequence[Loaded]) -> Need:
         """The weights, as the loader will check them: in 4 bits where the configuration leaves that open and they fit
         in no other way, all others unloaded. What is mapped from files counts as taken: it has to be in memory, too."""
+        if offer.server:
+            return Need(num_bytes=0, free=0, given_back=[0] * len(loaded), device=offer.server)
         config = self._config(offer)
         devices, files = pick_devices(config.device), ReleasedFiles(config)
         dtype = pick_dtype(config.dtype, devices[0])
         parts = parts_of(config, files)
         here = names_of(devices)
         engines = [one for one in loaded if isinstance(one, LoadedEngine)]
-        given_back = [one.num_bytes if one.model.info.device == here else 0 for one in engines]
+        given_back = [
+            one.num_bytes if isinstance(one, LoadedEngine) and one.model.info.device == here else 0 for one in loaded
+        ]
         free = free_on(devices) - sum(one.num_mapped for one in engines if one.model.info.device == here)
         kinds = ("none", "4bit") if config.quantization == "auto" else (config.quantization,)
         sizes = [int(weight_bytes(parts.values(), dtype, kind) * HEADROOM) for kind in kinds]
@@ -70,6 +75,8 @@ class EngineLoader(Loader):
 
     def load(self, offer: Offer, progress: Callable[[int, int], None]) -> Loaded:
         """See Loader."""
+        if offer.server:
+            return LoadedElsewhere(offer)
         model = build_model(self._config(offer), report=self._report, progress=progress)
         if self._options.copies_weights:
             copy_weights(model)

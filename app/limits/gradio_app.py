@@ -62,9 +62,11 @@ class GradioApp:
         return self.waiting(session) > 0
 
     def waiting(self, session: str) -> int:
-        """How many are."""
-        queue = self._blocks._queue
-        return sum(event in queue.event_ids_to_events for event in queue.pending_event_ids_session.get(session, ()))
+        """How many are; a question that two models answer counts twice once they do."""
+        queue, kept = self._blocks._queue, self._blocks.state_holder.session_data.get(session)
+        asked = sum(event in queue.event_ids_to_events for event in queue.pending_event_ids_session.get(session, ()))
+        values = list(kept.state_data.values()) if kept is not None else []
+        return asked + sum(getattr(value, "more_answers", 0) for value in values)
 
     def unread(self, session: str) -> int:
         """How many messages about its answers the session has not fetched."""

@@ -24,7 +24,7 @@ from app.api.openai.responses import (
 )
 from app.api.openai.schema import ChatRequest, read_request, sampling_of
 from app.api.openai.served import Models, ServedModel, check_ready, find_model
-from app.chat.session import with_seed
+from app.chat.answering import with_seed
 from app.limits.budgets import Lanes
 from engine.asker import ASKER
 from models.conversation import Sampling
