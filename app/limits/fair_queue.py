@@ -33,6 +33,7 @@ class FairQueue:
             if event is not None:
                 waiting.queue.remove(event)
                 self._rounds[name].begin(_asker_of(event))
+                self._found_none.pop(name, None)  # others may run now than when there was none, and be as many
                 return [event], False, name
         return None
 

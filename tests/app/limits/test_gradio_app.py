@@ -64,11 +64,13 @@ def test_the_server_is_started_with_these_arguments() -> None:
 
 
 def test_every_private_name_is_listed() -> None:
-    used = set()
+    used, ours = set(), {"_exit", "_replace", "_run_exitfuncs"}  # of Python itself
     for path in (ROOT / "app").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Attribute) and node.attr.startswith("_") and not node.attr.startswith("__"):
-                is_own = isinstance(node.value, ast.Name) and node.value.id in ("self", "cls")
-                used |= set() if is_own else {node.attr}
-    ours = {"_exit", "_replace", "_run_exitfuncs"}  # of Python itself
+                if isinstance(node.value, ast.Name) and node.value.id == "self" and isinstance(node.ctx, ast.Store):
+                    ours.add(node.attr)
+                used.add(node.attr)
+            elif isinstance(node, ast.FunctionDef):
+                ours.add(node.name)
     assert used - ours - {name for names in NAMES.values() for name in names} == set()
