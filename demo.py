@@ -14,7 +14,7 @@ from argparse import Namespace
 from collections.abc import Sequence
 
 from app import arguments, config_list, launch, server
-from app.remote.launching import serve_elsewhere
+from app.launch_elsewhere import serve_elsewhere
 from models.errors import MiniVLMError
 
 
@@ -50,7 +50,8 @@ def serve(args: Namespace) -> None:
         default, has_choice = library.model(library.entries[0].offer.id), len(library.entries) > 1
         scene = launch.new_scene if has_choice or default.info.is_toy else None
         offered = library if has_choice else None
-        page = build_demo(default, new_scene=scene, library=offered, feedback=launch.feedback_file(args))
+        kept, fetched = launch.feedback_file(args), launch.downloads(args, library)
+        page = build_demo(default, new_scene=scene, library=offered, feedback=kept, downloads=fetched)
         server.run(page, args, port, library)
 
 

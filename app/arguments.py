@@ -13,9 +13,9 @@ from pathlib import Path
 
 from app.remote.options import add_remote_options, check_remote_options
 from app.serving_options import add_serving_options, serving_overrides
-from models.command_line import ROOT, OneLineParser, version
+from models.command_line import OneLineParser, version
+from models.config import CONFIG_DIR
 
-CONFIG_DIR = ROOT / "eval_configs"
 DEFAULT_CONFIG = CONFIG_DIR / "tiny_minigpt_v2.yaml"
 
 
@@ -48,8 +48,9 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         parser.error("--num-beams and --prompt-lookup are for --terminal and --ask; the page has neither")
     if args.image and not args.terminal:
         parser.error("--image is for --terminal; the page has a button for it, and the lines of --ask name their own")
-    if (args.models_dir or args.max_loaded or args.feedback) and (args.terminal or args.ask):
-        parser.error("--models-dir, --max-loaded and --feedback are for the page")
+    if (args.models_dir or args.max_loaded or args.feedback or args.allow_download) and (args.terminal or args.ask):
+        parser.error("--models-dir, --max-loaded, --feedback and --allow-download are for the page")
+    _check_allow_download(parser, args)
     check_remote_options(parser, args)
     args.is_default_config = args.cfg_path is None
     if args.output and not args.ask:
@@ -95,6 +96,16 @@ def _add_library_arguments(parser: argparse.ArgumentParser) -> None:
     library.add_argument(
         "--max-loaded", type=_positive, metavar="N", help="models in memory at once (default: as many as fit)"
     )
+    library.add_argument(
+        "--allow-download", action="store_true", help="let the page fetch what a model lacks (local pages only)"
+    )
+
+
+def _check_allow_download(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Visitors who fill the disk of a machine should be those who sit at it."""
+    is_open = args.share or args.trusted_proxy or args.root_path or args.host not in ("127.0.0.1", "localhost", "::1")
+    if args.allow_download and is_open:
+        parser.error("--allow-download is for a page that only this machine reaches; fetch with python -m models fetch")
 
 
 def _add_server_arguments(parser: argparse.ArgumentParser) -> None:
@@ -130,7 +141,7 @@ def _add_server_arguments(parser: argparse.ArgumentParser) -> None:
         help="ask programs for this key, and visitors too (also: the variable MINIVLM_API_KEY, which no list shows)",
     )
     server.add_argument(
-        "--feedback", type=Path, metavar="FILE", help="ask visitors for a thumb under each answer, kept in this file"
+        "--feedback", type=Path, metavar="FILE", help="ask visitors for thumbs and votes on answers, kept in this file"
     )
     server.add_argument(
         "--allow-origin",

@@ -14,6 +14,7 @@ from models.command_line import did_you_mean
 from models.errors import ConfigError, MiniVLMError
 
 if TYPE_CHECKING:
+    from app.remote.config import RemoteConfig
     from models.family_config import FamilyConfig
     from models.files.checkpoints import NeededFile
 
@@ -26,7 +27,7 @@ class Listed:
     """A configuration of the list; one whose YAML is wrong has an `error` instead of files."""
 
     path: Path
-    config: FamilyConfig | None = None
+    config: FamilyConfig | RemoteConfig | None = None
     files: tuple[NeededFile, ...] = ()
     error: str = ""
 
@@ -81,10 +82,13 @@ def find_config(name: str) -> Path:
 
 
 def _listed(path: Path) -> Listed:
+    from app.remote.config import remote_config
     from models.config import load_config
     from models.files.checkpoints import needed_files
 
     try:
+        if remote := remote_config(path, [], url=None, key=None, model=None):
+            return Listed(path, remote)
         config = load_config(path)
         return Listed(path, config, tuple(needed_files(config)))
     except MiniVLMError as error:  # one broken file must not hide the others
@@ -92,12 +96,16 @@ def _listed(path: Path) -> Listed:
 
 
 def _describe(one: Listed, *, with_memory: bool) -> str:
+    from app.remote.config import RemoteConfig
     from models.fetching.plan import gib
 
     shown = one.path.relative_to(Path.cwd()) if one.path.is_relative_to(Path.cwd()) else one.path
     if one.config is None:
         return f"{shown}\n  error: {one.error}"
     lines = [f"{shown}  [{STATES[one.verdict]}]", f"  {one.config.name or one.path.stem} ({one.config.family})"]
+    if isinstance(one.config, RemoteConfig):
+        lines.append(f"  Asks {one.config.server_model or 'the model'} at {one.config.base_url}")
+        return "\n".join(lines)
     sizes = [_size(file) for file in one.files]
     for file, size in zip(one.files, sizes, strict=True):
         lines.append(f"  {file.state:<8} {file.key:<15} {file.value}{f'  ({gib(size)})' if size else ''}")

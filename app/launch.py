@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from app.chat.feedback import FeedbackFile
+    from app.library.downloads import Downloads
     from app.library.library import ModelLibrary
     from engine.chat_model import ChatModel
     from models.vision_language_model import VisionLanguageModel
@@ -50,9 +51,12 @@ def check_before_loading(args: argparse.Namespace) -> None:
 
 
 def _check_config(path: Path, args: argparse.Namespace) -> None:
+    from app.remote.config import remote_config
     from models.config import load_config
     from models.sampling_settings import check
 
+    if remote_config(path, args.options, url=None, key=None, model=None) is not None:
+        return  # a server elsewhere needs no files
     config = load_config(path, args.options)
     if args.download:
         from models.fetching.command import download_for
@@ -75,6 +79,13 @@ def feedback_file(args: argparse.Namespace) -> FeedbackFile | None:
     return None if args.feedback is None else FeedbackFile(args.feedback)
 
 
+def downloads(args: argparse.Namespace, library: ModelLibrary) -> Downloads | None:
+    """What fetches for the page what its models lack, if it may."""
+    from app.library.downloads import Downloads
+
+    return Downloads(library) if args.allow_download else None
+
+
 def make_library(args: argparse.Namespace) -> ModelLibrary:
     """What the page offers, with the models of `--cfg-path` loaded. Raises MiniVLMError if one can't be.
 
@@ -88,7 +99,7 @@ def make_library(args: argparse.Namespace) -> ModelLibrary:
     paths = list(args.cfg_paths)
     if args.models_dir is not None:
         paths += configs_in(args.models_dir)
-    if is_bundled or len(paths) > 1 or args.max_loaded is not None:
+    if is_bundled or len(paths) > 1 or args.max_loaded is not None or args.allow_download:
         paths += configs_in(CONFIG_DIR)
     options = LoadingOptions(
         device=args.device,
@@ -175,9 +186,6 @@ def answering(args: argparse.Namespace, *, busy_prefill_tokens: int | None = Non
 
 def new_scene() -> Image.Image:
     """A fresh picture of the only kind that the bundled models know, for the page's "New scene" button."""
-    import numpy as np
+    from training.scenes import draw_scene
 
-    from training.scenes.render import render_image
-    from training.scenes.scene import sample_scene
-
-    return render_image(sample_scene(np.random.default_rng(), min_objects=2))
+    return draw_scene()

@@ -25,10 +25,10 @@ if TYPE_CHECKING:
     from gradio.routes import App
 
     from app.api.access import Access
+    from app.api.library_models import LibraryModels
     from app.api.metrics import Counters
     from app.api.openai.served import OneModel
     from app.library.library import ModelLibrary
-    from app.library.served import LibraryModels
     from app.limits.serving import LimitedServer
 
 
@@ -64,8 +64,8 @@ def own_upload_folder() -> None:
 
 def run(demo: gr.Blocks, args: argparse.Namespace, port: int, library: ModelLibrary) -> None:
     """Serve page and API until SIGTERM or Ctrl+C."""
+    from app.api.library_models import LibraryModels
     from app.api.metrics import UsageLog
-    from app.library.served import LibraryModels
 
     models = LibraryModels(library)
     check = partial(refuse_changed, library)

@@ -122,12 +122,12 @@ def save(soak: Soak, stats: EngineStats, about: dict[str, object], folder: Path)
 
 def over_http(args: argparse.Namespace) -> int:
     """The soak of `soak_http`: print and write what happened; exit status 1 if something was wrong or grew."""
-    from benchmarks.soak_http import ALLOWED_GROWTH, HttpSoak, served
+    from benchmarks.soak_http import ALLOWED_GROWTH, HttpSoak, left_behind, served
 
     with served(args.cfg_path) as (url, pid):
         soak = HttpSoak(url, pid, args.seconds)
         soak.run(args.chats)
-        left = soak.left_behind()
+        left = left_behind(url)
     values = {
         **circumstances(torch.device("cpu")), "chats": args.chats, "seconds": args.seconds,
         "events": dict(soak.events), "errors": soak.errors[:20], "left_behind": left,

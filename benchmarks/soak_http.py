@@ -16,18 +16,19 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import httpx
+from PIL import Image
 
 from benchmarks.random_models import picture
 from models.command_line import ROOT
 
 QUESTIONS = ("[caption] describe this image", "[vqa] how many objects are there?", "[vqa] what is it?")
-SETTINGS = (0, 1, 40, 1, "0")  # temperature, top-p, length, repetition, seed: the same question has the same answer
+LENGTH = 40  # tokens of an answer
 SAMPLE_SECONDS = 5.0
 SETTLED_SECONDS = 60.0  # from the first visit on; what is taken then should be all that is ever taken
 ALLOWED_GROWTH = 0.05
@@ -36,13 +37,14 @@ _GAUGES = ("active", "waiting", "in_loop", "known_to_loop", "pages_in_use", "ima
 
 
 @contextmanager
-def served(cfg_path: Path) -> Iterator[tuple[str, int]]:
-    """The address of a server that is started for the block, and its process."""
+def served(cfg_path: Path, *options: str, log: Path | None = None) -> Iterator[tuple[str, int]]:
+    """The address of a server that is started for the block, and its process; `log` gets what it says."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, str(ROOT / "demo.py"), "--cfg-path", str(cfg_path), "--port", str(port)]
-    server = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
+    command = [sys.executable, str(ROOT / "demo.py"), "--cfg-path", str(cfg_path), "--port", str(port), *options]
+    with log.open("wb") if log else nullcontext() as errors:
+        server = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=errors)
     url = f"http://127.0.0.1:{port}"
     try:
         while not _is_there(url):
@@ -68,16 +70,42 @@ def resident_mib(pid: int) -> float:
     return int(re.findall(r"VmRSS:\s+(\d+)", text)[0]) / 1024
 
 
+@dataclass(frozen=True)
+class PageConfig:
+    """What a client must know of the page: the numbers of its listeners by name, and its settings, as they come.
+
+    The settings are temperature, top-p, length, repetition, seed, and what models with extras have beside them.
+    """
+
+    listeners: dict[str, int]
+    settings: tuple[Any, ...]
+
+    @classmethod
+    def read(cls, url: str) -> PageConfig:
+        """As the server says."""
+        config = httpx.get(f"{url}/config", timeout=60).json()
+        values = {one["id"]: one["props"].get("value") for one in config["components"]}
+        listeners = {one["api_name"]: one for one in config["dependencies"] if one["api_name"]}
+        settings = tuple(values[number] for number in listeners["ask"]["inputs"][4:])
+        return cls({name: one["id"] for name, one in listeners.items()}, settings)
+
+    def settings_for(self, length: int) -> tuple[Any, ...]:
+        """Of a greedy answer, which is the same each time, of so many tokens."""
+        return (0, 1, length, 1, "0", *self.settings[5:])
+
+
 @dataclass
 class Visitor:
     """One browser, with its cookies."""
 
     url: str
-    index: int  # of the page's listener for questions
+    page: PageConfig
     image: bytes
+    address: str = "127.0.0.1"
 
     def __post_init__(self) -> None:
-        self.client = httpx.Client(base_url=self.url, timeout=120)
+        transport = httpx.HTTPTransport(local_address=self.address)
+        self.client = httpx.Client(base_url=self.url, timeout=120, transport=transport)
 
     def visit(self) -> list[str]:
         """One visit in a new session; the answers."""
@@ -93,9 +121,11 @@ class Visitor:
             ]
 
     def _ask(self, session: str, message: dict[str, Any]) -> str:
-        body = {"data": [None, "", message, None, *SETTINGS], "session_hash": session, "fn_index": self.index}
+        data = [None, "", message, None, *self.page.settings_for(LENGTH)]
+        body = {"data": data, "session_hash": session, "fn_index": self.page.listeners["ask"]}
         self.client.post("/gradio_api/queue/join", json=body).raise_for_status()
         with self.client.stream("GET", "/gradio_api/queue/data", params={"session_hash": session}) as stream:
+            stream.raise_for_status()
             messages = [line for line in stream.iter_lines() if line.startswith("data:")]
         found = _ANSWER.findall("".join(messages))
         if not found:
@@ -116,11 +146,12 @@ class HttpSoak:
 
     def run(self, visitors: int) -> None:
         """Let them come until the time is over."""
-        config = httpx.get(f"{self.url}/config", timeout=60).json()
-        index = next(one["id"] for one in config["dependencies"] if one["api_name"] == "ask")
+        page = PageConfig.read(self.url)
         begun = time.monotonic()
         threads = [
-            threading.Thread(target=self._come, args=(Visitor(self.url, index, _png(number)), begun + self.seconds))
+            threading.Thread(
+                target=self._come, args=(Visitor(self.url, page, as_png(picture(number))), begun + self.seconds)
+            )
             for number in range(visitors)
         ]
         for thread in threads:
@@ -149,23 +180,26 @@ class HttpSoak:
         settled = [mib for seconds, _, mib in self.memory if seconds >= SETTLED_SECONDS]
         return max(settled) / settled[0] - 1 if settled else 0.0
 
-    def left_behind(self) -> dict[str, float]:
-        """What `/metrics` counts as in use, once nobody is there."""
-        left: dict[str, float] = {}
-        for _ in range(60):
-            lines = [line.split() for line in httpx.get(f"{self.url}/metrics").text.splitlines() if line[:1] != "#"]
-            left = {
-                name: float(value)
-                for name, value in (line for line in lines if len(line) == 2)
-                if name.removeprefix("minivlm_") in _GAUGES and float(value)
-            }
-            if not left:
-                break
-            time.sleep(1)
-        return left
+
+def left_behind(url: str) -> dict[str, float]:
+    """What `/metrics` counts as in use a minute after nobody is there any more."""
+    left: dict[str, float] = {}
+    for _ in range(60):
+        text = httpx.get(f"{url}/metrics", timeout=60).raise_for_status().text
+        lines = [line.rpartition(" ") for line in text.splitlines() if line[:1] != "#"]  # a label may hold spaces
+        left = {
+            name: float(value)
+            for name, _, value in lines
+            if name.partition("{")[0].removeprefix("minivlm_") in _GAUGES and float(value)
+        }
+        if not left:
+            break
+        time.sleep(1)
+    return left
 
 
-def _png(number: int) -> bytes:
+def as_png(image: Image.Image) -> bytes:
+    """An image as a file."""
     buffer = io.BytesIO()
-    picture(number).save(buffer, "PNG")
+    image.save(buffer, "PNG")
     return buffer.getvalue()

@@ -1,59 +1,99 @@
-"""Admission: a fixed number of requests at once, and a bounded first-in, first-out queue for the others."""
+"""Admission: a fixed number of requests at once, and a bounded queue for the others, served by turns."""
 
 from __future__ import annotations
 
 import threading
-from collections import deque
 
+from engine.asker import ASKER, NOBODY, Asker, Rounds
 from models.errors import Busy
 
 
+class Entry(threading.Event):
+    """A request's place or its wait for one; set once it is admitted."""
+
+    def __init__(self, asker: Asker) -> None:
+        super().__init__()
+        self.asker = asker
+        self.waited_with: int | None = None  # how many others waited when it was turned away
+
+
 class Admission:
-    """Admits up to `places` requests at once; up to `max_waiting` more wait in order, and further ones are refused."""
+    """Admits up to `places` requests at once; up to `max_waiting` more wait, and further ones are refused.
+
+    Who waits is served by turns: addresses first, then their browsers. Of four places or more no address has all, and
+    where the queue is full whoever has most in it makes room for who has less. Requests of nobody in particular (see
+    `engine.asker`) may have all.
+    """
 
     def __init__(self, *, places: int, max_waiting: int) -> None:
         self.places = places
+        self._most = places - 1 if places >= 4 else places  # of one address
         self._max_waiting = max_waiting
-        self._active = 0
-        self._queue: deque[threading.Event] = deque()
+        self._active = Rounds()
+        self._arrived: list[Entry] = []  # who waits, by arrival
+        self._queue: list[Entry] = []  # the same, in the order in which they will be admitted
         self._lock = threading.Lock()
 
-    def join(self) -> threading.Event:
+    def join(self) -> Entry:
         """A new request's entry, which is set once the request is admitted. Raises Busy if the queue is full."""
-        entry = threading.Event()
+        entry = Entry(ASKER.get())
         with self._lock:
-            if self._active < self.places and not self._queue:
-                self._active += 1
-                entry.set()
-            elif len(self._queue) < self._max_waiting:
-                self._queue.append(entry)
-            else:
-                raise Busy(f"{len(self._queue)} questions are waiting already; try again in a moment.")
+            self._arrived.append(entry)
+            self._admit()
+            if len(self._arrived) > self._max_waiting:
+                last = self._queue[-1]
+                self._arrived.remove(last)
+                self._queue.remove(last)
+                last.waited_with = len(self._arrived)
+                if last is entry:
+                    raise _full(entry)
         return entry
 
-    def number(self, entry: threading.Event) -> int:
-        """Its number in the queue, from 1; 0 once it is admitted or has left."""
+    def number(self, entry: Entry) -> int:
+        """Its number in the queue, from 1; 0 once it is admitted or has left. Raises Busy if it was turned away."""
         with self._lock:
-            return self._queue.index(entry) + 1 if entry in self._queue else 0
+            if entry in self._queue:
+                return self._queue.index(entry) + 1
+        if entry.waited_with is not None:
+            raise _full(entry)
+        return 0
 
-    def leave(self, entry: threading.Event) -> None:
+    def leave(self, entry: Entry) -> None:
         """Leave the queue, or free a place, which goes to the first in the queue. To be called once for each `join`."""
         with self._lock:
-            if not entry.is_set():
-                self._queue.remove(entry)
-            elif self._queue:
-                self._queue.popleft().set()
-            else:
-                self._active -= 1
+            if entry.is_set():
+                self._active.end(entry.asker)
+            elif entry in self._arrived:
+                self._arrived.remove(entry)
+            self._admit()
+
+    def _admit(self) -> None:
+        """Under the lock: put the queue in order, and give free places to the first who may have them."""
+        while True:
+            self._queue = self._active.order(self._arrived, lambda entry: entry.asker)
+            first = next((entry for entry in self._queue if self._may_begin(entry.asker)), None)
+            if first is None:
+                return
+            self._arrived.remove(first)
+            self._active.begin(first.asker)
+            first.set()
+
+    def _may_begin(self, asker: Asker) -> bool:
+        has_less = asker == NOBODY or self._active.of_client(asker.client) < self._most
+        return self._active.total < self.places and has_less
 
     @property
     def num_active(self) -> int:
         """Requests that are admitted and have not left."""
         with self._lock:
-            return self._active
+            return self._active.total
 
     @property
     def num_waiting(self) -> int:
         """Requests in the queue."""
         with self._lock:
-            return len(self._queue)
+            return len(self._arrived)
+
+
+def _full(entry: Entry) -> Busy:
+    return Busy(f"{entry.waited_with} questions are waiting already; try again in a moment.")

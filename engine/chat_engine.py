@@ -6,7 +6,8 @@ turns -> prompt segments -> token ids (an image is ids too: image_tokens.py) -> 
     admission       a limit of requests at once, and a queue       image_encoder   passes of the vision tower
     context         a prompt that fits the context                 image_tokens    images as token ids
     answer_stream   one answer while it is generated               answer_text     token ids -> text
-    sampling        choosing a token, limits of the settings       stats           the counters
+    sampling        choosing a token                               stats           the counters
+    memory          how many conversations fit                     first_answer    what the log says of the first one
     packed_weights  weights laid out for a CPU                     routing_tracer  which experts tokens go to
     batching/       transformers' continuous batching: the generation loop, its KV cache and decode steps
 """

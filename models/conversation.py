@@ -69,6 +69,7 @@ class Sampling:
         low=0,
         high=100,
         above_low=True,
+        neutral=1,
         slider=(1, 2, 0.05),
         label="Repetition penalty",
         help="1 is none.",

@@ -13,7 +13,7 @@ from models.memory.serving import size
 from models.memory.sizes import HEADROOM, weight_bytes
 from models.tensors.weights import Part
 
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _CGROUP = Path("/sys/fs/cgroup")
 
 
@@ -56,7 +56,7 @@ def pick_device(wanted: str) -> torch.device:
 def pick_dtype(wanted: str, device: torch.device) -> torch.dtype:
     """`auto` is fp32 on the CPU, bf16 where the GPU has it, fp16 otherwise."""
     if wanted != "auto":
-        return _DTYPES[wanted]
+        return DTYPES[wanted]
     if device.type == "cpu":
         return torch.float32
     if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):

@@ -73,6 +73,10 @@ class RequestError(MiniVLMError):
     """A question or setting that cannot be served as asked."""
 
 
+class NotLoaded(RequestError):
+    """The model that is asked is not in memory now."""
+
+
 class NotFinite(MiniVLMError):
     """The model computed NaN or infinity for this request."""
 

@@ -168,12 +168,6 @@ def format_phrase(phrase: str, boxes: Sequence[Box], *, bins: int = BINS) -> str
     return f"<p>{phrase}</p> " + DELIMITER.join(format_box(box, bins=bins) for box in boxes)
 
 
-def box_from_xywh(x: float, y: float, width: float, height: float, *, image_size: tuple[float, float]) -> Box:
-    """A COCO annotation `[x, y, width, height]` in pixels of an image of `image_size` (width, height)."""
-    image_width, image_height = image_size
-    return Box.from_corners(x / image_width, y / image_height, (x + width) / image_width, (y + height) / image_height)
-
-
 def intersection_over_union(a: Box, b: Box) -> float:
     """Overlap of two boxes, 0..1; 0 for two empty boxes."""
     width = max(0.0, min(a.x1, b.x1) - max(a.x0, b.x0))

@@ -23,11 +23,12 @@ from models.devices import check_memory, choose_quantization, more_gpus, names_o
 from models.errors import ConfigError, MiniVLMError, NotEnoughMemory
 from models.family_config import FamilyConfig
 from models.files.released import ReleasedFiles
+from models.memory.freed import give_back_freed_memory
 from models.memory.plan import plan_memory
 from models.memory.spreading import Spread
 from models.quantization import finish_quantized, quantization_config
 from models.tensors.completeness import check_complete, expected_shapes
-from models.tensors.deferred import deferred, give_back_freed_memory
+from models.tensors.deferred import deferred
 from models.tensors.empty import empty_module, meta_module
 from models.tensors.placing import PlacedTensors
 from models.tensors.reading import Progress, ReadBytes, TensorReader, no_progress
@@ -100,6 +101,8 @@ def build_model(
     llm = parts["language_model"]
     check_vocabulary(tokenizer, llm.config.get_text_config().vocab_size, source=llm.source)
     outline = family.assemble(config, files, empty, tokenizer)
+    if not outline.eos_token_ids:
+        raise ConfigError(f"{llm.source}: config.json has no eos_token_id, so no answer would end; download it again.")
     check_context(outline, source=config.source)
     spread: Spread | None = None
     if len(devices) > 1 or (report is not None and not keep_lora):  # training keeps no keys and values

@@ -1,7 +1,7 @@
 """Prompt formats: a conversation as the exact text a family was trained on, cut into segments around its images.
 
-Every family describes its format as data (`PromptFormat`); the two functions here do all the work. The originals build
-the same strings with `Conversation.get_prompt` and its separator styles (MiniGPT-4: `minigpt4/conversation`).
+Every family describes its format as data (`PromptFormat`), whose methods do all the work. The originals build the same
+strings with `Conversation.get_prompt` and its separator styles (MiniGPT-4: `minigpt4/conversation`).
 """
 
 from __future__ import annotations

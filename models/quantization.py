@@ -15,6 +15,7 @@ from torch.nn import functional
 from transformers import BitsAndBytesConfig, PreTrainedModel
 
 from models.errors import ConfigError
+from models.memory.freed import give_back_freed_memory
 from models.tensors import four_bits
 from models.tensors.weights import Part
 
@@ -95,6 +96,23 @@ def finish_quantized(module: nn.Module, part: Part, quantization: str) -> None:
             layer.support_avx512bf16_for_cpu = False
         if layer.in_features % _BLOCK and layer.weight.device.type == "cpu":
             setattr(layer, "forward", MethodType(_product_of_unaligned, layer))  # noqa: B010 (a method to mypy)
+
+
+def pack_four_bits(layer: nn.Module) -> bool:
+    """Let a 4-bit layer arrange its weights as this CPU multiplies them; whether it is such a layer.
+
+    bitsandbytes does so at a layer's first product: at the first question, in whatever thread that is answered, and in
+    gaps that the weights leave and no other thread fills (as much memory again). What `state_dict` gives afterwards has
+    scales in bfloat16, in another order.
+    """
+    library = sys.modules.get("bitsandbytes")
+    if library is None or not isinstance(layer, library.nn.Linear4bit):
+        return False
+    if layer.support_avx512bf16_for_cpu and layer.weight.device.type == "cpu":
+        with torch.no_grad():
+            layer(torch.zeros(1, layer.in_features, dtype=layer.compute_dtype))
+        give_back_freed_memory()
+    return True
 
 
 def _product_of_unaligned(layer: bitsandbytes.nn.Linear4bit, inputs: Tensor) -> Tensor:

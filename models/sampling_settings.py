@@ -1,8 +1,9 @@
 """One setting of an answer, described once: its range, how the page offers it, what people are told about it.
 
-Every field of `Sampling` (models/conversation.py) is such a setting. The page's sidebar, the `/chat` endpoint, the
-Details of an answer and the check of the range read the descriptions; YAML keys and `--options` are the fields' names.
-What a new setting needs besides its field is the code that heeds it (engine/sampling.py, engine/generate.py).
+Every field of `Sampling` (models/conversation.py) is such a setting. The page's sidebar, `/chat`, `/v1`, the request to
+another server, the Details of an answer and the check of the range read the descriptions; YAML keys and `--options` are
+the fields' names. What a new setting needs besides its field is the code that heeds it: engine/sampling.py,
+engine/batching/request_sampler.py, and engine/generate.py for beams and prompt lookup.
 """
 
 from __future__ import annotations
@@ -30,9 +31,10 @@ class SamplingSetting:
     """What is known of one setting.
 
     `low` to `high` is the range that is accepted, without `low` itself if `above_low`; a value up to `zero_below`
-    counts as 0. `slider` is what the page offers: its ends and its step; without one it is a text box. `when_empty`: it
-    may be None, which then means this. `in_tokens`: it limits the answer's length, so the context limits it.
-    `detail` words a value for the Details of an answer; `is_for_draws`: greedy answers do without it.
+    counts as 0; `neutral` is one that changes nothing. `slider` is what the page offers: its ends and its step; without
+    one it is a text box. `when_empty`: it may be None, which then means this. `in_tokens`: it limits the answer's
+    length, so the context limits it. `detail` words a value for the Details of an answer; `is_for_draws`: greedy
+    answers do without it.
     """
 
     name: str = ""
@@ -40,6 +42,7 @@ class SamplingSetting:
     high: float
     above_low: bool = False
     zero_below: float | None = None
+    neutral: float | None = None
     is_whole: bool = False
     in_tokens: bool = False
     is_for_draws: bool = False

@@ -58,8 +58,7 @@ class VisionLanguageModel(nn.Module):
     families [B, P, V]; it casts to the tower's own dtype.
     `embed_scale` multiplies image tokens on their way into a language model that scales its own embeddings (Gemma).
     `eos_token_ids` end an answer; `penalised_ids` count as already said for the repetition penalty (the id that the
-    originals' `generate` puts before an answer). Left out, they are the EOS and the BOS of the language model's config;
-    raises ValueError where it has no EOS.
+    originals' `generate` puts before an answer). Left out, they are the EOS and the BOS of the language model's config.
     What the tokenizer reads as control tokens is reserved in the prompt format.
     The loader completes `info`, and sets `lora` where it was asked to leave it out of the weights.
     """
@@ -96,8 +95,6 @@ class VisionLanguageModel(nn.Module):
         self.embed_scale = embed_scale
         config = language_model.config.get_text_config()
         self.eos_token_ids = _ids(config.eos_token_id if eos_token_ids is None else eos_token_ids)
-        if not self.eos_token_ids:
-            raise ValueError("The language model's config has no EOS, so nothing ends an answer; give eos_token_ids.")
         self.penalised_ids = _ids(config.bos_token_id if penalised_ids is None else penalised_ids)
         for module in (vision_tower, connector, language_model):
             module.requires_grad_(False)

@@ -16,6 +16,7 @@ from app.api.openai.app import make_api
 from app.api.openai.errors import ApiError
 from app.api.openai.routes import Service
 from app.api.openai.served import Models, check_ready
+from app.limits.routes import API_PREFIXES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 
     from app.api.metrics import Counters
 
-PREFIXES = ("/v1", "/health", "/metrics")
 ALLOWED_METHODS = "GET, POST, OPTIONS"
 PREFLIGHT_SECONDS = 600
 
@@ -60,7 +60,7 @@ class Gate:
 def is_api(scope: Scope) -> bool:
     """Whether the path is one of the API's."""
     path = str(scope["path"]).removeprefix(str(scope.get("root_path", "")))
-    return any(path == prefix or path.startswith(prefix + "/") for prefix in PREFIXES)
+    return any(path == prefix or path.startswith(prefix + "/") for prefix in API_PREFIXES)
 
 
 class Layer(Protocol):

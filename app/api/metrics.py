@@ -24,7 +24,8 @@ class Counters(Protocol):
 def as_text(stats: Mapping[str, Counters]) -> str:
     """The counters in Prometheus' text format 0.0.4, each model's with its name as label, unless that is empty."""
     lines: list[str] = []
-    for counter in dataclasses.fields(next(iter(stats.values()), EngineStats)):
+    counters = {one.name: one for kind in stats.values() for one in dataclasses.fields(kind)}
+    for counter in counters.values() if stats else dataclasses.fields(EngineStats):
         is_total = counter.metadata["kind"] == "total"
         metric = f"minivlm_{counter.name}{'_total' if is_total else ''}"
         lines += [
@@ -32,7 +33,8 @@ def as_text(stats: Mapping[str, Counters]) -> str:
             f"# TYPE {metric} {'counter' if is_total else 'gauge'}",
         ]
         for name, one in stats.items():
-            lines.append(f"{metric}{_label(name)} {getattr(one, counter.name)}")
+            if hasattr(one, counter.name):  # an engine here has others than a server elsewhere
+                lines.append(f"{metric}{_label(name)} {getattr(one, counter.name)}")
     return "\n".join(lines) + "\n"
 
 
@@ -67,7 +69,7 @@ def log_to_stderr() -> None:
 class UsageLog:
     """Writes how full the engine is, at the start and then whenever it was used since the last line."""
 
-    def __init__(self, stats: Callable[[], Mapping[str, EngineStats]], *, interval: float = LOG_INTERVAL) -> None:
+    def __init__(self, stats: Callable[[], Mapping[str, Counters]], *, interval: float = LOG_INTERVAL) -> None:
         self._stats = stats
         self._interval = interval
         self._stopped = threading.Event()
@@ -82,11 +84,11 @@ class UsageLog:
         self._thread.join()
 
     def _run(self) -> None:
-        before: Mapping[str, EngineStats] = {}
+        before: Mapping[str, Counters] = {}
         while True:
             now = self._stats()
             for name, stats in now.items():
-                if stats != before.get(name):
+                if isinstance(stats, EngineStats) and stats != before.get(name):
                     logger.info("%s%s", f"{name}: " if name else "", as_line(stats))
             before = now
             if self._stopped.wait(self._interval):

@@ -14,15 +14,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
-from app.chat.asker import ASKER, Asker
 from app.chat.shelf import Shelf
+from engine.asker import ASKER, Asker
+from models.memory.freed import give_back_freed_memory
 
 logger = logging.getLogger(__name__)
 
 LIFETIME = 3600.0  # seconds that a conversation is kept after its page has gone
 GRACE = 30.0  # seconds that an answer goes on after its page has gone: a lost connection comes back sooner
 MAX_BYTES = 1 << 30  # in memory
-STOPPING = 1.0  # seconds until it is seen again whether an answer has ended that was stopped
+STOPPING = 1.0  # seconds between two checks whether a stopped answer has ended
 FAIR_SHARE = 1 / 4  # of the budget: who holds more than that loses conversations before others do
 
 
@@ -124,7 +125,7 @@ class ConversationStore(Generic[Kept]):
         """Its page has gone. If it does not come back, first a running answer ends, later the conversation goes."""
         with self._changed:
             entry = self._entries.get(key)
-            if entry is None:
+            if entry is None or entry.left is not None:
                 return
             entry.left = self._clock()
             self._has_news = True
@@ -140,8 +141,11 @@ class ConversationStore(Generic[Kept]):
 
     def tidy(self) -> float | None:
         """End answers, shelve and drop what has had its time; the seconds until there is more to do, or None."""
-        for key in self._left():
+        left = self._left()
+        for key in left:
             self._put_on_shelf(key)
+        if left:
+            give_back_freed_memory()  # pictures, of which the C library keeps what lies between others
         with self._changed:
             now = self._clock()
             waits = []

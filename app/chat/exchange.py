@@ -55,6 +55,15 @@ class Branches:
 
 
 @dataclass(eq=False)
+class Pair:
+    """Two answers to one question, of different models or settings. The conversation goes on with one of them."""
+
+    left: Exchange
+    right: Exchange
+    vote: str = ""  # of a visitor: "left", "right", "tie", "both bad" or none
+
+
+@dataclass(eq=False)
 class Exchange:
     """A question with its answer so far. `error` says in one line why there is no more of it."""
 
@@ -71,6 +80,7 @@ class Exchange:
     asked: str = ""  # when, as ISO 8601 with its zone
     phrase: str = ""  # what the question asks for: boxes of the answer that have no phrase of their own show it
     branches: Branches | None = None  # shared by the questions that replaced one another here
+    pair: Pair | None = None  # shared by the two that were asked side by side
 
     def receive(self, answer: Answer) -> None:
         """The answer so far, or all of it."""
@@ -83,6 +93,16 @@ class Exchange:
     @property
     def text(self) -> str:
         return self.answer.text if self.answer else ""
+
+    @property
+    def answers(self) -> tuple[Exchange, ...]:
+        """All answers to the question, from left to right: this one alone, or both of a pair."""
+        return (self,) if self.pair is None else (self.pair.left, self.pair.right)
+
+    @property
+    def side(self) -> str:
+        """Which answer of its pair this is, "left" or "right"; empty without a pair."""
+        return "" if self.pair is None else "left" if self.pair.left is self else "right"
 
     @property
     def spans(self) -> tuple[BoxSpan, ...] | None:

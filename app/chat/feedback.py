@@ -26,16 +26,31 @@ class FeedbackFile:
     def rate(self, exchanges: Sequence[Exchange], index: int, rating: Rating) -> None:
         """Somebody pressed a thumb under the answer of exchange `index`, or took that back."""
         exchange = exchanges[index]
+        self._write("rating", rating, exchanges, index, [exchange])
+
+    def vote(self, exchanges: Sequence[Exchange], index: int, vote: str) -> None:
+        """Somebody said which of the two answers of exchange `index` is better ("left", "right", "tie", "both bad"), or
+        took that back. Where a thumb has one model, answer and settings, a vote has two of each, left and right."""
+        self._write("vote", vote, exchanges, index, exchanges[index].answers)
+
+    def _write(
+        self, kind: str, said: str, exchanges: Sequence[Exchange], index: int, answers: Sequence[Exchange]
+    ) -> None:
+        def one_or_two(values: list[Any]) -> Any:
+            return values if kind == "vote" else values[0]
+
         record: dict[str, Any] = {
-            "kind": "rating",
-            "rating": rating,
+            "kind": kind,
+            kind: said,
             "time": now(),
-            "model": exchange.model,
-            "asked": exchange.asked,
+            "model": one_or_two([one.model for one in answers]),
+            "asked": exchanges[index].asked,
             "questions": [one.question for one in exchanges[: index + 1]],
             "pictures": [picture.name for one in exchanges[: index + 1] for picture in one.pictures],
-            "answer": exchange.text,
-            "settings": {one.name: getattr(exchange.sampling, one.name) for one in settings_of(exchange.sampling)},
+            "answer": one_or_two([one.text for one in answers]),
+            "settings": one_or_two(
+                [{s.name: getattr(one.sampling, s.name) for s in settings_of(one.sampling)} for one in answers]
+            ),
         }
         self._append(json.dumps(record, ensure_ascii=False) + "\n")
 

@@ -17,8 +17,8 @@ from engine.chat_model import ChatModel, Stream
 from models.conversation import Answer, Sampling, Turn
 
 UPDATE_INTERVAL = 0.02  # seconds between two updates of the page, at least
-RESTING = 3  # times as long as an update took, the page leaves its place to others before the next one,
-LONGEST_REST = 0.25  # but no longer than that many seconds, unless the update took longer
+RESTING = 3  # the page rests this many times as long as its last update took, and leaves the time to others
+LONGEST_REST = 0.25  # seconds of rest at most, unless the update itself took longer
 HEARTBEAT = 0.5  # seconds after which the last state is repeated, so that a closed tab is noticed
 
 
@@ -27,6 +27,8 @@ class LiveAnswer:
 
     `on_answer` gets every answer of the model, `on_end` what ended it: an error of the model, or None. That is called
     once, at once after `stop`, and before any reader sees the end. No answer comes after it.
+
+    `changed`: shared by answers that are followed together (`updates_of`).
 
     `on_change`: called whenever there is something new, the end included, for who looks at `latest`, `is_running` and
     `error` instead.
@@ -41,9 +43,10 @@ class LiveAnswer:
         on_answer: Callable[[Answer], None] | None = None,
         on_end: Callable[[BaseException | None], None] | None = None,
         on_change: Callable[[], None] = lambda: None,
+        changed: threading.Condition | None = None,
     ) -> None:
         self._on_change = on_change
-        self._changed = threading.Condition()
+        self._changed = changed or threading.Condition()
         self._latest = Answer(text="")
         self._version = 0
         self._error: BaseException | None = None
@@ -79,21 +82,8 @@ class LiveAnswer:
 
         Closing this only ends the reading.
         """
-        seen = -1
-        while True:
-            seen, is_last = self._wait_for_change(seen)
-            shown = time.monotonic()
+        for _ in updates_of([self]):
             yield self._latest
-            if is_last:
-                return
-            # Sets the pace, slower where drawing takes longer: a long chat must leave time to others. Stop wakes it.
-            self._stopped.wait(_rest(time.monotonic() - shown))
-
-    def _wait_for_change(self, seen: int) -> tuple[int, bool]:
-        """The version of the newest answer, which differs from `seen` unless time is up, and whether it is the last."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._version != seen or not self.is_running, timeout=HEARTBEAT)
-            return self._version, not self.is_running
 
     def stop(self) -> None:
         """Show nothing more and free the model. It may be called from any thread, any number of times."""
@@ -134,6 +124,32 @@ class LiveAnswer:
             with self._changed:
                 self._end(self._finished, self._error)
             self._on_change()
+
+
+def updates_of(lives: Sequence[LiveAnswer]) -> Iterator[None]:
+    """Whenever one of these has something new: at once, then with every change and at each heartbeat; ends when all are
+    final. They share one condition. Closing this only ends the reading."""
+    changed = lives[0]._changed
+    seen: list[tuple[int, bool]] | None = None
+
+    def state() -> list[tuple[int, bool]]:
+        return [(live._version, live.is_running) for live in lives]
+
+    def is_news() -> bool:
+        return state() != seen or not any(live.is_running for live in lives)
+
+    while True:
+        with changed:
+            changed.wait_for(is_news, HEARTBEAT)
+            seen = state()
+        is_last = not any(is_running for _, is_running in seen)
+        shown = time.monotonic()
+        yield
+        if is_last:
+            return
+        # Sets the pace, slower where drawing takes longer: a long chat must leave time to others. Stop wakes it.
+        running = next((live for live in lives if live.is_running), lives[0])
+        running._stopped.wait(_rest(time.monotonic() - shown))
 
 
 def _rest(drawing: float) -> float:

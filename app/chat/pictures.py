@@ -18,9 +18,9 @@ from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from PIL import Image
 
-from app.chat.asker import ASKER, NOBODY, Asker
 from app.chat.decoding.decode import ADVICE, Decoded, DecodeError, begins_as_picture
 from app.chat.decoding.pool import POOL
+from engine.asker import ASKER, NOBODY, Asker
 from models.errors import ImageError
 
 PREVIEW_SIDE = 1024

@@ -6,22 +6,17 @@ that is not known is an error, pictures are decoded like uploads, and texts can'
 
 from __future__ import annotations
 
-import base64
-import binascii
-import io
 import json
 from collections.abc import Sequence
 from dataclasses import fields
-from math import prod
 from typing import Any
 
-from PIL import Image
-
-from app.chat.exchange import Exchange, IllustratedAnswer, WantedExtras
+from app.chat.exchange import Exchange, IllustratedAnswer, Pair, WantedExtras
 from app.chat.json_fields import Value, read_json
-from app.chat.pictures import Picture, open_picture
+from app.chat.pictures import Picture
 from app.chat.questions import MAX_QUESTION_CHARACTERS
 from app.chat.regions import MAX_PHRASE_CHARACTERS, entities_of, parse_answer, regions_data
+from app.chat.saved_pictures import MAX_BYTES, MAX_LINE_CHARACTERS, MAX_PICTURES, pictures_json, read_pictures
 from engine.chat_model import ChatModel
 from models.conversation import Answer, Sampling
 from models.errors import RequestError
@@ -29,29 +24,18 @@ from models.grounding import Box, BoxSpan
 from models.sampling_settings import check, settings_of
 
 FORMAT, VERSION = "minivlm-chat", 1
-MAX_BYTES = 25 * 1024 * 1024
 MAX_EXCHANGES = 1000
-MAX_PICTURES = 100
-MAX_PIXELS = 100_000_000  # of all pictures together
 MAX_ANSWER_CHARACTERS = 200_000
 MAX_SPANS = 10_000
-MAX_LINE_CHARACTERS = 2000  # of a notice, an error, a name
-SIDES = (2048, 1536, 1024, 768, 512)  # of a saved picture in pixels: the first with which all fit
-PICTURE_BYTES = 16 * 1024 * 1024  # of all pictures together, before they are written as text
 
 
 def chat_json(exchanges: Sequence[Exchange], *, saved: str) -> str:
     """A conversation as JSON; `saved` is the moment in ISO 8601. Pictures are scaled down so that it can be opened."""
-    pictures = _pictures_of(exchanges)
-    files = next(files for side in SIDES if _fit(files := {key: _file(p, side) for key, p in pictures.items()}, side))
     data = {
         "format": FORMAT,
         "version": VERSION,
         "saved": saved,
-        "pictures": {
-            key: {"name": pictures[key].name, "data": f"data:image/{kind};base64,{base64.b64encode(file).decode()}"}
-            for key, (kind, file) in files.items()
-        },
+        "pictures": pictures_json(_pictures_of(exchanges)),
         "exchanges": [_exchange_json(exchanges, index) for index in range(len(exchanges))],
     }
     return json.dumps(data, ensure_ascii=False, indent=1)
@@ -60,7 +44,7 @@ def chat_json(exchanges: Sequence[Exchange], *, saved: str) -> str:
 def _pictures_of(exchanges: Sequence[Exchange]) -> dict[str, Picture]:
     """Every picture of a conversation once, by its key; drawn ones as well."""
     asked = [picture for exchange in exchanges for picture in exchange.pictures]
-    drawn = [picture for exchange in exchanges if (picture := _drawn(exchange))]
+    drawn = [picture for exchange in exchanges for one in exchange.answers if (picture := _drawn(one))]
     return {picture.key: picture for picture in [*asked, *drawn]}
 
 
@@ -68,23 +52,6 @@ def _drawn(exchange: Exchange) -> Picture | None:
     answer = exchange.answer
     is_drawn = isinstance(answer, IllustratedAnswer) and answer.picture is not None
     return Picture(answer.picture, "drawn") if is_drawn else None  # type: ignore[union-attr]
-
-
-def _fit(files: dict[str, tuple[str, bytes]], side: int) -> bool:
-    return side == SIDES[-1] or sum(len(file) for _, file in files.values()) <= PICTURE_BYTES
-
-
-def _file(picture: Picture, side: int) -> tuple[str, bytes]:
-    """A picture at no more than `side` pixels a side, as PNG if that is small enough to keep every pixel, else JPEG."""
-    image = picture.image.copy()
-    image.thumbnail((side, side), Image.Resampling.LANCZOS)
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG")
-    if buffer.tell() <= side * side // 8:
-        return "png", buffer.getvalue()
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=92)
-    return "jpeg", buffer.getvalue()
 
 
 def _exchange_json(exchanges: Sequence[Exchange], index: int) -> dict[str, Any]:
@@ -95,12 +62,34 @@ def _exchange_json(exchanges: Sequence[Exchange], index: int) -> dict[str, Any]:
         "phrase": exchange.phrase,
         "model": exchange.model,
         "asked": exchange.asked,
-        "settings": {one.name: getattr(exchange.sampling, one.name) for one in settings_of(exchange.sampling)},
+        "settings": _settings_json(exchange),
         "reads_text": exchange.extras.reads_text,
         "wants_picture": exchange.extras.wants_picture,
         "answer": _answer_json(exchanges, index),
         "error": exchange.error,
+        **_compared_json(exchanges, index),
     }
+
+
+def _settings_json(exchange: Exchange) -> dict[str, Any]:
+    return {one.name: getattr(exchange.sampling, one.name) for one in settings_of(exchange.sampling)}
+
+
+def _compared_json(exchanges: Sequence[Exchange], index: int) -> dict[str, Any]:
+    """The other answer to the same question, where there are two."""
+    pair = exchanges[index].pair
+    if pair is None:
+        return {}
+    other = next(one for one in exchanges[index].answers if one is not exchanges[index])
+    compared = {
+        "side": other.side,
+        "vote": pair.vote,
+        "model": other.model,
+        "settings": _settings_json(other),
+        "answer": _answer_json([*exchanges[:index], other], index),
+        "error": other.error,
+    }
+    return {"compared": compared}
 
 
 def _answer_json(exchanges: Sequence[Exchange], index: int) -> dict[str, Any] | None:
@@ -155,7 +144,7 @@ def read_chat(data: bytes, model: ChatModel, *, name: str = "The file") -> list[
     if chat["version"].content != VERSION:
         raise RequestError(f"{name} has another version than {VERSION}; this program reads only that.")
     chat["saved"].text(100)
-    pictures = _read_pictures(chat["pictures"])
+    pictures = read_pictures(chat["pictures"])
     exchanges: list[Exchange] = []
     for value in chat["exchanges"].items(MAX_EXCHANGES):
         exchange = _read_exchange(value, pictures, model)
@@ -167,30 +156,11 @@ def read_chat(data: bytes, model: ChatModel, *, name: str = "The file") -> list[
     return exchanges
 
 
-def _read_pictures(value: Value) -> dict[str, Picture]:
-    pictures = {}
-    num_pixels = 0
-    for key, entry in value.entries(MAX_PICTURES):
-        one = entry.object("name", "data")
-        kind, comma, data = one["data"].text(MAX_BYTES).partition(",")
-        if not comma or kind not in ("data:image/png;base64", "data:image/jpeg;base64"):
-            raise one["data"].wrong("must be a data URI of a PNG or JPEG picture")
-        try:
-            file = base64.b64decode(data, validate=True)
-        except (binascii.Error, ValueError):
-            raise one["data"].wrong("is damaged: its base64 can't be read") from None
-        picture = open_picture(file, name=one["name"].text(MAX_LINE_CHARACTERS) or "image")
-        num_pixels += prod(picture.size)
-        if num_pixels > MAX_PIXELS:
-            raise value.wrong(f"have more than {MAX_PIXELS // 1_000_000} megapixels together")
-        pictures[key] = picture
-    return pictures
-
-
 def _read_exchange(value: Value, pictures: dict[str, Picture], model: ChatModel) -> Exchange:
     one = value.object(
         *("question", "pictures", "phrase", "model", "asked", "settings", "reads_text", "wants_picture", "answer"),
         "error",
+        optional=["compared"],
     )
     shown = [_picture(key, pictures) for key in one["pictures"].items(MAX_PICTURES)]
     if len(shown) > model.info.max_images_per_turn:
@@ -199,14 +169,35 @@ def _read_exchange(value: Value, pictures: dict[str, Picture], model: ChatModel)
         model.neutralise(one["question"].text(MAX_QUESTION_CHARACTERS)), tuple(shown), _read_settings(one["settings"])
     )
     exchange.phrase = one["phrase"].text(MAX_PHRASE_CHARACTERS)
-    exchange.model = one["model"].text(MAX_LINE_CHARACTERS)
     exchange.asked = one["asked"].text(100)
     exchange.extras = WantedExtras(reads_text=one["reads_text"].flag(), wants_picture=one["wants_picture"].flag())
+    _read_answered(one, exchange, pictures, model)
+    if "compared" in one:
+        _read_compared(one["compared"], exchange, pictures, model)
+    return exchange
+
+
+def _read_answered(one: dict[str, Value], exchange: Exchange, pictures: dict[str, Picture], model: ChatModel) -> None:
+    """Who answered, and what."""
+    exchange.model = one["model"].text(MAX_LINE_CHARACTERS)
     exchange.answer = _read_answer(one["answer"], pictures, model)
     exchange.error = one["error"].text(MAX_LINE_CHARACTERS)
     if exchange.answer is None and not exchange.error:
         raise one["answer"].wrong("must be there, unless `error` says why there is none")
-    return exchange
+
+
+def _read_compared(value: Value, exchange: Exchange, pictures: dict[str, Picture], model: ChatModel) -> None:
+    """The other answer to the question of `exchange`."""
+    one = value.object("side", "vote", "model", "settings", "answer", "error")
+    if one["side"].content not in ("left", "right"):
+        raise one["side"].wrong('must be "left" or "right"')
+    if one["vote"].content not in ("", "left", "right", "tie", "both bad"):
+        raise one["vote"].wrong('must be "left", "right", "tie", "both bad" or empty')
+    other = Exchange(exchange.question, exchange.pictures, _read_settings(one["settings"]), extras=exchange.extras)
+    other.phrase, other.asked = exchange.phrase, exchange.asked
+    _read_answered(one, other, pictures, model)
+    left, right = (other, exchange) if one["side"].content == "left" else (exchange, other)
+    exchange.pair = other.pair = Pair(left, right, str(one["vote"].content))
 
 
 def _picture(key: Value, pictures: dict[str, Picture]) -> Picture:

@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import logging
-import random
 import secrets
 import threading
-import uuid
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
-from functools import partial
 
-from app.chat.exchange import Branches, Exchange, Question, WantedExtras, now, usual_extras
-from app.chat.live_answer import LiveAnswer
+from app.chat.answering import Answering, Rival, asked, asked_again
+from app.chat.exchange import Branches, Exchange, Pair, WantedExtras
 from app.chat.normaliser import normalise
 from app.chat.pictures import Picture
-from app.chat.questions import asked_phrase, check_question, with_box
+from app.chat.questions import check_question, with_box
+from app.chat.seen import first_seen, turns_of
 from engine.chat_model import ChatModel
-from models.conversation import Answer, Sampling, Turn
-from models.errors import MiniVLMError, RequestError
+from models.conversation import Sampling, Turn
+from models.errors import RequestError
 from models.grounding import Box
-
-logger = logging.getLogger(__name__)
 
 # Under this lock it is checked that no answer is being written, and the next one is started: of two questions sent at
 # the same instant one is then refused. It is one lock for all conversations because gradio copies a session for every
@@ -39,16 +33,20 @@ class ChatSession:
     def __init__(self) -> None:
         self.exchanges: list[Exchange] = []
         self.key = ""  # from the first question on; whoever knows it may see the conversation, so it can't be guessed
-        self._live: LiveAnswer | None = None
-        self._answered: Exchange | None = None  # what `_live` answers
+        self._answering: Answering | None = None  # of the question that was asked last
 
     def __getstate__(self) -> dict[str, object]:
         """For a copy or a file: without the answer that is being written, which is a thread's."""
-        return {**self.__dict__, "_live": None, "_answered": None}
+        return {**self.__dict__, "_answering": None}
 
     @property
     def is_answering(self) -> bool:
-        return self._live is not None and self._live.is_running
+        return self.num_answering > 0
+
+    @property
+    def num_answering(self) -> int:
+        """How many answers are being written: two where a question has a pair of them."""
+        return 0 if self._answering is None else self._answering.num_running
 
     def picture_before(self, index: int) -> Picture | None:
         """The last image of the exchanges before `index`."""
@@ -59,32 +57,12 @@ class ChatSession:
         return self.picture_before(index + 1)
 
     def turns(self, upto: int, model: ChatModel | None = None) -> list[Turn]:
-        """The conversation as the model sees it when it answers exchange `upto`.
-
-        Questions that got no answer are left out; their images go to the next question, as nothing else shows them.
-        Nothing before `first_seen` is there; what other models said is made harmless for this one.
-        """
-        first = self.first_seen(upto, model)
-        turns: list[Turn] = []
-        waiting: tuple[Picture, ...] = ()
-        for index, exchange in enumerate(self.exchanges[first : upto + 1], start=first):
-            if index < upto and not exchange.text:
-                waiting = exchange.pictures or waiting
-                continue
-            pictures, waiting = exchange.pictures or waiting, ()
-            texts = [exchange.question, exchange.text]
-            if model is not None and exchange.model != model.info.name:
-                texts = [model.neutralise(text) for text in texts]
-            turns.append(Question("user", texts[0], tuple(picture.image for picture in pictures), exchange.extras))
-            if index < upto:
-                turns.append(Turn("assistant", texts[1]))
-        return turns
+        """The conversation as the model sees it when it answers exchange `upto`: see `turns_of`."""
+        return turns_of(self.exchanges[: upto + 1], model)
 
     def first_seen(self, upto: int, model: ChatModel | None = None) -> int:
-        """What the model sees first: what `begins_anew`, or, where it takes one image per chat, has the last."""
-        one_image = model is not None and model.info.one_image_per_chat
-        seen = enumerate(self.exchanges[: upto + 1])
-        return max((index for index, one in seen if one.begins_anew or (one_image and one.pictures)), default=0)
+        """The first exchange that the model sees then."""
+        return first_seen(self.exchanges[: upto + 1], model)
 
     def ask(
         self,
@@ -96,9 +74,10 @@ class ChatSession:
         box: Box | None = None,
         extras: WantedExtras | None = None,
         replacing: int | None = None,
+        rival: Rival | None = None,
     ) -> Iterator[Exchange]:
         """As `begin`; yields the exchange whenever its answer has grown. Closing the iterator stops the answer."""
-        self.begin(model, text, pictures, sampling, box=box, extras=extras, replacing=replacing)
+        self.begin(model, text, pictures, sampling, box=box, extras=extras, replacing=replacing, rival=rival)
         return self._until_closed()
 
     def begin(
@@ -111,11 +90,13 @@ class ChatSession:
         box: Box | None = None,
         extras: WantedExtras | None = None,
         replacing: int | None = None,
+        rival: Rival | None = None,
     ) -> Exchange:
         """Add a question and let it be answered, whether or not somebody watches.
 
         `replacing`: the exchange that makes way for the question, with all after it, once the question is accepted;
-        `switch` brings them back.
+        `switch` brings them back. `rival` answers as well, at the same time; the conversation goes on with the first,
+        unless `go_on_with` says otherwise.
 
         A question that can't be asked raises RequestError here, before anything has changed. Later errors are kept in
         `Exchange.error`.
@@ -127,58 +108,78 @@ class ChatSession:
             index = len(self.exchanges) if replacing is None else replacing
             text = with_box(normalise(text, model.info.tasks), box, model.info.tasks)
             has_image = bool(pictures) or self.picture_before(index) is not None
-            check_question(text, model.info, num_images=len(pictures), has_image=has_image)
-            exchange = Exchange(model.neutralise(text), tuple(pictures), with_seed(sampling or model.info.sampling))
-            exchange.extras = extras or usual_extras(model.info)
-            exchange.phrase = asked_phrase(exchange.question, model.info.tasks)
-            exchange.model, exchange.asked = model.info.name, now()
-            exchange.begins_anew = bool(pictures) and model.info.one_image_per_chat and index > 0
+            for one in (model, *([rival.model] if rival else [])):
+                check_question(text, one.info, num_images=len(pictures), has_image=has_image)
+            exchange = asked(model, text, pictures, sampling, extras, is_first=index == 0)
+            if rival is not None:
+                other = asked(rival.model, text, pictures, rival.sampling, rival.extras, is_first=index == 0)
+                exchange.pair = other.pair = Pair(exchange, other)
             self.key = self.key or secrets.token_urlsafe(24)
             self._put(exchange, index)
-            return self._answer(model, exchange)
+            return self._answer(model, exchange, rival)
 
     def retry(
-        self, model: ChatModel, sampling: Sampling | None = None, *, extras: WantedExtras | None = None
+        self,
+        model: ChatModel,
+        sampling: Sampling | None = None,
+        *,
+        extras: WantedExtras | None = None,
+        rival: Rival | None = None,
     ) -> Iterator[Exchange]:
         """As `begin_again`; yields and closes as `ask`."""
-        self.begin_again(model, sampling, extras=extras)
+        self.begin_again(model, sampling, extras=extras, rival=rival)
         return self._until_closed()
 
     def begin_again(
-        self, model: ChatModel, sampling: Sampling | None = None, *, extras: WantedExtras | None = None
+        self,
+        model: ChatModel,
+        sampling: Sampling | None = None,
+        *,
+        extras: WantedExtras | None = None,
+        rival: Rival | None = None,
     ) -> Exchange:
-        """Answer the last question again. The old answer comes back if the new one has no text."""
+        """Answer the last question again, by one model or two. An old answer comes back if the new one has no text."""
         with _STARTING:
             self.check_free()
             if not self.exchanges:
                 raise RequestError("There is no question to answer again.")
             old = self.exchanges[-1]
-            exchange = Exchange(old.question, old.pictures, with_seed(sampling or old.sampling))
-            exchange.extras, exchange.begins_anew = extras or old.extras, old.begins_anew
-            exchange.branches = old.branches
-            exchange.phrase, exchange.model, exchange.asked = old.phrase, model.info.name, now()
+            exchange = asked_again(model, old if rival is None else old.answers[0], sampling, extras)
+            if rival is not None:
+                other = asked_again(rival.model, old.answers[-1], rival.sampling, rival.extras)
+                exchange.pair = other.pair = Pair(exchange, other)
             self.exchanges[-1] = exchange
-            return self._answer(model, exchange, old)
+            return self._answer(model, exchange, rival, old)
 
     def watch(self) -> Iterator[Exchange]:
         """The exchange that is being answered whenever its answer has grown, and once more when it has ended.
 
         Any number of readers may watch; closing the iterator does not stop the answer.
         """
-        live, exchange = self._live, self._answered
-        if live is None or exchange is None:
-            return
-        for _ in live.updates():
-            yield exchange
-        yield exchange
+        if self._answering is not None:
+            yield from self._answering.updates()
 
     def _until_closed(self) -> Iterator[Exchange]:
-        live = self._live
+        answering = self._answering
         try:
             yield from self.watch()
         finally:
-            if live is not None:
-                live.stop()
+            if answering is not None:
+                answering.stop()
+
+    def go_on_with(self, index: int, side: str) -> None:
+        """The last question's other answer, "left" or "right", is what was said from now on.
+
+        Raises RequestError while one is being written, where there is but one, and once the conversation has gone on.
+        """
+        with _STARTING:
+            self.check_free()
+            chosen = next((one for one in self.exchange(index).answers if one.side == side), None)
+            if chosen is None or not side:
+                raise RequestError("That question has one answer only.")
+            if index != len(self.exchanges) - 1:
+                raise RequestError("The conversation went on with the other answer. Edit that question to ask again.")
+            self.exchanges[index] = chosen
 
     def undo(self) -> Exchange | None:
         """Take the last question and its answer back; None if there is none. What they replaced comes back."""
@@ -216,6 +217,7 @@ class ChatSession:
             exchange = waiting.pop()
             if id(exchange) not in found:
                 found[id(exchange)] = exchange
+                waiting += exchange.answers
                 waiting += [one for tail in (exchange.branches.tails if exchange.branches else []) for one in tail]
         return list(found.values())
 
@@ -236,12 +238,12 @@ class ChatSession:
 
     def _forget_answer(self) -> None:
         """The last one, which holds its question's pictures."""
-        self._live = self._answered = None
+        self._answering = None
 
     def stop(self) -> None:
         """End the running answer and free the model; what was said so far stays."""
-        if self._live is not None:
-            self._live.stop()
+        if self._answering is not None:
+            self._answering.stop()
 
     def check_free(self) -> None:
         """Raises StillAnswering while an answer is being written."""
@@ -262,37 +264,20 @@ class ChatSession:
             branches.tails[branches.current] = replaced
             branches.tails.append([exchange])
             branches.current = len(branches.tails) - 1
-            replaced[0].branches = exchange.branches = branches
+            for one in (*replaced[0].answers, *exchange.answers):
+                one.branches = branches
         self.exchanges[index:] = [exchange]
 
-    def _answer(self, model: ChatModel, exchange: Exchange, old: Exchange | None = None) -> Exchange:
+    def _answer(
+        self, model: ChatModel, exchange: Exchange, rival: Rival | None, old: Exchange | None = None
+    ) -> Exchange:
         """Starts at once, so that a second question is refused even before the first update is read."""
-        last = len(self.exchanges) - 1
-        turns, first = self.turns(last, model), self.first_seen(last, model)
-        exchange.first_seen = first if first != self.first_seen(last) else 0
-        ended = partial(_ended, exchange, old)
-        live = LiveAnswer(model, turns, exchange.sampling, on_answer=exchange.receive, on_end=ended)
-        self._live, self._answered = live, exchange  # before it starts: from here on `stop` finds it
-        live.start()
+        answering, before = Answering(exchange), self.exchanges[:-1]
+        if rival is None or exchange.pair is None:
+            answering.add(model, exchange, before, old)
+        else:
+            answering.add(model, exchange, before, old.answers[0] if old else None)
+            answering.add(rival.model, exchange.pair.right, before, old.pair.right if old and old.pair else None)
+        self._answering = answering  # before it starts: from here on `stop` finds it
+        answering.start()
         return exchange
-
-
-def _ended(exchange: Exchange, old: Exchange | None, error: BaseException | None) -> None:
-    """What is left when nothing more comes: an answer, a part of one, the reason why there is none, or the old one."""
-    if isinstance(error, MiniVLMError):
-        exchange.error = str(error)
-    elif error is not None:
-        number = uuid.uuid4().hex[:8]
-        logger.error("Answer failed (%s)", number, exc_info=error)
-        exchange.error = f"Something went wrong in the program. Try again; its log has the details under {number}."
-    exchange.answer = exchange.answer or Answer(text="")
-    if exchange.is_running:
-        exchange.answer = replace(exchange.answer, finish_reason="cancelled")
-    if old is not None and old.text and not exchange.text:
-        exchange.answer, exchange.sampling, exchange.extras = old.answer, old.sampling, old.extras
-        exchange.model, exchange.asked = old.model, old.asked
-
-
-def with_seed(sampling: Sampling) -> Sampling:
-    """The same settings with a seed, so that every answer can be repeated."""
-    return sampling if sampling.seed is not None else replace(sampling, seed=random.randrange(2**31))

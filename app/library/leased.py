@@ -8,13 +8,8 @@ from typing import Protocol
 
 from engine.chat_model import ChatModel, Stream
 from models.conversation import Answer, Sampling, Turn
-from models.errors import RequestError
 from models.model_info import ModelInfo
 from models.routing_trace import RoutingTrace
-
-
-class NotLoaded(RequestError):
-    """The model that is asked is not in memory now."""
 
 
 class Lender(Protocol):

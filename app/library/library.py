@@ -10,74 +10,17 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from collections.abc import Collection, Mapping, Sequence
 
-from app.library.leased import LibraryModel, NotLoaded
-from app.library.offers import Offer
+from app.api.metrics import Counters
+from app.library.entry import BUSY, Entry, Loaded, Loader, State
+from app.library.leased import LibraryModel
+from app.library.offers import Offer, describe
 from engine.chat_model import ChatModel
-from engine.stats import EngineStats
-from models.errors import MiniVLMError, NotEnoughMemory, RequestError
+from models.errors import MiniVLMError, NotEnoughMemory, NotLoaded, RequestError
 from models.memory.serving import size
 
 logger = logging.getLogger(__name__)
-
-State = Literal["not here", "here", "waiting", "loading", "loaded", "unloading"]
-
-
-class Loaded(Protocol):
-    """A model in memory, with its engine."""
-
-    model: ChatModel
-    created: int  # seconds since 1970
-
-    def stats(self) -> EngineStats:
-        """The engine's counters."""
-
-    def changed(self) -> str:
-        """Why it can't be used any more: a file that it is mapped from has changed. Empty while all is well."""
-
-    def close(self) -> None:
-        """Stop the engine and let go of all memory. No answer is running."""
-
-
-class Loader(Protocol):
-    """Brings an offer into memory."""
-
-    def needed(self, offer: Offer, loaded: Sequence[Loaded]) -> Need:
-        """What it takes, and what there is. Raises MiniVLMError for files that can't be used."""
-
-    def load(self, offer: Offer, progress: Callable[[int, int], None]) -> Loaded:
-        """Load it. `progress`: bytes of the files read, of how many. Raises MiniVLMError."""
-
-    def used_bytes(self) -> int:
-        """The memory that is taken, on the device where models go."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Need:
-    """Bytes that a model takes on its `device`, those `free` there, and those that each loaded model would give back
-    (in the order of the models that were asked about)."""
-
-    num_bytes: int
-    free: int
-    given_back: Sequence[int]
-    device: str
-
-
-@dataclass
-class Entry:
-    """An offer and what has become of it. `line` says why the last try failed, or what loading did to the memory."""
-
-    offer: Offer
-    state: State
-    progress: float = 0.0  # share of the files' bytes that were read
-    line: str = ""
-    loaded: Loaded | None = None
-    is_wanted: bool = False  # on its way to the library's thread
-    num_leases: int = 0
-    last_used: float = field(default_factory=time.monotonic)
 
 
 class ModelLibrary:
@@ -102,43 +45,51 @@ class ModelLibrary:
 
     @property
     def is_busy(self) -> bool:
-        """Whether something is being loaded or unloaded, or waits for it."""
-        return any(entry.state in ("waiting", "loading", "unloading") for entry in self._entries.values())
+        """Whether something is being fetched, loaded or unloaded, or waits for it."""
+        return any(entry.state in BUSY for entry in self._entries.values())
 
     def model(self, name: str) -> LibraryModel:
         """The model of this name, loaded or not. Raises RequestError for an unknown name."""
-        self._entry(name)
+        self.entry(name)
         return self._models[name]
+
+    def entry(self, name: str) -> Entry:
+        """The offer of this name, with its state. Raises RequestError for an unknown name."""
+        if name not in self._entries:
+            raise RequestError(f"There is no model {name[:80]!r} here.")
+        return self._entries[name]
 
     def loaded(self) -> Mapping[str, Loaded]:
         """What can be asked now."""
         found = ((name, entry.loaded) for name, entry in list(self._entries.items()) if entry.state == "loaded")
         return {name: loaded for name, loaded in found if loaded is not None}
 
-    def stats(self) -> dict[str, EngineStats]:
+    def stats(self) -> dict[str, Counters]:
         """The counters of each model that is loaded."""
         return {name: loaded.stats() for name, loaded in self.loaded().items()}
 
     def load(self, name: str) -> None:
         """Load a model now, in this thread, before the others may be asked for. Raises MiniVLMError."""
-        entry = self._entry(name)
+        entry = self.entry(name)
         if entry.offer.problem:
             raise NotLoaded(entry.offer.problem)
         self._load(entry)
 
-    def want(self, name: str) -> Entry:
-        """Let a model be loaded, unless it is already or is on its way.
+    def want(self, name: str, *, keeping: Collection[str] = ()) -> Entry:
+        """Let a model be loaded, unless it is already or is on its way; those named in `keeping` stay for it.
 
         Returns at once; `wait` tells when something has changed. Raises RequestError if it can't be loaded.
         """
         with self._changed:
-            entry = self._entry(name)
+            entry = self.entry(name)
             if self._is_closed:
                 raise RequestError("The server is being stopped.")
             if entry.state == "not here":
                 raise RequestError(f"{entry.offer.name} can't be loaded. {entry.line}")
+            if entry.state == "downloading":
+                raise RequestError(f"{entry.offer.name} is being downloaded. Choose it once it is here.")
             if entry.state in ("here", "unloading") and not entry.is_wanted:
-                entry.line, entry.is_wanted = "", True
+                entry.line, entry.is_wanted, entry.keeping = "", True, frozenset(keeping)
                 if entry.state == "here":
                     entry.state, entry.progress = "waiting", 0.0
                 self._wanted.put(entry)
@@ -187,7 +138,7 @@ class ModelLibrary:
 
     def lease(self, name: str) -> ChatModel:
         """The loaded model, to be given back with `release`. Raises NotLoaded, after which it is being loaded again."""
-        entry = self._entry(name)
+        entry = self.entry(name)
         with self._changed:
             if entry.state == "loaded" and entry.loaded is not None:
                 entry.num_leases += 1
@@ -240,16 +191,22 @@ class ModelLibrary:
         """Unload what must go, longest unused first. Raises NotEnoughMemory, before anything goes, if it can't help."""
         others = [one for one in self._entries.values() if one.loaded is not None]
         need = self._loader.needed(entry.offer, [one.loaded for one in others if one.loaded is not None])
-        if need.num_bytes > need.free + sum(need.given_back):
-            could = f", and unloading others gives {size(sum(need.given_back))} back" if others else ""
-            raise NotEnoughMemory(
-                f"{entry.offer.name} does not fit: it needs about {size(need.num_bytes)} on {need.device}, "
-                f"{size(need.free)} are free{could}. Choose a smaller model, or start with --quantization 4bit."
-            )
         gives = {id(one): count for one, count in zip(others, need.given_back, strict=True)}
+        stays = [one for one in others if one.offer.id in entry.keeping]
+        others = [one for one in others if one not in stays]
+        beside = f" beside {', '.join(one.offer.name for one in stays)}" if stays else ""
+        could = sum(gives[id(one)] for one in others)
+        if need.num_bytes > need.free + could:
+            given = f", and unloading others gives {size(could)} back" if others else ""
+            raise NotEnoughMemory(
+                f"{entry.offer.name} does not fit{beside}: it needs about {size(need.num_bytes)} on {need.device}, "
+                f"{size(need.free)} are free{given}. Choose a smaller model, or start with --quantization 4bit."
+            )
         free, places = need.free, self._max_loaded or len(self._entries)
+        if len(stays) >= places:
+            raise RequestError(f"{entry.offer.name} can't be loaded{beside}: --max-loaded is {places}.")
         others.sort(key=lambda one: (one.num_leases > 0, one.last_used))
-        while others and (need.num_bytes > free or len(others) >= places):
+        while others and (need.num_bytes > free or len(others) + len(stays) >= places):
             first = others.pop(0)
             free += gives[id(first)]
             self._unload(first)
@@ -268,6 +225,27 @@ class ModelLibrary:
         if entry.state == "unloading":
             self._set(entry, "here")
 
+    # ── Downloads (downloads.py) ─────────────────────────────────────────────────────────────────────────────────────
+
+    def note(
+        self, entry: Entry, *, state: State | None = None, progress: float | None = None, line: str | None = None
+    ) -> None:
+        """Say how far a download is."""
+        with self._changed:
+            entry.state = state or entry.state
+            entry.progress = entry.progress if progress is None else progress
+            entry.line = entry.line if line is None else line
+            self._changed.notify_all()
+
+    def look_again(self, entry: Entry, line: str) -> None:
+        """A download has ended: see what is here now. `line`: what there is to say of it."""
+        offer = describe(entry.offer.path, entry.offer.id, entry.offer.overrides)
+        with self._changed:
+            entry.offer = offer
+            entry.state = "not here" if offer.problem else "here"
+            entry.line = line or offer.problem
+            self._changed.notify_all()
+
     def _note(self, entry: Entry, read: int, total: int) -> None:
         if self._is_closed:
             raise RequestError("The server is being stopped.")
@@ -284,8 +262,3 @@ class ModelLibrary:
             if state == "loading":
                 entry.progress = 0.0
             self._changed.notify_all()
-
-    def _entry(self, name: str) -> Entry:
-        if name not in self._entries:
-            raise RequestError(f"There is no model {name[:80]!r} here.")
-        return self._entries[name]

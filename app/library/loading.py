@@ -9,15 +9,15 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psutil
 import torch
 
 from app.extras.extended_model import with_extras
-from app.library.library import Loaded, Loader, Need
+from app.library.elsewhere import LoadedElsewhere
+from app.library.entry import Loaded, Loader, Need
 from app.library.offers import Offer
-from app.spaces.zero_gpu import ZeroGpuEngine
 from engine.chat_engine import ChatEngine
 from engine.stats import EngineStats
 from models.config import load_config
@@ -27,9 +27,12 @@ from models.family_config import FamilyConfig
 from models.files.mapped import FileWatch, copy_weights, mapped_bytes, mapped_files
 from models.files.released import ReleasedFiles
 from models.loader import build_model, parts_of
+from models.memory.freed import give_back_freed_memory
 from models.memory.sizes import HEADROOM, weight_bytes
-from models.tensors.deferred import give_back_freed_memory
 from models.vision_language_model import VisionLanguageModel
+
+if TYPE_CHECKING:
+    from app.spaces.zero_gpu import ZeroGpuEngine
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,13 +56,17 @@ class EngineLoader(Loader):
     def needed(self, offer: Offer, loaded: Sequence[Loaded]) -> Need:
         """The weights, as the loader will check them: in 4 bits where the configuration leaves that open and they fit
         in no other way, all others unloaded. What is mapped from files counts as taken: it has to be in memory, too."""
+        if offer.server:
+            return Need(num_bytes=0, free=0, given_back=[0] * len(loaded), device=offer.server)
         config = self._config(offer)
         devices, files = pick_devices(config.device), ReleasedFiles(config)
         dtype = pick_dtype(config.dtype, devices[0])
         parts = parts_of(config, files)
         here = names_of(devices)
         engines = [one for one in loaded if isinstance(one, LoadedEngine)]
-        given_back = [one.num_bytes if one.model.info.device == here else 0 for one in engines]
+        given_back = [
+            one.num_bytes if isinstance(one, LoadedEngine) and one.model.info.device == here else 0 for one in loaded
+        ]
         free = free_on(devices) - sum(one.num_mapped for one in engines if one.model.info.device == here)
         kinds = ("none", "4bit") if config.quantization == "auto" else (config.quantization,)
         sizes = [int(weight_bytes(parts.values(), dtype, kind) * HEADROOM) for kind in kinds]
@@ -68,6 +75,8 @@ class EngineLoader(Loader):
 
     def load(self, offer: Offer, progress: Callable[[int, int], None]) -> Loaded:
         """See Loader."""
+        if offer.server:
+            return LoadedElsewhere(offer)
         model = build_model(self._config(offer), report=self._report, progress=progress)
         if self._options.copies_weights:
             copy_weights(model)
@@ -146,4 +155,6 @@ def engine_for(model: VisionLanguageModel) -> ChatEngine | ZeroGpuEngine:
     spaces: Any = sys.modules.get("spaces")  # it must be imported before torch, which its app file does
     if spaces is None:
         raise ConfigError("On ZeroGPU the Space's app file must import spaces first; make space writes such a one.")
+    from app.spaces.zero_gpu import ZeroGpuEngine
+
     return ZeroGpuEngine(model, spaces.GPU)

@@ -23,6 +23,8 @@ class Offer:
     family: str = ""
     num_bytes: int = 0
     problem: str = ""
+    server: str = ""  # name and port of the one that answers, for a model elsewhere
+    lacks_files: bool = False  # `problem` is that, and they may be fetched
     overrides: tuple[str, ...] = ()
 
 
@@ -61,15 +63,20 @@ def configs_in(folder: Path) -> list[Path]:
 
 def describe(path: Path, name: str, overrides: tuple[str, ...] = ()) -> Offer:
     """What is known of a configuration without loading it."""
+    from app.remote.config import remote_config
     from models.config import load_config
     from models.fetching.table import find_released
     from models.files.checkpoints import needed_files
+    from models.memory.serving import size
 
     try:
+        if remote := remote_config(path, overrides, url=None, key=None, model=None):
+            shown_name, host = remote.name or remote.server_model or path.stem, remote.host
+            return Offer(id=name, path=path, name=shown_name, family=remote.family, server=host, overrides=overrides)
         config = load_config(path, overrides)
     except MiniVLMError as error:  # one broken file must not hide the others
         return Offer(id=name, path=path, name=path.stem, problem=str(error), overrides=overrides)
-    count, missing = 0, []
+    count, missing, to_fetch, is_all = 0, [], 0, True
     for file in needed_files(config):
         if file.state == "here":
             place = file.path or file.cached
@@ -77,10 +84,13 @@ def describe(path: Path, name: str, overrides: tuple[str, ...] = ()) -> Offer:
         else:
             missing.append(f"{file.key} ({file.value})")
             released = None if config.is_toy else find_released(file.value)
-            count += (released.size or 0) if released is not None else 0
+            known = (released.size or 0) if released is not None else 0
+            count, to_fetch, is_all = count + known, to_fetch + known, is_all and bool(known)
     problem = ""
     if missing:
-        problem = f"Not here: {', '.join(missing)}. Fetch: python -m models fetch {shown(path)}"
+        more = "" if is_all else " and what has no size in our table" if to_fetch else ""
+        how_much = f" ({size(to_fetch)}{more})" if to_fetch else ""
+        problem = f"Not here: {', '.join(missing)}{how_much}. Fetch: python -m models fetch {shown(path)}"
     return Offer(
         id=name,
         path=path,
@@ -88,6 +98,7 @@ def describe(path: Path, name: str, overrides: tuple[str, ...] = ()) -> Offer:
         family=config.family,
         num_bytes=count,
         problem=problem,
+        lacks_files=bool(missing),
         overrides=overrides,
     )
 

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from typing import Any
 
-from app.chat.asker import ASKER, Asker
+from app.limits.addresses import SCOPE_KEY
 from app.limits.bodies import check_length, parse_object, replay
 from app.limits.budgets import Gauge, Lanes, Rate
 from app.limits.gradio_app import GradioApp
-from app.limits.policy import Limits
+from app.limits.policy import KIB, Limits
 from app.limits.refusal import Refused
-from app.limits.request import SCOPE_KEY, Request
+from app.limits.request import Request
 from app.limits.routes import CALLS, OPEN, STREAMS, Kind
 from app.limits.uploads import UploadFolder
 from app.limits.visits import COOKIE, NO_VISIT, TOO_MANY_WAITING, Session, Visits
+from engine.asker import ASKER, Asker
 
 QUERY_BYTES = 4096
+COSTS = {Kind.PAGE: 10.0, Kind.INFO: 10.0}  # more requests' worth: they are written and packed anew each time
+BYTES_OF_A_REQUEST = 64 * KIB  # of JSON, which is read while everybody waits: so much more counts as one more request
+COST_OF_REFUSED = 5.0
+PAUSE = 1.0  # seconds that an answer of 429 takes: who does not heed it gets no more of them than that
 BUSY = "Too many requests from this address. Wait a moment."
 
 
@@ -34,6 +40,7 @@ class Admission:
         self._requests = Rate(limits.requests_per_second, limits.requests_at_once)
         self._calls = Rate(limits.calls_per_second, limits.calls_at_once)
         self._presses = Lanes(limits.presses_at_once, limits.presses_waiting)
+        self._presses_of_client = Lanes(limits.presses_per_client, limits.connections_per_client)
         self._new_visits = Rate(limits.visits_per_minute / 60, limits.visits_per_minute)
         self._logins = Rate(limits.logins_per_minute / 60, limits.logins_per_minute)
         self._bytes = Rate(limits.upload_bytes_per_hour / 3600, limits.upload_bytes_per_hour)
@@ -42,12 +49,23 @@ class Admission:
         self._last_upload: dict[str, float] = {}
         self._buffered = 0
 
+    async def count(self, client: str, cost: float = 1.0) -> None:
+        """Count a request, whatever it is for. Raises Refused once they are too many, and not at once."""
+        if self._requests.take(client, cost):
+            return
+        await asyncio.sleep(PAUSE)
+        raise Refused(429, BUSY, retry_after=self._requests.seconds_until(client, cost))
+
+    def count_refused(self, client: str) -> None:
+        """It is as much work as others, and nobody needs many."""
+        self._requests.use(client, min(COST_OF_REFUSED, max(0.0, self._requests.left(client))))
+
     @asynccontextmanager
     async def admitted(self, request: Request) -> AsyncIterator[None]:
         """Check and count a request, for as long as it is served. Raises Refused."""
         client, kind = request.client, request.route.kind
-        if not self._requests.take(client):
-            raise Refused(429, BUSY, retry_after=self._requests.seconds_until(client))
+        if kind in COSTS:
+            await self.count(client, COSTS[kind])
         if len(request.scope["query_string"]) > QUERY_BYTES:
             raise Refused(414, "The address of the request is too long.")
         self._check_login(request)
@@ -58,6 +76,7 @@ class Admission:
             await self._check(request, stack)
             if kind is Kind.RUN:
                 await stack.enter_async_context(self._presses.held(asker, BUSY))
+                await stack.enter_async_context(self._presses_of_client.held(client, BUSY))
             yield
 
     async def _check(self, request: Request, stack: AsyncExitStack) -> None:
@@ -78,6 +97,7 @@ class Admission:
             request.receive = replay(body, request.raw_receive)
         elif kind in (Kind.RUN, Kind.JOIN, Kind.CALL, Kind.CANCEL):
             body = await request.limited(self._limits, self._limits.json_bytes, self._buffer_until(stack)).read()
+            await self.count(request.client, len(body) / BYTES_OF_A_REQUEST)
             self._check_call(request, parse_object(body))
             request.receive = replay(body, request.raw_receive)
         elif kind in (Kind.HEARTBEAT, Kind.DATA, Kind.CALL_RESULT):
@@ -147,6 +167,8 @@ class Admission:
             if not is_public:
                 _check_values(body, len(listener.inputs))
             self._visits.check_waiting(session)
+            if gradio.unread(session.name) > self._limits.unread_messages:
+                raise Refused(429, "This page has not read the answers to its last questions. Load it again.")
         else:
             gradio.public_listener(request.route.name)
             self._call(request, body.get("session_hash"))

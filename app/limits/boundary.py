@@ -11,8 +11,8 @@ from typing import Any
 
 import gradio as gr
 
-from app.chat.asker import ASKER, NOBODY
-from app.limits.request import SCOPE_KEY
+from app.limits.addresses import SCOPE_KEY
+from engine.asker import ASKER, NOBODY
 from models.errors import MiniVLMError
 
 logger = logging.getLogger(__name__)

@@ -1,4 +1,4 @@
-"""Connections: how many each client has open, and how long one may stay without a request.
+"""Connections: how many each client has open, and how long one may stay without a request, or without reading.
 
 A connection that sends nothing never reaches the program, so this is where uvicorn accepts it.
 """
@@ -84,6 +84,7 @@ class LimitedProtocol(H11Protocol):
         self.limited_client = ""
         self._watch: asyncio.TimerHandle | None = None
         self._quiet_since: float | None = None
+        self._unread_since: float | None = None  # more was written than its client has read
 
     @property
     def is_busy(self) -> bool:
@@ -108,9 +109,23 @@ class LimitedProtocol(H11Protocol):
         self.open_connections.remove(self)
         super().connection_lost(exc)
 
+    def pause_writing(self) -> None:
+        """The system takes no more for the client."""
+        super().pause_writing()
+        self._unread_since = time.monotonic()
+
+    def resume_writing(self) -> None:
+        """The client has read most of it."""
+        super().resume_writing()
+        self._unread_since = None
+
     def _look_again(self) -> None:
-        """Close the connection if it has been without a request for long, even when it sends a bit now and then."""
-        idle = self.open_connections.limits.idle_seconds
+        """Close the connection if it has been without a request for long, even when it sends a bit now and then; and if
+        its client has not read for long."""
+        idle, unread = self.open_connections.limits.idle_seconds, self.open_connections.limits.unread_seconds
+        if self._unread_since is not None and time.monotonic() - self._unread_since >= unread:
+            self.transport.abort()
+            return
         if self.is_busy:
             self._quiet_since = None
         elif self._quiet_since is None:

@@ -1,6 +1,6 @@
 """What the layer must know of gradio's server: its listeners, what it keeps per session, and who is logged in.
 
-Everything here that is private to gradio is in this file, and tests/app/limits/test_gradio_app.py says which names.
+Everything here that is private to gradio is in this file and in fair_queue.py.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 from http.cookies import CookieError, SimpleCookie
 from typing import TYPE_CHECKING, Any
 
+from app.limits.fair_queue import FairQueue
 from app.limits.refusal import Refused
 
 if TYPE_CHECKING:
@@ -49,6 +50,11 @@ class GradioApp:
             raise Refused(404, "There is no such function here.")
         return listener
 
+    def serve_in_turns(self) -> None:
+        """Begin the questions of all visitors by turns; from now on."""
+        queue = self._blocks._queue
+        queue.get_events = FairQueue(queue).get_events  # type: ignore[method-assign]
+
     # Sessions
 
     def is_answering(self, session: str) -> bool:
@@ -56,9 +62,16 @@ class GradioApp:
         return self.waiting(session) > 0
 
     def waiting(self, session: str) -> int:
-        """How many are."""
-        queue = self._blocks._queue
-        return sum(event in queue.event_ids_to_events for event in queue.pending_event_ids_session.get(session, ()))
+        """How many are; a question that two models answer counts twice once they do."""
+        queue, kept = self._blocks._queue, self._blocks.state_holder.session_data.get(session)
+        asked = sum(event in queue.event_ids_to_events for event in queue.pending_event_ids_session.get(session, ()))
+        values = list(kept.state_data.values()) if kept is not None else []
+        return asked + sum(getattr(value, "more_answers", 0) for value in values)
+
+    def unread(self, session: str) -> int:
+        """How many messages about its answers the session has not fetched."""
+        messages = self._blocks._queue.pending_messages_per_session
+        return messages[session].qsize() if session in messages else 0
 
     def session_of_event(self, event: str) -> str:
         """The session that a call belongs to; a call that named none has its own name for one."""

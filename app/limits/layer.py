@@ -76,6 +76,7 @@ class LimitsLayer:
         answer = _Answer(send)
         kind: Kind | None = None
         try:
+            await self._admission.count(client)
             front.origins.check(scope, changes_something=False)
             request.route = route_of(scope["method"], scope["path"])
             kind = request.route.kind
@@ -112,6 +113,7 @@ class LimitsLayer:
         *,
         is_audited: bool = False,
     ) -> None:
+        self._admission.count_refused(request.client)
         if not is_audited:
             self.audit.write(request.client, request.scope["method"], request.scope["path"], refused)
         if answer.has_begun:

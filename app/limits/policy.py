@@ -27,7 +27,9 @@ class Limits:
     calls_at_once: int = 300
     presses_at_once: int = 4  # of one browser; more of them wait
     presses_waiting: int = 64
+    presses_per_client: int = 32  # at once; more of them wait
     idle_seconds: float = 20.0  # a connection that has sent no request, or half of one's headers
+    unread_seconds: float = 60.0  # a connection whose client does not read what it asked for
     # bodies
     json_bytes: int = 4 * MIB  # of a press on the page, and of a call of /chat with its history
     api_bytes: int = 64 * MIB  # of a request to /v1, whose images are part of the JSON
@@ -45,6 +47,7 @@ class Limits:
     # work
     waiting_per_client: int = 96  # questions that are asked and not answered yet
     waiting_per_visit: int = 16
+    unread_messages: int = 256  # about answers of a session, with which it may ask the next question
     # files
     upload_bytes_per_hour: int = 32 * GIB
     upload_seconds: float = 600.0  # that uploads stay after the last page of their browser is gone
@@ -63,6 +66,7 @@ PUBLIC = Limits(
     calls_per_second=5.0,
     calls_at_once=100,
     idle_seconds=10.0,
+    unread_seconds=30.0,
     json_bytes=1 * MIB,
     api_bytes=32 * MIB,
     upload_bytes=128 * MIB,

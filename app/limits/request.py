@@ -14,7 +14,6 @@ from app.limits.policy import MIB, Limits
 from app.limits.refusal import Refused
 from app.limits.routes import Kind, Route
 
-SCOPE_KEY = "minivlm.asker"  # where a request's scope says who it is from, as an Asker
 CAPTURED_BYTES = 1 * MIB  # of an answer that the layer reads along: names of uploads or of a call
 
 

@@ -8,6 +8,8 @@ from enum import Enum, auto
 
 from app.limits.refusal import Refused
 
+API_PREFIXES = ("/v1", "/health", "/metrics")  # what app/api answers
+
 
 class Kind(Enum):
     """What a request is, which decides what it is checked for and counted as."""
@@ -27,7 +29,7 @@ class Kind(Enum):
     DATA = auto()  # the stream that carries answers
     HEARTBEAT = auto()  # the stream that says that the page is open
     CANCEL = auto()
-    API = auto()  # /v1, /health and /metrics, which ask for keys themselves
+    API = auto()  # API_PREFIXES, which ask for keys themselves
 
 
 OPEN = frozenset({Kind.PAGE, Kind.STATIC, Kind.LOGIN, Kind.ACCOUNT, Kind.API})  # without a login
@@ -69,7 +71,7 @@ _TABLE: tuple[tuple[str, re.Pattern[str], Kind], ...] = tuple(
         ("GET", r"/gradio_api/queue/data", Kind.DATA),
         ("GET", r"/gradio_api/heartbeat/(?P<name>[^/]+)", Kind.HEARTBEAT),
         ("POST", r"/gradio_api/(cancel|reset)/?", Kind.CANCEL),
-        ("*", r"/(v1|health|metrics)(/.*)?", Kind.API),
+        ("*", rf"({'|'.join(map(re.escape, API_PREFIXES))})(/.*)?", Kind.API),
     )
 )
 

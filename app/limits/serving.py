@@ -54,7 +54,9 @@ class LimitedServer:
         """Puts the layer before everything else, at the one moment when the server is there and nobody can connect."""
         inside = app.middleware_stack
         assert inside is not None
-        layer = self.layer = LimitsLayer(inside, GradioApp(app), self.limits, self.front)
+        gradio = GradioApp(app)
+        gradio.serve_in_turns()
+        layer = self.layer = LimitsLayer(inside, gradio, self.limits, self.front)
         app.middleware_stack = layer
         tidying = asyncio.create_task(layer.tidy_forever())
         try:

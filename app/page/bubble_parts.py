@@ -44,12 +44,13 @@ def footer_html(
     is_rated: bool = False,
 ) -> str:
     """The buttons of an answer; `experts` is the label of the one for its routing, empty for none. `is_rated`: visitors
-    are asked what they think of it.
+    are asked what they think of it. What is for both answers of a pair stands below them.
 
     In a saved chat there are those alone that need no server.
     """
     buttons = []
-    if is_last and not is_saved:
+    is_one_of_two = exchange.pair is not None
+    if is_last and not is_saved and not is_one_of_two:
         buttons += [
             action("retry", index, "Retry", "Answer this question again"),
             action("undo", index, "Undo", "Take the last question and answer back"),
@@ -58,13 +59,14 @@ def footer_html(
         buttons.append(copy_button(exchange.text, "Copy", "Copy the answer"))
         if not is_saved:
             buttons.append(
-                f'<button type="button" class="mv-action" data-code data-index="{index}" aria-haspopup="dialog" '
+                f'<button type="button" class="mv-action" data-code data-index="{index}" '
+                f'data-side="{exchange.side}" aria-haspopup="dialog" '
                 'title="This answer as code" aria-label="Code: this answer as code">Code</button>'
             )
         if experts and not is_saved:
             title = f"{experts}: which of them this answer's tokens went to"
             buttons.append(action("routing", index, experts, title))
-    if is_rated and exchange.text and not is_saved:
+    if is_rated and exchange.text and not is_saved and not is_one_of_two:
         buttons += [_thumb(exchange, index, "up", "Good answer"), _thumb(exchange, index, "down", "Bad answer")]
     details = _details(exchange) if exchange.answer else ""
     regions = _regions(exchange, picture, entities) if entities and picture is not None and not is_saved else ""

@@ -12,10 +12,11 @@ import gradio as gr
 from app.chat.exchange import now
 from app.chat.saved import chat_json, read_chat
 from app.page.boxes.box_tool import tool_value
-from app.page.handlers import Handlers, View, idle
+from app.page.handlers import Handlers
 from app.page.notices import notice_of
 from app.page.page_state import PageState
 from app.page.saved_page import chat_file_name, chat_html
+from app.page.view import View, idle
 from models.errors import MiniVLMError, RequestError
 
 
@@ -23,6 +24,8 @@ def menu_html() -> str:
     """The menu in the page's header; chat_file.js opens and closes it."""
     return (
         '<details class="mv-menu"><summary class="mv-action">Chat</summary><div class="mv-menu-items">'
+        '<button type="button" class="mv-action mv-compare-item" data-compare aria-pressed="false">Compare two answers'
+        "</button>"
         '<button type="button" class="mv-action" data-action="save_html">Save as a page (HTML)</button>'
         '<button type="button" class="mv-action" data-action="save_json">Save to open again (JSON)</button>'
         '<button type="button" class="mv-action" data-chat="open">Open a saved chat…</button></div></details>'

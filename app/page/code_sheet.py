@@ -31,7 +31,15 @@ def add_code_sheet(models: PageModels, bridge: gr.HTML, page: gr.State, quick: d
 
     def show(page: PageState, event: gr.EventData) -> tuple[Any, Any]:
         try:
-            code = code_of(page, models, index=int(event.index), url=event.url, listed=event.models, key=event.key)
+            code = code_of(
+                page,
+                models,
+                index=int(event.index),
+                side=str(event.side),
+                url=event.url,
+                listed=event.models,
+                key=event.key,
+            )
         except MiniVLMError as error:
             return "", notice_of(page, error)
         return json.dumps(code).replace("<", "\\u003c"), gr.skip()
@@ -41,21 +49,23 @@ def add_code_sheet(models: PageModels, bridge: gr.HTML, page: gr.State, quick: d
 
 
 def code_of(
-    page: PageState, models: PageModels, *, index: int, url: Any, listed: Any, key: Any
+    page: PageState, models: PageModels, *, index: int, url: Any, listed: Any, key: Any, side: str = ""
 ) -> list[dict[str, str]]:
-    """Title and text of each piece of code for answer `index`.
+    """Title and text of each piece of code for answer `index`, of two the one on this `side`.
 
     `url` is the page's address, `listed` the entries of its `/v1/models`, `key` whether that asks for one, all as the
     browser says. Raises RequestError for an answer that is not there, or an address that is none.
     """
-    exchange = page.session.exchange(index)
+    chosen = page.session.exchange(index)
+    exchange = next((one for one in chosen.answers if one.side == side), chosen)
     if not isinstance(url, str) or not _ADDRESS.fullmatch(url):
         raise RequestError("The address of this page can't be written in code.")
     served = next((name for name, shown in _names(listed) if shown == exchange.model), "")
-    here = next((one for one in (models.of(page), models.default) if one.info.name == exchange.model), None)
+    known = (models.of(page), models.rival_of(page), models.default)
+    here = next((one for one in known if one is not None and one.info.name == exchange.model), None)
     has_extras = exchange.extras != WantedExtras() or (here is not None and here.info.extras is not None)
     server = Server(url=url, model=served, needs_key=key is True, has_extras=has_extras)
-    code = as_code(page.session.exchanges, index, server)
+    code = as_code([*page.session.exchanges[:index], exchange], index, server)
     if not served:
         code = {name: text for name, text in code.items() if name == "gradio_client"}
     if models.default.info.name != exchange.model:  # `/chat` asks no other model

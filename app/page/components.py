@@ -13,19 +13,20 @@ from app.api.chat_endpoint import add_chat_endpoint
 from app.api.chat_values import PageWithEndpoint
 from app.chat.conversation_store import ConversationStore
 from app.chat.feedback import FeedbackFile
-from app.extras.extended_model import with_extras
+from app.library.downloads import Downloads
 from app.library.library import ModelLibrary
 from app.limits.boundary import BoundedBlocks
 from app.page.chat_files import add_chat_files, menu_html
 from app.page.choosing.page_models import PageModels
 from app.page.choosing.picker import Picker, add_picker
 from app.page.code_sheet import add_code_sheet
+from app.page.comparing.bar import CompareBar, add_compare_bar, make_bar
+from app.page.comparing.rating import add_rating
 from app.page.conversation import make_conversation, make_pixels, wanted_pixels
 from app.page.examples import FOLDER, examples_html, examples_in
 from app.page.fixed_texts import TITLE, chips_html, header_html, placeholder_html, tasks_html, toy_html
 from app.page.handlers import Handlers
 from app.page.page_state import PageState
-from app.page.rating import add_rating
 from app.page.settings import connect_settings, make_settings
 from app.page.stage import STAGE_SCRIPTS, make_stage
 from engine.chat_model import ChatModel
@@ -35,7 +36,7 @@ ASSETS = Path(__file__).parent / "assets"
 # In this order; each is a function of its own that leaves nothing but `window.minivlm`.
 SCRIPTS = (
     *("phrases.js", "app.js", "pictures.js", "conversation.js", "follow.js", "keep.js", "lines.js", "send.js"),
-    *("input.js", "roles.js", "chat_file.js", "tabs.js", "library.js", "code.js"),
+    *("input.js", "roles.js", "chat_file.js", "tabs.js", "library.js", "code.js", "compare.js"),
     *STAGE_SCRIPTS,
 )
 STYLES = (  # later ones outweigh
@@ -48,6 +49,7 @@ STYLES = (  # later ones outweigh
     "input.css",
     "library.css",
     "code.css",
+    "compare.css",
     "narrow.css",
 )
 
@@ -63,7 +65,7 @@ document.addEventListener("minivlm", (event) => {
   for (const known of [
     "edit", "retry", "undo", "cancel_edit", "branch", "attach", "example",
     "stop", "routing", "crop", "save_html", "save_json", "new_with_picture",
-    "look", "pixels", "task", "models", "choose_model", "rate", "code",
+    "look", "pixels", "task", "models", "choose_model", "download", "rate", "code", "compare", "go_on", "vote",
   ]) {
     if (name === known) trigger(known, detail);
   }
@@ -88,7 +90,7 @@ def launch_options() -> dict[str, Any]:
         "run_history": False,
         "enable_monitoring": False,
         "max_file_size": MAX_UPLOAD,
-        "max_threads": 2 * MAX_STREAMS,
+        "max_threads": 4 * MAX_STREAMS,
         "allowed_paths": [str(ASSETS)],
         "footer_links": [],
         "favicon_path": str(ASSETS / "favicon.png"),
@@ -120,14 +122,14 @@ def build_demo(
     store: ConversationStore[PageState] | None = None,
     library: ModelLibrary | None = None,
     feedback: FeedbackFile | None = None,
+    downloads: Downloads | None = None,
 ) -> gr.Blocks:
     """The page for a model. `new_scene` draws a picture for the button of that name; without it there is no button.
 
     `store` keeps the conversations of all visitors; a new one if none is given. With a `library`, of which `model` is
-    one, visitors can choose another; with `feedback` they can say what they think of answers.
+    one, visitors can choose another; with `feedback` they can say what they think of answers, with `downloads` they
+    can fetch what a model of the library lacks.
     """
-    if library is None:  # whose models have theirs
-        model = with_extras(model)
     info = model.info
     examples = examples_in(examples_dir)
     models = PageModels(model, library)
@@ -137,12 +139,14 @@ def build_demo(
     has_scenes = new_scene is not None
     cards = examples_html(examples(info)) if examples(info) else ""
     with ChatPage(title=TITLE, analytics_enabled=False, delete_cache=EXPIRY, fill_height=True) as demo:
-        page = gr.State(PageState())
+        page = gr.State(PageState(), delete_callback=lambda shown: _leave_unless_shown(demo, handlers, page, shown))
         parts = _Parts(info, cards, has_scenes=has_scenes, has_choice=models.has_choice)
         _connect(parts, handlers, page, feedback)
         _connect_keeping(demo, parts, handlers, page)
         if library is not None:
-            add_picker(Picker(handlers, library, examples, has_scenes=has_scenes), demo, parts, page)
+            picker = Picker(handlers, library, examples, has_scenes=has_scenes, downloads=downloads)
+            add_picker(picker, demo, parts, page)
+        add_compare_bar(CompareBar(handlers, library), demo, parts, page)
         add_chat_endpoint(model, concurrency_limit=MAX_STREAMS)
     demo.queue(max_size=MAX_WAITING, default_concurrency_limit=MAX_STREAMS)
     return demo
@@ -183,6 +187,14 @@ def _leave_of(demo: gr.Blocks, handlers: Handlers, page: gr.State) -> Callable[[
     return leave
 
 
+def _leave_unless_shown(demo: gr.Blocks, handlers: Handlers, page: gr.State, shown: PageState) -> None:
+    """A session is being forgotten; a page that never said that it is there does not say that it goes, either."""
+    sessions = list(demo.state_holder.session_data.values())
+    showing = [one for one in sessions if one.state_data.get(page._id) is shown and not one.is_closed]
+    if len(showing) <= 1:  # the one that is being forgotten
+        handlers.leave(shown)
+
+
 class _Parts:
     """The components, from top to bottom."""
 
@@ -197,6 +209,7 @@ class _Parts:
         self.chat = make_conversation(placeholder_html(info))
         self.notice = gr.HTML("", apply_default_css=False, elem_id="mv-notice")
         with gr.Row(elem_id="mv-tasks-row"):
+            self.compare = make_bar()
             self.chips = gr.HTML(chips_html(info), apply_default_css=False, elem_id="mv-task-chips")
             self.new_scene = gr.Button(
                 "New scene",
@@ -263,6 +276,7 @@ def _connect(parts: _Parts, handlers: Handlers, page: gr.State, feedback: Feedba
     parts.bridge.undo(handlers.undo, [page, parts.question], **quick)
     parts.bridge.edit(handlers.edit, [page, parts.question], **quick)
     parts.bridge.branch(handlers.branch, [page], **quick)
+    parts.bridge.go_on(handlers.go_on, [page], **quick)
     parts.bridge.cancel_edit(handlers.cancel_edit, [page], **quick)
     attached = parts.bridge.attach(handlers.attach, [page, parts.question], trigger_mode="always_last", **quick)
     attached.then(None, js="() => window.minivlm.filesRead()")

@@ -51,11 +51,13 @@ def conversation_value(
     HTML that is shown without any, if it is another from now on."""
     names = [f"{hash(_text(bubble)) & 0xFFFFFFFF:08x}" for bubble in bubbles]
     sent = set() if whole else page.sent
-    # The last two always: an answer that grows fast replaces the value that brought its question.
+    # The last question with its answers always: an answer that grows fast replaces the value that brought its question.
+    exchanges = page.session.exchanges
+    num_last = 4 if exchanges and exchanges[-1].pair else 2
     new = [
         [place, bubble]
         for place, (name, bubble) in enumerate(zip(names, bubbles, strict=True))
-        if name not in sent or place >= len(bubbles) - 2
+        if name not in sent or place >= len(bubbles) - num_last
     ]
     page.sent = set(names)
     return {"ids": names, "new": new, **({"placeholder": placeholder} if placeholder else {})}

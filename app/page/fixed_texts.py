@@ -18,8 +18,12 @@ def header_html(info: ModelInfo, menu: str = "", *, has_choice: bool = False) ->
             '<details class="mv-picker"><summary class="mv-model" title="Choose a model">'
             f'{escape(info.name)}</summary><div class="mv-models" role="group" aria-label="Models"></div></details>'
         )
+    compare = (
+        '<button type="button" class="mv-action mv-compare-button" data-compare aria-pressed="false" '
+        'title="Compare: two answers to each question, side by side">Compare</button>'
+    )
     return (
-        f'<header class="mv-header"><h1>{TITLE}</h1>{model}'
+        f'<header class="mv-header"><h1>{TITLE}</h1>{model}{compare}'
         f'{menu}<button type="button" class="mv-action mv-settings" data-action="settings">Settings</button>'
         '<button type="button" class="mv-action" data-action="theme" aria-label="Switch light and dark">'
         '<span aria-hidden="true">◐</span></button></header>'

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import gradio as gr
 from PIL import Image
@@ -16,6 +16,7 @@ from app.chat.shelf import Shelf
 from app.page.attachments import Attachments, is_filled
 from app.page.boxes.box_tool import box_of, tool_value
 from app.page.choosing.page_models import PageModels
+from app.page.comparing.rival import rival_of
 from app.page.conversation import conversation_value
 from app.page.examples import Examples, no_examples
 from app.page.messages import messages_of
@@ -23,19 +24,9 @@ from app.page.notices import LOST, LOST_AT_START, error_line, notice_of
 from app.page.page_state import PageState
 from app.page.scratch import ScratchFolder
 from app.page.settings import read_settings
+from app.page.view import View, answering, idle
 from engine.chat_model import ChatModel
 from models.errors import MiniVLMError, RequestError
-
-
-class View(NamedTuple):
-    """New values of the parts of the page; what stays as it is, is skipped."""
-
-    chat: Any = gr.skip()
-    question: Any = gr.skip()
-    notice: Any = gr.skip()
-    tool: Any = gr.skip()
-    page: Any = gr.skip()  # its PageState, given back once per question: that starts its time to live
-    key: Any = gr.skip()  # of the conversation that the page shows
 
 
 class Handlers:
@@ -67,7 +58,8 @@ class Handlers:
             check_number_of_images(len(value["files"]), model.info)  # before any of them is decoded
             pictures = page.attach(value["files"])
             sampling, extras = read_settings(model.info, settings)
-            updates = page.ask(model, value["text"], pictures, sampling, extras, box=box_of(tool))
+            rival = rival_of(page, self.models, extras)
+            updates = page.ask(model, value["text"], pictures, sampling, extras, box=box_of(tool), rival=rival)
             self.store.keep(page.session.key, page)
         except MiniVLMError as error:
             yield View(notice=notice_of(page, error))
@@ -83,7 +75,7 @@ class Handlers:
         try:
             model = self.models.ready(page)
             sampling, extras = read_settings(model.info, settings)
-            updates = page.retry(model, sampling, extras)
+            updates = page.retry(model, sampling, extras, rival=rival_of(page, self.models, extras))
             self.store.keep(page.session.key, page)
         except MiniVLMError as error:
             yield View(notice=notice_of(page, error))
@@ -124,7 +116,7 @@ class Handlers:
     def _follow(self, page: PageState, updates: Iterator[Exchange]) -> Iterator[View]:
         shown: Any = None
         for exchange in updates:
-            state = (exchange.answer, exchange.error)
+            state = [(one.answer, one.error) for one in exchange.answers]
             # Nothing new is sent all the same: gradio notices only then that the tab was closed.
             yield View(self.messages(page) if state != shown else gr.skip())
             shown = state
@@ -187,6 +179,14 @@ class Handlers:
         draft = page.cancel_edit()
         question = gr.update(value=draft) if draft else gr.skip()
         return View(self.messages(page), question, "", tool_value(page.picture, clear=True))
+
+    def go_on(self, page: PageState, event: gr.EventData) -> View:
+        """Of two answers, the conversation goes on with this one."""
+        try:
+            page.session.go_on_with(int(event.index), str(event.side))
+        except RequestError as error:
+            return View(notice=notice_of(page, error))
+        return View(self.messages(page), notice=notice_of(page))
 
     def cancel_edit(self, page: PageState) -> View:
         """Leave the conversation as it is and give the text box its former content."""
@@ -287,13 +287,3 @@ class Handlers:
         _, box = without_box(exchange.question, self.models.of(page).info.tasks)
         picture = exchange.pictures[-1] if exchange.pictures else page.picture
         return tool_value(picture, attached=exchange.pictures, box=box, clear=True)
-
-
-def answering(**changes: Any) -> Any:
-    """The text box while an answer is written: Stop instead of Send. It stays open for the next question."""
-    return gr.update(submit_btn=False, stop_btn=True, **changes)
-
-
-def idle(**changes: Any) -> Any:
-    """The text box when nothing is running."""
-    return gr.update(submit_btn=True, stop_btn=False, **changes)

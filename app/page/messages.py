@@ -19,10 +19,11 @@ from app.chat.encoding import well_formed
 from app.chat.exchange import Exchange
 from app.chat.pictures import Picture
 from app.chat.regions import Entity, entities_of
+from app.page.boxes.figures import illustration_html, picture_figure, stage_data
 from app.page.boxes.labels import Labels
 from app.page.bubble_parts import action, copy_button, footer_html, notices_html
+from app.page.comparing.bubbles import Side, side_of, verdict_bubble
 from app.page.context_meter import context_html
-from app.page.figures import illustration_html, picture_figure, stage_data
 from app.page.page_state import PageState
 from app.page.routing_view import routing_html
 from app.page.text.markup import answer_html, question_html
@@ -73,37 +74,59 @@ def messages_of(
         is_last = index == len(session.exchanges) - 1
         is_edited = index == page.editing
         picture = exchange.pictures[-1] if exchange.pictures else picture
-        routing = page.routing.get(exchange)
-        known = _known.setdefault(exchange, _Known())
-        state: tuple[Any, ...] = (branch_of(exchange), index, is_edited, picture)
+        known = _known.setdefault(exchange.answers[0], _Known())
+        state: tuple[Any, ...] = (branch_of(exchange), index, is_edited, picture, exchange.side)
         if known.question[0] != state:
             known.question = state, well_formed(question_bubble(exchange, index, picture, is_edited=is_edited))
-        traces = has_experts and (not names_models or exchange.model == current)
-        state = (exchange.answer, exchange.error, index, is_last, picture, traces, routing)
-        state += (exchange.model, names_models, context_tokens, is_rated, exchange.rating)
-        if known.answer[0] != state:
-            opening, text, *parts = _answer_parts(
-                exchange,
+        bubbles.append(known.question[1])
+        below = ""
+        if is_last and context_tokens:
+            below = context_html(exchange, index + 1, context_tokens, has_picture=picture is not None)
+        for one in exchange.answers:
+            shown = _Shown(
                 index,
                 picture,
                 is_last=is_last,
-                has_experts=traces,
-                routing=routing,
+                has_experts=has_experts and one is exchange and (not names_models or one.model == current),
+                routing=page.routing.get(one),
                 names_model=names_models,
                 is_rated=is_rated,
-                known=known,
+                side=side_of(one, exchange, is_last=is_last),
             )
-            if is_last and context_tokens:
-                parts.append(context_html(exchange, index + 1, context_tokens, has_picture=picture is not None))
-            parts = [*map(well_formed, parts)]  # half a character can't be sent, and would stop every later update
-            pieces = _PIECE.split(well_formed(text))
-            opening = well_formed(opening)
-            known.answer = (
-                state,
-                [opening, pieces, *parts] if is_last else "".join([opening, *pieces, *parts, "</div>"]),
-            )
-        bubbles += [known.question[1], known.answer[1]]
+            bubbles.append(_kept_answer(one, shown, below="" if one.pair else below))
+        if exchange.pair is not None:
+            bubbles.append(verdict_bubble(exchange, index, is_last=is_last, is_rated=is_rated, below=below))
     return bubbles
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """How an answer is shown: all that its bubble depends on, beside the answer."""
+
+    index: int
+    picture: Picture | None
+    is_last: bool
+    has_experts: bool = False
+    routing: RoutingTrace | None = None
+    is_saved: bool = False
+    names_model: bool = False
+    is_rated: bool = False
+    side: Side | None = None
+
+
+def _kept_answer(exchange: Exchange, shown: _Shown, *, below: str) -> Bubble:
+    """The bubble of an answer, made anew where something of it has changed. `below`: HTML at its end."""
+    known = _known.setdefault(exchange, _Known())
+    state = (exchange.answer, exchange.error, exchange.model, exchange.rating, shown, below)
+    if known.answer[0] != state:
+        opening, text, *parts = _answer_parts(exchange, shown, known)
+        # Half a character can't be sent, and would stop every later update.
+        parts = [*map(well_formed, [*parts, *([below] if below else [])])]
+        pieces = _PIECE.split(well_formed(text))
+        opening = well_formed(opening)
+        whole: Bubble = [opening, pieces, *parts]
+        known.answer = (state, whole if shown.is_last else "".join([opening, *pieces, *parts, "</div>"]))
+    return known.answer[1]
 
 
 def question_bubble(
@@ -173,15 +196,15 @@ def answer_bubble(
     is_saved: bool = False,
     names_model: bool = False,
     is_rated: bool = False,
+    side: Side | None = None,
 ) -> str:
     """The model's bubble: text with coloured phrases, the overlay, notices, what went wrong, and the buttons.
 
     `has_experts`: there is a button that shows which of them the answer's tokens went to; `routing` is what it shows.
     `is_saved`: the bubble is for a file, so without buttons that need the server. `names_model`: it says who answers.
-    `is_rated`: it has thumbs.
+    `is_rated`: it has thumbs. `side`: it is one of two answers.
     """
-    parts = _answer_parts(
-        exchange,
+    shown = _Shown(
         index,
         picture,
         is_last=is_last,
@@ -190,24 +213,14 @@ def answer_bubble(
         is_saved=is_saved,
         names_model=names_model,
         is_rated=is_rated,
+        side=side,
     )
-    return "".join(parts) + "</div>"
+    return "".join(_answer_parts(exchange, shown, _Known())) + "</div>"
 
 
-def _answer_parts(
-    exchange: Exchange,
-    index: int,
-    picture: Picture | None,
-    *,
-    is_last: bool,
-    has_experts: bool,
-    routing: RoutingTrace | None,
-    is_saved: bool = False,
-    names_model: bool = False,
-    is_rated: bool = False,
-    known: _Known | None = None,
-) -> list[str]:
+def _answer_parts(exchange: Exchange, view: _Shown, known: _Known) -> list[str]:
     """The bubble without its end: opening tag, text, picture with boxes, all that stands below it."""
+    index, picture, side = view.index, view.picture, view.side
     shown = exchange.text
     if exchange.extras.wants_picture:
         shown = without_marks(shown, streaming=exchange.is_running)
@@ -223,13 +236,15 @@ def _answer_parts(
         text = f'<div class="mv-thinking" role="status"><i></i><i></i><i></i><span>{doing}</span></div>'
     else:
         text = f'<div class="mv-text" dir="auto">{body}</div>' if exchange.text else ""
-    data, figure = _drawing(exchange, index, picture, entities, known or _Known())
-    by = f'<p class="mv-by">{escape(exchange.model)}</p>' if names_model and exchange.model else ""
+    data, figure = _drawing(exchange, view, entities, known)
+    by = side.by if side else exchange.model if view.names_model else ""
+    name = f"Answer {index + 1}, {side.name}" if side else f"Answer {index + 1}"
+    by_line = f'<p class="mv-by">{escape(by)}</p>' if by else ""
     opening = (
-        f'<div class="mv-message mv-answer" role="article" aria-label="Answer {index + 1}" data-state="{state}" {data}>'
-        f"{by}"
+        f'<div class="mv-message mv-answer{" mv-side" if side else ""}" role="article" aria-label="{name}" '
+        f'data-state="{state}" {data}>{by_line}'
     )
-    experts = "" if not has_experts else "Experts" if routing is None else "Hide experts"
+    experts = "" if not view.has_experts else "Experts" if view.routing is None else "Hide experts"
     footer = (
         ""
         if exchange.is_running
@@ -238,26 +253,27 @@ def _answer_parts(
             index,
             picture,
             entities,
-            is_last=is_last,
+            is_last=view.is_last,
             experts=experts,
-            is_saved=is_saved,
-            is_rated=is_rated,
+            is_saved=view.is_saved,
+            is_rated=view.is_rated,
         )
     )
-    if routing is not None:
-        footer += routing_html(routing, picture, name=f"mv-routing-{index}")
-    below = f"{illustration_html(exchange, picture, is_saved=is_saved)}{notices_html(exchange)}{footer}"
+    if view.routing is not None:
+        footer += routing_html(view.routing, picture, name=f"mv-routing-{index}")
+    if side is not None:
+        footer += side.go_on_html(index)
+    below = f"{illustration_html(exchange, picture, is_saved=view.is_saved)}{notices_html(exchange)}{footer}"
     return [opening, text, figure, below]
 
 
-def _drawing(
-    exchange: Exchange, index: int, picture: Picture | None, entities: list[Entity], known: _Known
-) -> tuple[str, str]:
+def _drawing(exchange: Exchange, view: _Shown, entities: list[Entity], known: _Known) -> tuple[str, str]:
     """The regions for the page's scripts, and the picture with its boxes.
 
     While an answer is written, both stay as they are until some more boxes have come, the more the more there are: to
     draw hundreds of them anew with every one would take longer than to write them. Labels stay in place meanwhile.
     """
+    picture, only = view.picture, view.side.only if view.side else None
     if exchange.is_running:
         if known.opening and _step(entities) == _step(known.entities):
             return known.opening, known.figure
@@ -265,8 +281,9 @@ def _drawing(
     else:
         labels = None
     known.entities = entities
-    known.opening = stage_data(index, picture, entities)
-    known.figure = picture_figure(picture, entities, labels=labels) if entities and picture is not None else ""
+    known.opening = stage_data(view.index, picture, entities, side=exchange.side, only=only)
+    has_boxes = entities and picture is not None
+    known.figure = picture_figure(picture, entities, labels=labels, only=only) if picture and has_boxes else ""
     return known.opening, known.figure
 
 

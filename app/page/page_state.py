@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
 
+from app.chat.answering import Rival
 from app.chat.exchange import Exchange, IllustratedAnswer, WantedExtras
-from app.chat.pictures import Picture, drawn_picture, open_picture
+from app.chat.pictures import BYTES_PER_PIXEL, Picture, drawn_picture, open_picture
 from app.chat.session import ChatSession
 from engine.chat_model import ChatModel
 from models.conversation import Sampling
@@ -21,12 +22,21 @@ from models.routing_trace import RoutingTrace
 _ACCEPTING = threading.Lock()
 
 
+@dataclass
+class RivalChoice:
+    """Who answers beside the page's model, by its name in the library, and with which settings other than its own."""
+
+    model: str = ""  # empty for the default model
+    values: dict[str, Any] = field(default_factory=dict)  # as typed, by the setting's name
+
+
 @dataclass(eq=False)
 class PageState:
     """One visitor's conversation, with the edit, the attachments and the routing views that are open."""
 
     session: ChatSession = field(default_factory=ChatSession)
     model: str = ""  # the name in the library of the one that answers the next question; empty for the default
+    rival: RivalChoice | None = None  # while two answers are compared
     editing: int | None = None  # the exchange that the next question replaces
     draft: dict[str, Any] | None = None  # the text box's content before the edit began
     attached: dict[str, Picture] = field(default_factory=dict)  # by file, what the next question brings along
@@ -42,16 +52,21 @@ class PageState:
     def is_answering(self) -> bool:
         return self.session.is_answering
 
+    @property
+    def more_answers(self) -> int:
+        """How many answers are being written beside the first: whoever counts listeners sees one question."""
+        return max(0, self.session.num_answering - 1)
+
     def sizes(self) -> dict[str, int]:
-        """The bytes of each picture by its content, and of the texts."""
+        """The bytes of each picture, shared ones under one name, and of the texts."""
         exchanges = self.session.all_exchanges()
         pictures = [picture for exchange in exchanges for picture in exchange.pictures]
         pictures += list(self.attached.values())
-        sizes = {picture.key: picture.num_bytes for picture in pictures}
+        sizes = {f"picture {id(picture.image)}": picture.num_bytes for picture in pictures}
         drawn = [
             one.answer.picture for one in exchanges if isinstance(one.answer, IllustratedAnswer) and one.answer.picture
         ]
-        sizes |= {f"drawn {id(image)}": 3 * image.width * image.height for image in drawn}
+        sizes |= {f"drawn {id(image)}": BYTES_PER_PIXEL * image.width * image.height for image in drawn}
         text = sum(len(exchange.question) + len(exchange.text) for exchange in exchanges)
         return {**sizes, f"texts of {self.session.key}": 4 * text}
 
@@ -70,7 +85,7 @@ class PageState:
         """The picture with this key: attached, asked about, or drawn by the model."""
         exchanges = self.session.exchanges
         asked = (picture for exchange in exchanges for picture in exchange.pictures)
-        answers = (exchange.answer for exchange in exchanges)
+        answers = (one.answer for exchange in exchanges for one in exchange.answers)
         drawn = (drawn_picture(one.picture) for one in answers if isinstance(one, IllustratedAnswer) and one.picture)
         return next((one for one in chain(self.attached.values(), asked, drawn) if one.key == key), None)
 
@@ -94,21 +109,26 @@ class PageState:
         extras: WantedExtras,
         *,
         box: Box | None = None,
+        rival: Rival | None = None,
     ) -> Iterator[Exchange]:
         """As `ChatSession.begin`, in place of the question that is being edited, if one is. Raises RequestError.
 
         What watches the answer is given back; closing that does not stop it.
         """
         with _ACCEPTING:
-            self.session.begin(model, text, pictures, sampling, box=box, extras=extras, replacing=self.editing)
+            self.session.begin(
+                model, text, pictures, sampling, box=box, extras=extras, replacing=self.editing, rival=rival
+            )
             self.editing = None
         self.routing.clear()  # a view is large, and would be drawn again with every word of the new answer
         return self.session.watch()
 
-    def retry(self, model: ChatModel, sampling: Sampling, extras: WantedExtras) -> Iterator[Exchange]:
+    def retry(
+        self, model: ChatModel, sampling: Sampling, extras: WantedExtras, *, rival: Rival | None = None
+    ) -> Iterator[Exchange]:
         """As `ChatSession.begin_again`, watched as in `ask`; gives up an edit that has begun. Raises RequestError."""
         with _ACCEPTING:
-            self.session.begin_again(model, sampling, extras=extras)
+            self.session.begin_again(model, sampling, extras=extras, rival=rival)
             self.editing = None
         self.routing.clear()
         return self.session.watch()
@@ -117,8 +137,8 @@ class PageState:
         """As `ChatSession.undo`; an edit that has begun is given up."""
         self.editing = None
         exchange = self.session.undo()
-        if exchange is not None:
-            self.routing.pop(exchange, None)
+        for one in exchange.answers if exchange is not None else ():
+            self.routing.pop(one, None)
         return exchange
 
     def edit(self, index: int) -> Exchange:

@@ -15,12 +15,13 @@ from app.chat.encoding import well_formed
 from app.chat.exchange import Exchange
 from app.chat.session import ChatSession
 from app.page.bubble_parts import plain_name
+from app.page.comparing.bubbles import side_of, verdict_bubble
 from app.page.fixed_texts import TITLE
 from app.page.messages import answer_bubble, question_bubble
 
 ASSETS = Path(__file__).parent / "assets"
 SCRIPTS = ("phrases.js", "saved.js")
-STYLES = ("theme.css", "messages.css", "text.css", "saved.css")
+STYLES = ("theme.css", "messages.css", "text.css", "compare.css", "saved.css")
 
 
 def chat_html(exchanges: Sequence[Exchange], *, saved: str) -> str:
@@ -31,8 +32,12 @@ def chat_html(exchanges: Sequence[Exchange], *, saved: str) -> str:
     for index, exchange in enumerate(exchanges):
         picture = session.picture_of(index)
         bubbles.append(question_bubble(exchange, index, picture, is_saved=True))
-        bubbles.append(answer_bubble(exchange, index, picture, is_last=False, is_saved=True))
-    models = ", ".join(dict.fromkeys(exchange.model for exchange in exchanges if exchange.model))
+        for one in exchange.answers:
+            side = side_of(one, exchange, is_last=False, is_saved=True)
+            bubbles.append(answer_bubble(one, index, picture, is_last=False, is_saved=True, side=side))
+        if exchange.pair is not None:
+            bubbles.append(verdict_bubble(exchange, index, is_last=False, is_saved=True))
+    models = ", ".join(dict.fromkeys(one.model for exchange in exchanges for one in exchange.answers if one.model))
     style = "".join((ASSETS / name).read_text(encoding="utf-8") for name in STYLES)
     script = "".join((ASSETS / name).read_text(encoding="utf-8") for name in SCRIPTS)
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()

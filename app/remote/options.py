@@ -7,7 +7,7 @@ import argparse
 # Options about a model that is loaded here.
 _LOADING = (
     *("device", "gpu_id", "dtype", "quantization", "copy_weights", "ocr", "gen", "download", "models_dir"),
-    *("max_loaded", "terminal", "ask"),
+    *("max_loaded", "allow_download", "terminal", "ask"),
 )
 
 

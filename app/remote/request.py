@@ -18,9 +18,11 @@ from app.remote.served_elsewhere import ServedElsewhere
 from app.remote.tasks import sent_text
 from models.conversation import Sampling, Turn
 from models.errors import RequestError
+from models.sampling_settings import settings_of
 
 LOSSLESS_PIXELS = 1024 * 1024  # larger pictures are sent as JPEG, at a quality at which nobody sees the difference
 JPEG_QUALITY = 95
+OPENAI_NAMES = {"temperature": "temperature", "top_p": "top_p", "max_new_tokens": "max_tokens", "seed": "seed"}
 
 
 class PictureFiles:
@@ -64,13 +66,12 @@ def request_body(
         "messages": [_message(served, turns, index, files) for index in range(len(turns))],
         "stream": True,
         "stream_options": {"include_usage": True},
-        "temperature": sampling.temperature,
-        "top_p": sampling.top_p,
-        "max_tokens": sampling.max_new_tokens,
-        "seed": sampling.seed,
     }
-    if served.is_ours or sampling.repetition_penalty != 1:  # not every server knows it
-        body["repetition_penalty"] = sampling.repetition_penalty
+    for setting in settings_of(sampling):
+        value = getattr(sampling, setting.name)
+        # What OpenAI's API lacks not every server knows: it is not sent when it asks for nothing.
+        if served.is_ours or setting.name in OPENAI_NAMES or value != setting.neutral:
+            body[OPENAI_NAMES.get(setting.name, setting.name)] = value
     task = task_of(turns[-1].text, served.info.tasks)
     if served.is_ours and task is not None:
         body["task"] = task.identifier.strip("[]")

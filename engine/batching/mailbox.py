@@ -85,7 +85,7 @@ class Mailbox:
 
 
 class WorkingMailbox(Mailbox):
-    """A mailbox whose reader does the loop's work while it waits; see LoopInCaller.
+    """A mailbox whose reader does the loop's work while it waits; see ManagerInCaller.
 
     `work` runs the loop until what it is given says that it is enough. It returns False if nothing more will come.
     """

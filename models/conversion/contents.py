@@ -18,6 +18,7 @@ from models.command_line import version
 from models.conversion.folder import CONFIG_FILE, MODULE_FILE, Manifest, write_json
 from models.conversion.reading import CONFIG_CLASS
 from models.conversion.writing import Form, write_weights
+from models.devices import DTYPES
 from models.errors import ConversionFailed
 from models.family_config import FamilyConfig
 from models.files.released import ReleasedFiles
@@ -33,7 +34,6 @@ from models.tensors.weights import Part
 
 Parts = Mapping[str, Part]
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _CPU = torch.device("cpu")
 _TEXT = "language_model"  # the part whose folder is for other programs as well
 # What lies beside released weights and goes along: tokenizer, settings, terms of use. No code.

@@ -12,10 +12,10 @@ import torch
 from huggingface_hub.utils import WeakFileLock
 
 from models.config import family_module, load_config
-from models.conversion.contents import DTYPES, write_folder
+from models.conversion.contents import write_folder
 from models.conversion.folder import foreign_files
 from models.conversion.reading import check_not_packed
-from models.devices import check_memory
+from models.devices import DTYPES, check_memory
 from models.errors import ConversionFailed
 from models.files.released import ReleasedFiles
 from models.loader import check_parts, parts_of

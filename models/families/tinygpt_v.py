@@ -214,7 +214,8 @@ def _stage_lora(config: Config, files: ReleasedFiles, stage: Tensors, phi: PhiCo
         if is_peft or config.lora_rank is not None:
             why = f"lora_rank is {config.lora_rank}" if config.lora_rank is not None else "its names are those of LoRA"
             raise CheckpointMismatch(
-                f"{source} has no LoRA tensors ({_LLM_PREFIX}….lora_A.weight), although {why}; download it again."
+                f"{source} has no LoRA tensors ({_LLM_PREFIX}….lora_A.weight), although {why}; "
+                "delete it and download it again."
             )
         return None
     check_lora_rank(lora, config.lora_rank, source=source)

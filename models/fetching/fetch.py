@@ -99,7 +99,10 @@ def difference(released: ReleasedFile, path: Path, found: str) -> str:
         return f"{path}: its sha256 is {found}; which it should be is not known."
     if older := next((upload.what for upload in released.older if upload.sha256 == found), ""):
         return f"{path}: this is {older} (sha256 {found}); the newest has sha256 {released.sha256}."
-    return f"{path}: its sha256 is {found}, but {released.sha256} was expected. It is used all the same."
+    return (
+        f"{path}: its sha256 is {found}, but {released.sha256} was expected. It is used all the same; if it does not "
+        "load, delete it and start again."
+    )
 
 
 def _differences_in(repository: Repository, ledger: HashLedger, on_bytes: OnBytes) -> list[str]:

@@ -15,7 +15,7 @@ from models.errors import DownloadFailed
 from models.family_config import FamilyConfig
 from models.fetching.repository import Repository, cached_folder, list_repository
 from models.fetching.table import HubFile, ReleasedFile, find_released, remark_on, terms_of
-from models.fetching.transfer import part_size
+from models.fetching.transfer import existing_folder, part_size
 from models.fetching.web import RemoteFile, WebError, explain, look_up, page_of, uses_mirror
 from models.files.checkpoints import CHECKPOINTS_DIR, NeededFile, is_placeholder, needed_files
 
@@ -96,7 +96,7 @@ class Plan:
             yield f"Terms: {terms} ({', '.join(values)})" + (f"; to be accepted at {page}" if page else "")
         total = sum(item.bytes_to_come for item in self.items)
         if not total:
-            yield "Nothing is left to fetch." if self.missing else "Everything is here."
+            yield "Nothing more can be fetched." if self.missing else "Everything is here."
             return
         begun = sum(item.missing_bytes for item in self.items) - total
         earlier = f" ({gib(begun)} of it came earlier)" if begun else ""
@@ -117,7 +117,7 @@ class Plan:
         needed: dict[int, tuple[Path, int]] = {}
         for item in self.items:
             if item.bytes_to_come:
-                folder = _existing(item.path)
+                folder = existing_folder(item.path)
                 device = os.stat(folder).st_dev
                 first, before = needed.get(device, (folder, 0))
                 needed[device] = (first, before + item.bytes_to_come)
@@ -194,11 +194,6 @@ def hub_cache() -> Path:
 def gib(size: int) -> str:
     """A size for people."""
     return f"{size / 2**30:.1f} GiB" if size >= 2**30 / 10 else f"{size / 2**20:.1f} MiB"
-
-
-def _existing(path: Path) -> Path:
-    """The nearest folder above a path that exists already."""
-    return next(folder for folder in path.absolute().parents if folder.is_dir())
 
 
 def _is_under(path: Path, folder: Path) -> bool:

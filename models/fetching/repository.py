@@ -20,7 +20,7 @@ from huggingface_hub.utils import tqdm
 
 from models.fetching.table import HubFile
 from models.fetching.transfer import OnBytes, download, part_size
-from models.fetching.web import RemoteFile, hub_headers, hub_url
+from models.fetching.web import RemoteFile, check_proxies, hub_headers, hub_url
 
 _MODEL_FILES = ("*.json", "*.model", "*.safetensors", "*.txt", "*.tiktoken")
 
@@ -83,7 +83,8 @@ class Repository:
 
 
 def list_repository(name: str) -> Repository:
-    """Ask the hub which files of a repository are needed. Raises one of `WebError`."""
+    """Ask the hub which files of a repository are needed. Raises one of `WebError`, or DownloadFailed."""
+    check_proxies()
     api = HfApi()
     commit = str(api.repo_info(name, timeout=constants.HF_HUB_ETAG_TIMEOUT).sha)
     listed = [

@@ -89,6 +89,12 @@ def part_size(target: Path) -> int:
     return _size(_beside(target, ".part"))
 
 
+def existing_folder(path: Path) -> Path:
+    """The nearest folder above a path that exists already, or that the path is."""
+    place = path.absolute()
+    return next(folder for folder in (place, *place.parents) if folder.is_dir())
+
+
 def _beside(path: Path, ending: str) -> Path:
     return path.with_name(path.name + ending)
 
@@ -118,7 +124,9 @@ def _complete(file: RemoteFile, part: Path, on_bytes: OnBytes) -> str:
         failures = 0 if _size(part) > most else failures + 1
         most = max(most, _size(part))
         if failures >= TRIES:
-            raise error or DownloadFailed(f"{file.url}: the server sends less than it says, again and again.")
+            raise error or DownloadFailed(
+                f"{file.url}: the server sends less than it says, again and again; start later."
+            )
         if error is not None:
             time.sleep(_wait(error, failures))
     return sha256_of(part)
@@ -141,9 +149,11 @@ def _append(file: RemoteFile, part: Path, on_bytes: OnBytes) -> None:
         hf_raise_for_status(response)
         start, total = _range_of(response.headers, response.status_code)
         if file.size is not None and total not in (None, file.size):
-            raise DownloadFailed(f"{file.url}: the server sends {total:,} bytes, after it had said {file.size:,}.")
+            raise DownloadFailed(
+                f"{file.url}: the server sends {total:,} bytes, after it had said {file.size:,}; start again later."
+            )
         if start not in (0, here):
-            raise DownloadFailed(f"{file.url}: the server answers with other bytes than it was asked for.")
+            raise DownloadFailed(f"{file.url}: the server answers with other bytes than it was asked for; start later.")
         record = Content(url=file.url, size=file.size, sha256=file.sha256, etag=response.headers.get("etag"))
         with part.open("ab") as written:
             if start < here:

@@ -26,6 +26,7 @@ from models.errors import DownloadFailed
 from models.fetching.hashes import is_sha256
 from models.fetching.table import Address, HubFile
 
+_PROXIES = ("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY")
 WebError = (HTTPError, OSError, EntryNotFoundError)  # what a request can raise; OfflineModeIsEnabled is an OSError
 
 
@@ -40,7 +41,8 @@ class RemoteFile:
 
 
 def look_up(address: Address) -> RemoteFile:
-    """Ask a server about a file without fetching it. Raises one of `WebError`."""
+    """Ask a server about a file without fetching it. Raises one of `WebError`, or DownloadFailed."""
+    check_proxies()
     if isinstance(address, HubFile):
         url = hub_url(address)
         found = get_hf_file_metadata(url, timeout=constants.HF_HUB_ETAG_TIMEOUT)
@@ -53,6 +55,17 @@ def look_up(address: Address) -> RemoteFile:
     hf_raise_for_status(response)
     length = response.headers.get("content-length", "")
     return RemoteFile(url=address.url, headers=headers, size=int(length) if length.isdecimal() else None, sha256=None)
+
+
+def check_proxies() -> None:
+    """Raises DownloadFailed for a proxy of the environment that no request can go through."""
+    try:
+        get_session()
+    except (ImportError, ValueError) as error:
+        named = ", ".join(f"{name}={value}" for name in _PROXIES if (value := _environment(name)))
+        what_to_do = "run: pip install socksio" if isinstance(error, ImportError) else "correct it, or unset it"
+        reason = str(error).splitlines()[0].partition(",")[0]
+        raise DownloadFailed(f"The proxy can't be used ({named}): {reason}; {what_to_do}.") from error
 
 
 def page_of(address: Address) -> str:
@@ -105,10 +118,10 @@ def _explain_local(error: BaseException, what: str) -> str:
     """The part of `explain` about connections and disks."""
     if isinstance(error, HTTPError):
         kind = type(error).__name__
-        proxies = [name for name in ("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY") if _environment(name)]
+        proxies = [name for name in _PROXIES if _environment(name)]
         why = f"; is the proxy right that {proxies[0]} names?" if proxies else "; is this machine online?"
         if uses_mirror():
-            why += f" HF_ENDPOINT is {constants.ENDPOINT}."
+            why += f" HF_ENDPOINT is {constants.ENDPOINT}; is that right?"
         return f"{what}: no connection, or one that breaks off ({kind}){why} Start again to go on."
     number = error.errno if isinstance(error, OSError) else None
     if number in (errno.ENOSPC, errno.EDQUOT):

@@ -85,7 +85,7 @@ def read_lora(folder: Path, base: Collection[str]) -> Lora:
             "with peft (merge_and_unload) and load the result."
         )
     if lora is None:
-        raise CheckpointMismatch(f"{file} holds no LoRA matrices; download it again.")
+        raise CheckpointMismatch(f"{file} holds no LoRA matrices; delete it and download it again.")
     if values.get("r") not in (None, lora.rank):
         raise CheckpointMismatch(
             f"{file}: its LoRA has rank {lora.rank}, but {CONFIG_FILE} says {values['r']}; they are of two trainings."
@@ -117,7 +117,7 @@ def _check_targets(lora: Lora, targets: Any, base: Collection[str], file: Path) 
         raise CheckpointMismatch(
             f"{file}: {len(missing)} of {len(wanted)} LoRA pairs are missing (first: {PREFIX}"
             f"{missing[0].removesuffix('weight')}lora_A.weight), going by the target_modules of {CONFIG_FILE}; "
-            "download it again."
+            "delete it and download it again."
         )
     if extra := sorted(name for name in lora.pairs if not name.endswith(endings)):
         place = origin_of(lora.pairs[extra[0]][0], Origin(str(file), extra[0]))

@@ -89,7 +89,8 @@ def is_placeholder(value: str) -> bool:
 def resolve(config: FamilyConfig, key: str) -> Path:
     """The local path of the released file or folder named by `key`; a hub id is downloaded on first use.
 
-    Raises ConfigError for a placeholder and CheckpointMissing, with where to get it, when it is nowhere.
+    Raises ConfigError for a placeholder and CheckpointMissing, with where to get it, when it, or what else the
+    configuration needs, is nowhere.
     """
     file = next(file for file in needed_files(config) if file.key == key)
     where = f"{config.source}: {key}"
@@ -97,11 +98,11 @@ def resolve(config: FamilyConfig, key: str) -> Path:
         return file.path
     if is_placeholder(file.value):
         raise ConfigError(f"{where} is the placeholder {file.value!r}; set it to the real path. {file.hint}")
-    if file.is_hub_id:
+    others = [other for other in needed_files(config) if other.state == "missing" and other.key != key]
+    if file.is_hub_id and (file.cached is not None or not others):
         return _download(file.value, where=where, hint=file.hint)
-    missing = [other for other in needed_files(config) if other.state == "missing"]
-    if len(missing) > 1:
-        raise CheckpointMissing(describe_missing(config, missing))
+    if others:  # before gigabytes come for nothing
+        raise CheckpointMissing(describe_missing(config, [f for f in needed_files(config) if f.state != "here"]))
     raise CheckpointMissing(
         f"{where}: {file.value} not found beside the YAML or in {CHECKPOINTS_DIR}.{_neighbours(file.value)} "
         f"{file.hint} {_how_to_fetch(config) if find_released(file.value) else ''}".strip()
@@ -144,13 +145,12 @@ def _how_to_fetch(config: FamilyConfig) -> str:
 
 def _download(repository: str, *, where: str, hint: str) -> Path:
     """The folder of a hub repository in the local cache, downloaded where it is not there yet."""
-    from models.fetching.repository import cached_folder, fetch_repository, list_repository
+    from models.fetching.first_start import download_repository
+    from models.fetching.repository import cached_folder
     from models.fetching.web import WebError, explain
 
     try:
-        found = list_repository(repository)
-        fetch_repository(found)
-        return found.folder
+        return download_repository(repository)
     except WebError as error:
         if (folder := cached_folder(repository)) is not None:
             return folder

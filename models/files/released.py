@@ -76,7 +76,8 @@ class ReleasedFiles:
         Raises CheckpointMismatch for weights that another program has quantized.
         """
         values = self.read_config(self.path(key))
-        if isinstance(packed := values.get("quantization_config"), dict):
+        packed = values.get("quantization_config")
+        if isinstance(packed, dict) and not self._config.is_converted:
             raise CheckpointMismatch(
                 f"{self.path(key)}: these weights are quantized already ({packed.get('quant_method')}); give the model "
                 "as it was released, which --quantization 8bit or 4bit shrinks while it is loaded."

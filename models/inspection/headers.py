@@ -110,10 +110,12 @@ def _safetensors_header(path: Path) -> dict[str, TensorHeader]:
         tensors, end = parse_safetensors(text)
     except ValueError as error:
         refuse_text(path)
-        raise CheckpointCorrupt(f"{path} ({size:,} bytes) is no safetensors file; download it again.") from error
+        raise CheckpointCorrupt(
+            f"{path} ({size:,} bytes) is no safetensors file; delete it and download it again."
+        ) from error
     if 8 + length + end != size:
         raise CheckpointCorrupt(
-            f"{path} has {size:,} bytes, but its header promises {8 + length + end:,}; download it again."
+            f"{path} has {size:,} bytes, but its header promises {8 + length + end:,}; delete it and download it again."
         )
     return tensors
 

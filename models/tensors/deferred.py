@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import ctypes
 import mmap
-import sys
 from collections.abc import Callable, Mapping
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
+
+from models.memory.freed import c_library
 
 # One number for each page of this process, in the order of their addresses, and what its bits say
 # (Linux, Documentation/admin-guide/mm/pagemap.rst).
@@ -76,7 +76,7 @@ def release(*tensors: Tensor) -> None:
 def _release(start: int, end: int) -> None:
     """The whole pages between two addresses."""
     first, last = -(-start // mmap.PAGESIZE), end // mmap.PAGESIZE
-    if first < last and (libc := _libc()) is not None and _are_unchanged_files(first, last):
+    if first < last and (libc := c_library()) is not None and _are_unchanged_files(first, last):
         size = (last - first) * mmap.PAGESIZE
         libc.madvise(ctypes.c_void_p(first * mmap.PAGESIZE), ctypes.c_size_t(size), mmap.MADV_DONTNEED)
 
@@ -91,19 +91,3 @@ def _are_unchanged_files(first: int, last: int) -> bool:
         return False
     is_somewhere = entries & (_IS_PRESENT | _IS_SWAPPED) != 0
     return len(entries) == last - first and not bool((is_somewhere & (entries & _IS_FILE == 0)).any())
-
-
-def give_back_freed_memory() -> None:
-    """Let the system have the memory that was freed between what is still in use, which C libraries keep for later.
-
-    Tensors that stay and larger ones that are soon gone, in turn, leave gaps of which glibc gives none back by itself:
-    of 24 merged matrices of 1280 x 1280, 0.8 GiB were in use where 0.2 were needed.
-    """
-    if (libc := _libc()) is not None and hasattr(libc, "malloc_trim"):
-        libc.malloc_trim(0)
-
-
-@cache
-def _libc() -> Any:
-    """The C library of a Linux program, None elsewhere."""
-    return ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None

@@ -24,7 +24,7 @@ def check_finite(tensor: Tensor, place: Origin, dtype: torch.dtype) -> None:
         return
     extremes = torch.stack((tensor if tensor.itemsize > 1 else tensor.float()).aminmax())
     if not extremes.isfinite().all():
-        raise CheckpointCorrupt(f"{place} holds NaN or infinity; download the file again.")
+        raise CheckpointCorrupt(f"{place} holds NaN or infinity; delete it and download it again.")
     cast = extremes.to(dtype)
     if not cast.isfinite().all():
         kind = str(dtype).removeprefix("torch.")

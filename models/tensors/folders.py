@@ -46,9 +46,11 @@ def _shards_of(index: Path) -> list[Path]:
         outside = [shard for shard in shards if not is_beside(shard)]
         missing = [shard for shard in shards if not (folder / shard).is_file()]
     except (ValueError, KeyError, AttributeError, TypeError, OSError, RecursionError) as error:
-        raise CheckpointCorrupt(f"{index} is not a weight index; download it again.") from error
+        raise CheckpointCorrupt(f"{index} is not a weight index; delete it and download it again.") from error
     if outside:
-        raise CheckpointCorrupt(f"{index} names {outside[0][:80]!r}, which is no file beside it; download it again.")
+        raise CheckpointCorrupt(
+            f"{index} names {outside[0][:80]!r}, which is no file beside it; delete it and download it again."
+        )
     if missing:
         others = sorted(
             path.name for path in folder.glob(f"*-of-*{Path(missing[0]).suffix}") if path.name not in shards

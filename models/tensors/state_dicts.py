@@ -32,6 +32,10 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     content = unwrapped(load_pickle(path))
     if not is_state_dict(content):
         raise CheckpointCorrupt(f"{path} holds no state dict (names -> tensors); is it the right file?")
+    if odd := [name for name, tensor in content.items() if not is_plain(tensor)]:
+        raise CheckpointCorrupt(
+            f"{path}: {odd[0]} is sparse, quantized or without values, as no released tensor is; download it again."
+        )
     if all(name.startswith(_PARALLEL) for name in content):
         content = {name.removeprefix(_PARALLEL): tensor for name, tensor in content.items()}
     return dict(content)
@@ -55,7 +59,8 @@ def load_pickle(path: Path) -> Any:
                 "Get it from the official source, or re-save only its tensors."
             ) from error
         raise CheckpointCorrupt(
-            f"{path} ({size:,} bytes) is no PyTorch checkpoint, or truncated or damaged; download it again."
+            f"{path} ({size:,} bytes) is no PyTorch checkpoint, or truncated or damaged; delete it and download it "
+            "again."
         ) from error
 
 
@@ -64,7 +69,9 @@ def refuse_text(path: Path) -> bytes:
     with path.open("rb") as file:
         head = file.read(256)
     if head.strip().lower().startswith((b"version https://git-lfs", b"<!doctype", b"<html", b"<?xml")):
-        raise CheckpointCorrupt(f"{path} is a web page or a git-lfs pointer, not weights; download the file itself.")
+        raise CheckpointCorrupt(
+            f"{path} is a web page or a git-lfs pointer, not weights; delete it and download the file itself."
+        )
     return head
 
 
@@ -96,6 +103,11 @@ def is_state_dict(content: Any) -> bool:
     return isinstance(content, dict) and all(
         isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items()
     )
+
+
+def is_plain(tensor: Tensor) -> bool:
+    """Whether a tensor holds a number for each of its places."""
+    return tensor.layout == torch.strided and not (tensor.is_quantized or tensor.is_nested or tensor.is_meta)
 
 
 def pickled_class(path: Path) -> str | None:

@@ -1,4 +1,4 @@
-"""Released files -> named tensors for our modules: lazy reading, renaming by rules, and completeness both ways."""
+"""Released files -> named tensors for our modules: lazy reading, and renaming by rules."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from models.tensors.state_dicts import read_state_dict, refuse_text
 
 Tensors = dict[str, Tensor]
 _Named = TypeVar("_Named")
+
 
 @dataclass(frozen=True)
 class Rename:
@@ -106,7 +107,7 @@ def read_tensors(path: Path) -> Tensors:
             return recorded(load_file(path), str(path))
         except (SafetensorError, OSError) as error:
             refuse_text(path)
-            raise CheckpointCorrupt(f"{path} can't be read ({error}); download it again.") from error
+            raise CheckpointCorrupt(f"{path} can't be read ({error}); delete it and download it again.") from error
     return recorded(read_state_dict(path), str(path))
 
 
@@ -116,7 +117,9 @@ def _read_all(shards: Sequence[Path]) -> Tensors:
         read = read_tensors(shard)
         if twice := tensors.keys() & read.keys():
             first = origin_of(tensors[min(twice)], Origin(str(shard.parent), min(twice)))
-            raise CheckpointCorrupt(f"{shard} holds {first.name}, as {first.file} does; download both again.")
+            raise CheckpointCorrupt(
+                f"{shard} holds {first.name}, as {first.file} does; delete and download both again."
+            )
         tensors |= read
     return tensors
 
@@ -171,7 +174,7 @@ def replaced(base: Tensors, trained: Tensors, *, what: str, prefix: str = "") ->
         name = prefix + origin_of(base[min(missing)], Origin("", min(missing))).name
         raise CheckpointMismatch(
             f"{file}: it holds {len(trained)} tensors of the {what}, but {len(missing)} are missing (first: {name}); "
-            "download it again."
+            "delete it and download it again."
         )
     return base | trained
 
@@ -194,7 +197,8 @@ def take_lora(tensors: Tensors, *, prefix: str, alpha: float) -> Lora | None:
             place = origin_of(half, Origin("LoRA", f"lora_{kind}.weight"))
             other = place.name.replace(f".lora_{kind}.", f".lora_{'B' if kind == 'A' else 'A'}.")
             raise CheckpointMismatch(
-                f"{place.file}: of a LoRA pair only one matrix is there, {other} is missing; download the file again."
+                f"{place.file}: of a LoRA pair only one matrix is there, {other} is missing; "
+                "delete it and download it again."
             )
     lora = Lora(pairs={name: (pair["A"], pair["B"]) for name, pair in halves.items()}, alpha=alpha)
     for name, (lora_a, lora_b) in lora.pairs.items():
@@ -202,7 +206,7 @@ def take_lora(tensors: Tensors, *, prefix: str, alpha: float) -> Lora | None:
             if half.dim() != 2 or half.shape[rank] != lora.rank:
                 raise CheckpointMismatch(
                     f"{origin_of(half, Origin('LoRA', name))} is {list(half.shape)}, but the other LoRA matrices of "
-                    f"this checkpoint have rank {lora.rank}; download it again."
+                    f"this checkpoint have rank {lora.rank}; delete it and download it again."
                 )
     return lora
 

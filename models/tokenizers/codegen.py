@@ -79,12 +79,15 @@ def _check_merges(folder: Path, tokenizer: Any) -> None:
             file = folder / "merges.txt"
             made = {line.replace(" ", "") for line in file.read_text(encoding="utf-8").splitlines()}
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointCorrupt(f"{file} can't be used ({type(error).__name__}); download it again.") from error
+        raise CheckpointCorrupt(
+            f"{file} can't be used ({type(error).__name__}); delete it and download it again."
+        ) from error
     added = {token.content for token in tokenizer.added_tokens_decoder.values()}
     unmade = [piece for piece in pieces if len(piece) > 1 and piece not in made and piece not in added]
     if unmade:
         raise CheckpointCorrupt(
-            f"{file}: {len(unmade):,} of {len(pieces):,} pieces can't be made from its merges; download it again."
+            f"{file}: {len(unmade):,} of {len(pieces):,} pieces can't be made from its merges; "
+            "delete it and download it again."
         )
 
 

@@ -75,4 +75,6 @@ def open_tokenizer(folder: Path) -> Any:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         if "custom code" in reason:
             raise CheckpointCorrupt(f"{folder}: its tokenizer is code of its own, which is never run.") from error
-        raise CheckpointCorrupt(f"{folder}: its tokenizer can't be used ({reason}); download it again.") from error
+        raise CheckpointCorrupt(
+            f"{folder}: its tokenizer can't be used ({reason}); delete it and download it again."
+        ) from error

@@ -35,12 +35,14 @@ class SentencePieceTokenizer:
         if not model_file.is_file():
             raise CheckpointMissing(
                 f"{model_file} not found. The language model's folder needs its sentencepiece file tokenizer.model; "
-                "download it again from where the weights came from."
+                "delete it and download it again from where the weights came from."
             )
         try:
             self._processor = SentencePieceProcessor(model_file=str(model_file))
         except (RuntimeError, OSError) as error:
-            raise CheckpointCorrupt(f"{model_file} is not a sentencepiece model; download it again.") from error
+            raise CheckpointCorrupt(
+                f"{model_file} is not a sentencepiece model; delete it and download it again."
+            ) from error
         self.bos_token_id: int = self._processor.bos_id()
         self.eos_token_id: int = self._processor.eos_id()
         self.pad_token_id: int = self._processor.piece_to_id(pad_token)

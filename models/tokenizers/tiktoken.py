@@ -89,9 +89,9 @@ def _read_ranks(file: Path) -> dict[bytes, int]:
         lines = [line.split() for line in file.read_bytes().splitlines() if line]
         ranks = {base64.b64decode(token, validate=True): int(rank) for token, rank in lines}
     except (ValueError, binascii.Error, OSError) as error:
-        raise CheckpointCorrupt(f"{file} is not a tiktoken vocabulary; download it again.") from error
+        raise CheckpointCorrupt(f"{file} is not a tiktoken vocabulary; delete it and download it again.") from error
     if sorted(ranks.values()) != list(range(len(lines))) or any(bytes([n]) not in ranks for n in range(256)):
-        raise CheckpointCorrupt(f"{file} is incomplete ({len(lines)} tokens); download it again.")
+        raise CheckpointCorrupt(f"{file} is incomplete ({len(lines)} tokens); delete it and download it again.")
     return ranks
 
 
@@ -123,7 +123,9 @@ def _last_merge(token: bytes, ranks: dict[bytes, int]) -> tuple[bytes, bytes]:
     while len(parts) > 2:
         rank, position = min((ranks.get(a + b, limit), n) for n, (a, b) in enumerate(pairwise(parts)))
         if rank >= limit:
-            raise CheckpointCorrupt(f"The tiktoken vocabulary can't form its token {limit}; download it again.")
+            raise CheckpointCorrupt(
+                f"The tiktoken vocabulary can't form its token {limit}; delete it and download it again."
+            )
         parts[position : position + 2] = [parts[position] + parts[position + 1]]
     return cast(tuple[bytes, bytes], tuple(parts))
 

@@ -21,3 +21,11 @@ def test_arguments_reach_the_model_and_the_server(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("MINIVLM_CFG_PATH", "other.yaml")
     hosted = parse_arguments([])
     assert (hosted.host, hosted.port, hosted.cfg_path) == ("0.0.0.0", 1234, Path("other.yaml"))
+
+
+@pytest.mark.parametrize("more", [["--share"], ["--host", "0.0.0.0"], ["--trusted-proxy", "10.0.0.1"], ["--ask", "x"]])
+def test_only_a_local_page_downloads(more: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert parse_arguments(["--allow-download"]).allow_download
+    with pytest.raises(SystemExit):
+        parse_arguments(["--allow-download", *more])
+    assert "--allow-download" in capsys.readouterr().err

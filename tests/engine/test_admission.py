@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from engine.admission import Admission
+from engine.admission import Admission, Entry
+from engine.asker import ASKER, Asker
 from models.errors import Busy
 
 
@@ -21,4 +22,56 @@ def test_places_go_to_who_waited_longest() -> None:
         admission.leave(turn)
         assert (following.is_set(), admission.number(following)) == (True, 0)
     admission.leave(waiting[-1])
+    assert (admission.num_active, admission.num_waiting) == (0, 0)
+
+
+def join(admission: Admission, client: str, visit: str = "") -> Entry:
+    token = ASKER.set(Asker(client, visit))
+    try:
+        return admission.join()
+    finally:
+        ASKER.reset(token)
+
+
+def test_no_address_has_all_places() -> None:
+    admission = Admission(places=4, max_waiting=9)
+    many = [join(admission, "1.1.1.1", f"v{n}") for n in range(5)]
+    assert [entry.is_set() for entry in many] == [True, True, True, False, False]
+    assert join(admission, "2.2.2.2").is_set()
+    alone = [join(Admission(places=2, max_waiting=9), "1.1.1.1") for _ in range(2)]
+    assert all(entry.is_set() for entry in alone)  # where there are few, nothing is kept back
+
+
+def test_who_waits_is_served_by_turns() -> None:
+    admission = Admission(places=1, max_waiting=9)
+    running = join(admission, "1.1.1.1", "a")
+    waiting = {
+        "a1": join(admission, "1.1.1.1", "a"),
+        "a2": join(admission, "1.1.1.1", "a"),
+        "b": join(admission, "1.1.1.1", "b"),  # another browser of that address
+        "x1": join(admission, "2.2.2.2", "x"),
+        "x2": join(admission, "2.2.2.2", "x"),
+    }
+    assert sorted(waiting, key=lambda name: admission.number(waiting[name])) == ["x1", "b", "x2", "a1", "a2"]
+    order = []
+    while waiting:
+        admission.leave(running)
+        name = next(name for name, entry in waiting.items() if entry.is_set())
+        order.append(name)
+        running = waiting.pop(name)
+    assert order == ["x1", "b", "x2", "a1", "a2"]
+
+
+def test_in_a_full_queue_who_has_most_makes_room() -> None:
+    admission = Admission(places=1, max_waiting=3)
+    running, *many = [join(admission, "1.1.1.1") for _ in range(4)]
+    other = join(admission, "2.2.2.2")
+    assert admission.number(other) == 1
+    with pytest.raises(Busy, match="3 questions are waiting"):
+        admission.number(many[-1])
+    admission.leave(many.pop())  # as its reader does then
+    with pytest.raises(Busy):
+        join(admission, "1.1.1.1")
+    for entry in (running, other, *many):
+        admission.leave(entry)
     assert (admission.num_active, admission.num_waiting) == (0, 0)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import gc
+import sys
+import threading
 import weakref
 from dataclasses import replace
 from functools import partial
@@ -12,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor, nn
-from transformers import MixtralConfig, PhiConfig
+from transformers import LlamaConfig, LlamaForCausalLM, MixtralConfig, PhiConfig
 from transformers.models.mixtral.modeling_mixtral import MixtralExperts
 
 from benchmarks.random_models import BACKBONES, SMALL, Size, fill, picture, random_model
@@ -20,9 +22,11 @@ from engine import packed_weights
 from engine.chat_engine import ChatEngine
 from engine.packed_weights import PackedExperts, PackedLinear, pack_weights
 from models.conversation import Sampling, Turn
-from models.loader import load_model
+from models.loader import load_model, materialise
 from models.parts.sparse_decoders import VocabularyHead
 from models.parts.sparse_moe import GatedExperts, PlainExperts
+from models.tensors.weights import Part
+from tests.own_memory import own_and_mapped
 from tests.paths import GOLDENS
 
 CASES = sorted((GOLDENS).glob("*/config.yaml"))
@@ -185,3 +189,30 @@ def test_the_engine_packs_what_it_serves(backbone: str, monkeypatch: pytest.Monk
             inputs_embeds=plain.embed_prompt(turns)[None], max_new_tokens=8, do_sample=False, pad_token_id=0
         )[0].tolist()
     assert answer.text == plain.prompt_format.finish(plain.tokenizer.decode(ids))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads Linux's own figures")
+def test_4_bit_weights_are_in_memory_once_when_a_thread_has_used_them() -> None:
+    """Where the CPU has bfloat16 instructions, bitsandbytes packs them anew at their first product."""
+    config = LlamaConfig(
+        hidden_size=1024, intermediate_size=4096, num_hidden_layers=6, num_attention_heads=8, vocab_size=64
+    )
+    with torch.device("meta"):
+        names = {name: tensor.shape for name, tensor in LlamaForCausalLM(config).state_dict().items()}
+    values = torch.randn(4096, 1024, dtype=BF16).view(-1)
+    part = Part(
+        name="language model", source="here", module_class=LlamaForCausalLM, config=config, is_quantizable=True,
+        tensors={name: values[: shape.numel()].view(shape) for name, shape in names.items()},
+    )  # fmt: skip
+    model = materialise(part, device=torch.device("cpu"), dtype=BF16, quantization="4bit")
+    pack_weights(model)
+    before = own_and_mapped()[0]
+
+    def answer() -> None:
+        with torch.inference_mode():
+            model(input_ids=torch.zeros(1, 1, dtype=torch.int64))
+
+    thread = threading.Thread(target=answer)
+    thread.start()
+    thread.join()
+    assert own_and_mapped()[0] - before < 16 * 2**20  # the weights are 50 MiB

@@ -62,7 +62,7 @@ DAMAGES: dict[str, tuple[Damage, type[MiniVLMError], str]] = {
     "an index that is a web page": (
         lambda folder: next(folder.glob("*.index.json")).write_text("<html>"),
         CheckpointCorrupt,
-        "not a weight index; download it again",
+        "not a weight index; delete it and download it again",
     ),
     "no tokenizer": (
         lambda folder: for_each_tokenizer(folder, Path.unlink),

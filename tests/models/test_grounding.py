@@ -13,7 +13,6 @@ from models.grounding import (
     Box,
     Phrase,
     Region,
-    box_from_xywh,
     format_box,
     format_phrase,
     intersection_over_union,
@@ -104,11 +103,6 @@ def test_a_truncated_box_is_found_in_the_middle_of_its_cells() -> None:
         assert format_box(found) == format_box(true)  # it stays the same text
     assert abs(sum(errors)) / len(errors) < 0.0005  # as it is read, half a cell (0.005) is missing
     assert Box(0, 0, 1, 1).in_cell_middles() == Box(0.005, 0.005, 1, 1)
-
-
-@pytest.mark.parametrize("case", RECORDED["refer_box_text"]["cases"], ids=lambda case: case["text"])
-def test_annotations_become_the_reference_text(case: dict[str, Any]) -> None:
-    assert format_box(box_from_xywh(*case["xywh"], image_size=case["size"])) == case["text"]
 
 
 def test_intersection_over_union() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -13,7 +14,7 @@ import pytest
 from huggingface_hub import constants
 
 from models.config import load_config
-from models.errors import CheckpointMissing
+from models.errors import CheckpointMissing, DownloadFailed
 from models.files.checkpoints import resolve
 
 NO_HUB = "http://127.0.0.1:9"  # nothing listens there
@@ -97,7 +98,11 @@ def use_our_hub(hub: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def resolve_language_model(repository: str, tmp_path: Path) -> Path:
-    (tmp_path / "model.yaml").write_text(f"family: minigpt_v2\ncheckpoint: a.pth\nlanguage_model: {repository}\n")
+    for name in ("a.pth", "eva.pth"):
+        (tmp_path / name).touch()
+    (tmp_path / "model.yaml").write_text(
+        f"family: minigpt_v2\ncheckpoint: a.pth\nvision_tower: eva.pth\nlanguage_model: {repository}\n"
+    )
     return resolve(load_config(tmp_path / "model.yaml"), "language_model")
 
 
@@ -108,6 +113,37 @@ def test_a_repository_is_downloaded_once_without_its_duplicates(tmp_path: Path) 
     count = len(Hub.downloads)
     assert resolve_language_model("someone/llama", tmp_path) == folder
     assert len(Hub.downloads) == count
+
+
+def test_nothing_is_downloaded_while_other_files_are_missing(tmp_path: Path) -> None:
+    """They may be had with a browser only; all are named at once."""
+    config = tmp_path / "model.yaml"
+    config.write_text("family: minigpt_v2\ncheckpoint: a.pth\nvision_tower: b.pth\nlanguage_model: someone/llama\n")
+    with pytest.raises(
+        CheckpointMissing, match=r"3 files are missing\. language_model: someone/llama .* a\.pth"
+    ) as error:
+        resolve(load_config(config), "language_model")
+    assert "\n" not in str(error.value)
+    assert Hub.downloads == []
+
+
+def test_a_download_says_first_what_is_to_come(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = resolve_language_model("someone/llama", tmp_path)
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err.startswith("someone/llama is not here yet: 0 MiB come from http://127.0.0.1:")
+    assert f"/someone/llama to {tmp_path / 'cache'} (" in output.err
+    resolve_language_model("someone/llama", tmp_path)
+    assert folder.is_dir()
+    assert capsys.readouterr().err == ""
+
+
+def test_a_disk_that_is_too_small_is_told_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = shutil.disk_usage(tmp_path)._replace(free=10)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    with pytest.raises(DownloadFailed, match=r"has 0 MiB free\. Make room, or set HF_HUB_CACHE to use another"):
+        resolve_language_model("someone/llama", tmp_path)
+    assert Hub.downloads == []
 
 
 def test_a_cached_repository_needs_no_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -102,6 +102,18 @@ FAULTS: dict[str, tuple[Callable[[Path], object], type[MiniVLMError], str]] = {
         "could run code",
     ),
     "not a state dict": (lambda d: torch.save([1, 2], d / CHECKPOINT), CheckpointCorrupt, "no state dict"),
+    "a sparse tensor": (
+        lambda d: edit(d / CHECKPOINT, lambda t: t.update({n: t[n].float().to_sparse() for n in list(t)[-1:]})),
+        CheckpointCorrupt,
+        r"is sparse, quantized or without values, .*download it again",
+    ),
+    "no end of text": (
+        lambda d: (d / LLM / "config.json").write_text(
+            (d / LLM / "config.json").read_text().replace('"eos_token_id": 2', '"eos_token_id": null')
+        ),
+        ConfigError,
+        "llama2-chat: config.json has no eos_token_id, so no answer would end; download it again",
+    ),
     "no LoRA": (lambda d: edit(d / CHECKPOINT, drop("lora")), CheckpointMismatch, "no LoRA tensors"),
     "half of a LoRA": (
         lambda d: edit(d / CHECKPOINT, drop("0.self_attn.q_proj.lora_A")),

@@ -113,5 +113,4 @@ def test_what_ends_an_answer_is_given_or_what_the_config_says(
     given = build(eos_token_ids=(7, 8), penalised_ids=())
     assert (given.eos_token_ids, given.penalised_ids) == ((7, 8), ())
     monkeypatch.setattr(config, "eos_token_id", None)
-    with pytest.raises(ValueError, match="give eos_token_ids"):
-        build()
+    assert build().eos_token_ids == ()  # which the loader refuses

@@ -202,7 +202,7 @@ def print_benchmark(options: argparse.Namespace) -> None:
         raise ConfigError(f"--limit is {options.limit}; it must be 1 or more, or left out.")
     output = options.output or default_output(options.cfg_path, options.task, options.annotations)
     files = Files(options.annotations, options.images, options.questions)
-    model = load_model(options.cfg_path)
+    model = load_model(options.cfg_path, overrides=options.options)
     figures = run_benchmark(model, options.task, files, output, limit=options.limit, source=options.cfg_path)
     print(f"{model.info.name}, {options.task}; predictions in {output}")
     for name, value in figures.items():
@@ -213,7 +213,7 @@ def print_benchmark(options: argparse.Namespace) -> None:
 def print_scenes(options: argparse.Namespace) -> None:
     """Measure drawn scenes, print the figures and write the report. Raises MiniVLMError."""
     start = time.monotonic()
-    model = load_model(options.cfg_path)
+    model = load_model(options.cfg_path, overrides=options.options)
     title = model.info.name
     if options.low_resolution:
         leave_out_mining(model.connector)
@@ -241,6 +241,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m training.evaluate", description=__doc__.splitlines()[0])
     parser.add_argument("--cfg-path", type=Path, required=True, help="YAML of a checkpoint")
+    parser.add_argument("--options", nargs="+", default=[], metavar="KEY=VALUE", help="override keys of the YAML")
     parser.add_argument(
         "--task", choices=("scenes", *BENCHMARKS), default="scenes", help="drawn scenes, or a benchmark"
     )

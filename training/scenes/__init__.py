@@ -10,8 +10,5 @@ from training.scenes.scene import sample_scene
 
 
 def draw_scene(seed: int | None = None) -> Image.Image:
-    """A fresh scene of two or more objects as an RGB picture; the same seed gives the same picture.
-
-    Every combination of shape and colour can occur, also those that training leaves out.
-    """
-    return render_image(sample_scene(np.random.default_rng(seed), min_objects=2, held_out="any"))
+    """A fresh scene of two or more objects as an RGB picture; the same seed gives the same picture."""
+    return render_image(sample_scene(np.random.default_rng(seed), min_objects=2))

@@ -6,7 +6,6 @@ from typing import Any
 
 from fastapi.responses import JSONResponse
 
-from app.library.leased import NotLoaded
 from models.errors import (
     Busy,
     ContextOverflow,
@@ -14,6 +13,7 @@ from models.errors import (
     MiniVLMError,
     NotEnoughMemory,
     NotFinite,
+    NotLoaded,
     ServerFailed,
     ServerLoading,
 )

@@ -24,10 +24,14 @@ from app.api.openai.responses import (
 )
 from app.api.openai.schema import ChatRequest, read_request, sampling_of
 from app.api.openai.served import Models, ServedModel, check_ready, find_model
-from app.chat.session import with_seed
+from app.chat.answering import with_seed
+from app.limits.budgets import Lanes
+from engine.asker import ASKER
 from models.conversation import Sampling
 
 MAX_PREPARING = 4  # requests whose pictures are decoded at once; others wait, and the page does not notice
+MOST_PREPARING = MAX_PREPARING - 1  # of one address
+MAX_WAITING = 1024  # of one address; the layer in front of the server lets fewer in
 
 
 @dataclass
@@ -37,10 +41,12 @@ class Service:
     models: Models
     budget: Budget = field(default_factory=Budget)
     preparing: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(MAX_PREPARING))
+    clients: Lanes = field(default_factory=lambda: Lanes(MOST_PREPARING, MAX_WAITING))
 
     async def prepare(self, read: Callable[[], Conversation]) -> Conversation:
         """What `read` gives, in a thread of its own."""
-        async with self.preparing:
+        busy = "Too many requests from this address wait for their pictures. Ask again in a moment."
+        async with self.clients.held(ASKER.get().client, busy), self.preparing:
             return await asyncio.to_thread(read)
 
     def ask(self, served: ServedModel, asked: Conversation, sampling: Sampling) -> AnswerFeed:

@@ -19,6 +19,7 @@ from models.sampling_settings import settings_of
 T = TypeVar("T", bound=BaseModel)
 MAX_STOPS = 4
 MAX_STOP_CHARACTERS = 500
+SETTINGS = {setting.name for setting in settings_of(Sampling())}
 LEAST_TOP_P = 1e-6  # top_p 0 is allowed by OpenAI; the likeliest token alone is left by this one, too
 
 # Not supported; the values that ask for nothing. None always is one.
@@ -62,7 +63,10 @@ class Request(BaseModel):
 
 
 class SamplingFields(BaseModel):
-    """How an answer is drawn; `max_completion_tokens` wins over `max_tokens`."""
+    """How an answer is drawn; `max_completion_tokens` wins over `max_tokens`.
+
+    All of `models.sampling_settings` is read by its name there; a field here only adds the check of its type.
+    """
 
     model_config = ConfigDict(extra="allow", strict=True)
 
@@ -105,7 +109,7 @@ def read_request(kind: type[T], body: dict[str, Any]) -> T:
     """The body as a request of this kind. Raises ApiError 400 with the field at fault."""
     for name, harmless in WITHOUT_EFFECT.items():
         value = body.get(name)
-        if value is not None and value not in harmless:
+        if value is not None and value not in harmless and name not in SETTINGS:
             raise ApiError(
                 400, f"{name} is not supported here; leave it out.", code="unsupported_parameter", param=name
             )
@@ -121,17 +125,12 @@ def read_request(kind: type[T], body: dict[str, Any]) -> T:
 def sampling_of(request: SamplingFields, usual: Sampling) -> Sampling:
     """The settings of an answer: the request's, or else the family's. Raises ApiError for one out of its range."""
     longest = "max_tokens" if request.max_completion_tokens is None else "max_completion_tokens"
-    given = {
-        "temperature": ("temperature", request.temperature),
-        "top_p": ("top_p", LEAST_TOP_P if request.top_p == 0 else request.top_p),
-        "max_new_tokens": (longest, getattr(request, longest)),
-        "repetition_penalty": ("repetition_penalty", request.repetition_penalty),
-        "seed": ("seed", request.seed),
-    }
     values: dict[str, Any] = {}
     for setting in settings_of(usual):
-        param, value = given.get(setting.name, (setting.name, None))
+        param = longest if setting.name == "max_new_tokens" else setting.name
+        value = getattr(request, param, None)  # one without a field of its own here is among those that are extra
         if value is not None:
+            value = LEAST_TOP_P if (param, value) == ("top_p", 0) else value
             try:
                 values[setting.name] = replace(setting, name=param).check(value)
             except RequestError as error:

@@ -47,7 +47,9 @@ class Worker:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=environment,
-            start_new_session=True,  # Ctrl+C is for the server, which then closes the worker
+            # Ctrl+C is for the server, which then closes the worker. A new session would keep it from that, too, but
+            # schedulers that group processes by session would then give the worker as much time as the server.
+            process_group=0 if os.name == "posix" else None,
         )
         self._was_too_slow = False
 

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections import Counter, OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import count
 
-from app.chat.asker import ASKER, Asker
-
-REMEMBERED = 4096  # clients and visits, with when their last turn was
+from engine.asker import ASKER, Asker, Rounds
 
 
 class Turns:
@@ -18,51 +14,34 @@ class Turns:
 
     def __init__(self, size: int) -> None:
         self._size = size
+        self._most = max(1, size - 1)  # of one address
         self._changed = threading.Condition()
-        self._numbers = count(1)
-        self._waiting: dict[int, Asker] = {}
-        self._running: Counter[str | Asker] = Counter()
-        self._last: OrderedDict[str | Asker, int] = OrderedDict()
+        self._waiting: list[list[Asker]] = []  # in lists of one, which differ where their askers do not
+        self._rounds = Rounds()
 
     @contextmanager
     def turn(self) -> Iterator[None]:
         """Wait for a place, and hold it for the time of the block. Who asks is told by ASKER."""
         asker = ASKER.get()
+        entry = [asker]
         with self._changed:
-            number = next(self._numbers)
-            self._waiting[number] = asker
+            self._waiting.append(entry)
             try:
-                self._changed.wait_for(lambda: self._next() == number)
+                self._changed.wait_for(lambda: self._next() is entry)
             finally:
-                del self._waiting[number]
-            self._running.update((asker.client, asker))
-            self._remember(asker.client, asker)
+                self._waiting = [one for one in self._waiting if one is not entry]
+            self._rounds.begin(asker)
             self._changed.notify_all()
         try:
             yield
         finally:
             with self._changed:
-                self._running.subtract((asker.client, asker))
-                self._running += Counter()  # without those that have none
+                self._rounds.end(asker)
                 self._changed.notify_all()
 
-    def _next(self) -> int | None:
-        """The number of the one whose turn it is, if a place is free for it."""
-        if sum(self._running[who] for who in self._running if isinstance(who, Asker)) >= self._size:
+    def _next(self) -> list[Asker] | None:
+        """The one whose turn it is, if a place is free for it."""
+        if self._rounds.total >= self._size:
             return None
-        most = max(1, self._size - 1)
-        able = [number for number, asker in self._waiting.items() if self._running[asker.client] < most]
-        return min(able, key=self._order, default=None)
-
-    def _order(self, number: int) -> tuple[int, ...]:
-        """First by address, then by visit: who has fewer places, and whose last turn is longer ago."""
-        asker = self._waiting[number]
-        whose: tuple[str | Asker, ...] = (asker.client, asker)
-        return (*(value for who in whose for value in (self._running[who], self._last.get(who, 0))), number)
-
-    def _remember(self, *whose: str | Asker) -> None:
-        for who in whose:
-            self._last[who] = next(self._numbers)
-            self._last.move_to_end(who)
-        while len(self._last) > REMEMBERED:
-            self._last.popitem(last=False)
+        order = self._rounds.order(self._waiting, lambda entry: entry[0])
+        return next((one for one in order if self._rounds.of_client(one[0].client) < self._most), None)

@@ -18,6 +18,7 @@ from app.chat.decoding.decode import DecodeError, decode
 
 MAX_MEMORY = 1536 * 2**20  # bytes of address space that decoding may add: about 50 megapixels in three forms
 MAX_SECONDS = 20  # of processor time a picture may take; a photo of 200 megapixels takes about 2
+NICE = 10  # answers and pages go first: where pictures are a lot of work, that is for those who brought them
 IDLE = 60.0  # seconds without a request after which the process ends
 
 _LENGTH = struct.Struct(">Q")
@@ -27,6 +28,8 @@ def main() -> None:
     """Serve requests until the input ends or none has come for a while."""
     requests, answers = sys.stdin.buffer, os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(2, 1)  # a decoder that prints something must not print it into the pixels
+    if hasattr(os, "nice"):
+        os.nice(NICE)
     limit_memory()
     while wait_for(requests):
         length = requests.read(_LENGTH.size)
@@ -34,7 +37,10 @@ def main() -> None:
             return
         data = requests.read(*_LENGTH.unpack(length))
         limit_time()
-        answer(data, answers)
+        try:
+            answer(data, answers)
+        except BrokenPipeError:  # the server was killed meanwhile
+            os._exit(0)  # or the interpreter tries to write what is left, and says that it can't
 
 
 def answer(data: bytes, answers: BinaryIO) -> None:

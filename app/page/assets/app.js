@@ -78,7 +78,8 @@
     else {
       if (target.dataset.action === "task") window.minivlm.pressedTask = Number(target.dataset.index);
       if (["branch", "edit", "cancel_edit"].includes(target.dataset.action)) window.minivlm.hold(answerOf(target));
-      tell(target.dataset.action, { index: Number(target.dataset.index), step: Number(target.dataset.step), rating: target.dataset.rating });
+      const { action, index, step, rating, side, vote } = target.dataset;
+      tell(action, { index: Number(index), step: Number(step), rating, side, vote });
     }
   }
 

@@ -9,7 +9,7 @@
     const url = (window.gradio_config?.root || location.origin).replace(/\/$/, "");
     const models = await fetch(`${url}/v1/models`).then((response) => response.json()).catch(() => ({}));
     const closed = await fetch(`${url}/v1/models`, { credentials: "omit" }).then((response) => response.status === 401).catch(() => false);
-    page.tell("code", { index: Number(button.dataset.index), url, models: (models.data ?? []).map(({ id, name }) => ({ id, name })), key: closed });
+    page.tell("code", { index: Number(button.dataset.index), side: button.dataset.side, url, models: (models.data ?? []).map(({ id, name }) => ({ id, name })), key: closed });
   }
 
   function make(name, attributes = {}, ...children) {
@@ -42,7 +42,7 @@
     dialog.addEventListener("close", () => {
       dialog.remove();
       // The answer may have been drawn anew meanwhile.
-      (opener?.isConnected ? opener : document.querySelector(`[data-code][data-index="${opener?.dataset.index}"]`))?.focus();
+      (opener?.isConnected ? opener : document.querySelector(`[data-code][data-index="${opener?.dataset.index}"][data-side="${opener?.dataset.side}"]`))?.focus();
     });
     document.querySelector("#mv-stage").parentElement.append(dialog);
     dialog.showModal();

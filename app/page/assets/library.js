@@ -2,6 +2,8 @@
 (() => {
   const page = window.minivlm;
   let value = { current: "", models: [] };
+  const CHOSEN = "minivlm-model"; // a new tab begins with it
+  let pressed = ""; // what was chosen in this tab last, whether or not it has been loaded
   let settings = null; // what the sidebar is for a model that was chosen, until it has been told
 
   const picker = () => document.querySelector(".mv-picker");
@@ -20,13 +22,17 @@
     button.dataset.model = id;
     button.append(node("strong", ""), node("span", "mv-library-facts"), node("span", "mv-library-state"));
     const bar = Object.assign(document.createElement("progress"), { max: 1 });
-    row.append(button, bar, node("p", "mv-library-line"));
+    const fetches = node("button", "mv-action mv-library-fetch");
+    fetches.type = "button";
+    fetches.dataset.fetch = id;
+    row.append(button, bar, node("p", "mv-library-line"), fetches);
     rows.set(id, row);
     return row;
   }
 
   function words({ state, progress, bytes }) {
-    return state === "loading" ? `loading ${Math.round(progress * 100)} % (${bytes})` : state;
+    const isCounted = ["loading", "downloading"].includes(state) && bytes;
+    return isCounted ? `${state} ${Math.round(progress * 100)} % (${bytes})` : state;
   }
 
   function put(element, text) {
@@ -35,7 +41,7 @@
 
   function drawRow(model) {
     const row = rowOf(model.id);
-    const [button, bar, line] = row.children;
+    const [button, bar, line, fetches] = row.children;
     const [name, facts, state] = button.children;
     put(name, model.name);
     put(facts, model.facts);
@@ -43,11 +49,15 @@
     put(line, model.line);
     row.dataset.state = model.state;
     line.hidden = !model.line;
-    bar.hidden = model.state !== "loading";
+    bar.hidden = !["loading", "downloading"].includes(model.state);
     bar.value = model.progress;
-    bar.ariaLabel = `${model.name} is loading`;
+    bar.ariaLabel = `${model.name} is ${model.state}`;
+    const isComing = model.state === "downloading";
+    fetches.hidden = !model.canFetch && !isComing;
+    put(fetches, isComing ? "Stop" : "Download");
+    fetches.ariaLabel = `${fetches.textContent}: ${model.name}`;
     button.setAttribute("aria-pressed", String(model.id === value.current));
-    button.setAttribute("aria-disabled", String(model.state === "not here"));
+    button.setAttribute("aria-disabled", String(isAway(model)));
     return row;
   }
 
@@ -55,8 +65,8 @@
     const list = picker()?.querySelector(".mv-models");
     if (!list) return;
     const models = [...value.models].sort((a, b) => rank(a) - rank(b));
-    const here = models.filter((one) => one.state !== "not here").map(drawRow);
-    const others = models.filter((one) => one.state === "not here").map(drawRow);
+    const here = models.filter((one) => !isAway(one)).map(drawRow);
+    const others = models.filter(isAway).map(drawRow);
     let away = list.querySelector(".mv-library-away");
     if (!away) {
       away = node("details", "mv-library-away");
@@ -69,7 +79,8 @@
     away.hidden = !others.length;
   }
   // What is loaded or not keeps its place while the picker is open: only what is not here comes last.
-  const rank = ({ state }) => Number(state === "not here");
+  const rank = (model) => Number(isAway(model));
+  const isAway = ({ state }) => ["not here", "downloading"].includes(state);
 
   // Another model answers now: what the page says of it. The settings follow by `settings`.
   function follow({ name, isToy, intro, settings: states }) {
@@ -102,6 +113,7 @@
     if (!props.value?.models) return;
     value = props.value;
     if (value.page) {
+      if (value.current === pressed) page.keepChoice(CHOSEN, pressed);
       follow(value.page);
       close(picker()?.contains(document.activeElement));
     }
@@ -118,9 +130,13 @@
     if (event.target.matches?.(".mv-picker") && event.target.open) page.tell("models");
   }, true);
   document.addEventListener("click", (event) => {
+    const fetches = event.target.closest?.(".mv-library-fetch");
+    if (fetches) page.tell("download", { model: fetches.dataset.fetch, stop: fetches.textContent === "Stop" });
     const button = event.target.closest?.(".mv-library-model");
-    if (button && button.getAttribute("aria-disabled") !== "true") page.tell("choose_model", { model: button.dataset.model });
-    else if (!event.target.closest?.(".mv-picker")) close(false);
+    if (button && button.getAttribute("aria-disabled") !== "true") {
+      pressed = button.dataset.model;
+      page.tell("choose_model", { model: pressed });
+    } else if (!event.target.closest?.(".mv-picker")) close(false);
   });
   // Before others hear of it: the key closes the picker and stops no answer.
   document.addEventListener("keydown", (event) => {
@@ -130,12 +146,13 @@
       event.stopImmediatePropagation();
       close(true);
     } else if (["ArrowDown", "ArrowUp"].includes(event.key) && picker().contains(document.activeElement)) {
-      const all = [...picker().querySelectorAll("summary, .mv-library-model")].filter((one) => one.offsetParent);
+      const all = [...picker().querySelectorAll("summary, .mv-library-model, .mv-library-fetch")].filter((one) => one.offsetParent);
       const next = all.indexOf(document.activeElement) + (event.key === "ArrowDown" ? 1 : -1);
       all[(next + all.length) % all.length].focus();
       event.preventDefault();
     }
   }, true);
 
+  page.keptModel = () => page.keptChoice(CHOSEN) ?? "";
   page.library = { connect, settings: settingsFor };
 })();

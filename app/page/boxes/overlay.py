@@ -40,12 +40,14 @@ def overlay_svg(
     picture: str,
     description: str = "",
     labels: Labels | None = None,
+    only: frozenset[Box] | None = None,
 ) -> str:
     """An `<svg>` with the picture and the boxes. `picture` is SVG markup that draws it over the whole drawing; `size`
     its width and height in pixels; `description` what it shows, by default what the boxes say.
 
     Every entity is two groups with its number in `data-entity`: its boxes, and above all boxes its labels. Of more than
-    MAX_DRAWN boxes only the first are drawn; `undrawn_note` says so. `labels`: as in `place_labels`.
+    MAX_DRAWN boxes only the first are drawn; `undrawn_note` says so. `labels`: as in `place_labels`. `only`: boxes that
+    another answer lacks are bold, and all others step back.
     """
     width, height = drawing_size(*size)
     drawn = [(entity, box) for entity in entities for box in entity.boxes][:MAX_DRAWN]
@@ -54,8 +56,9 @@ def overlay_svg(
     places = place_labels(list(zip(rectangles, texts, strict=True)), (width, height), labels)
     box_shapes: dict[int, str] = {}
     label_shapes: dict[int, str] = {}
-    for (entity, _), rectangle, label in zip(drawn, rectangles, places, strict=True):
-        box_shapes[entity.number] = box_shapes.get(entity.number, "") + _box_svg(entity, rectangle)
+    for (entity, box), rectangle, label in zip(drawn, rectangles, places, strict=True):
+        strength = "" if only is None else "bold" if box in only else "quiet"
+        box_shapes[entity.number] = box_shapes.get(entity.number, "") + _box_svg(entity, rectangle, strength)
         label_shapes[entity.number] = label_shapes.get(entity.number, "") + _label_svg(entity, label)
     boxes = "".join(_group_svg("mv-box", number, shapes) for number, shapes in box_shapes.items())
     plates = "".join(_group_svg("mv-label", number, shapes) for number, shapes in label_shapes.items())
@@ -69,14 +72,20 @@ def _group_svg(name: str, number: int, shapes: str) -> str:
     return f'<g class="{name}" data-entity="{number}">{shapes}</g>'
 
 
-def _box_svg(entity: Entity, rectangle: Rectangle) -> str:
+_STRENGTHS = {"": (10, 5, 0.08, 1.0), "bold": (14, 9, 0.2, 1.0), "quiet": (0, 3, 0.0, 0.65)}
+"""Width of the halo and of the line, opacity of the area and of the line."""
+
+
+def _box_svg(entity: Entity, rectangle: Rectangle, strength: str) -> str:
     x0, y0, x1, y1 = rectangle
     rect = f'x="{x0:.1f}" y="{y0:.1f}" width="{x1 - x0:.1f}" height="{y1 - y0:.1f}" rx="4"'
+    halo, line, area, opacity = _STRENGTHS[strength]
     # The pale halo keeps the box visible on a background of its own colour.
+    behind = f'<rect {rect} fill="none" stroke="#ffffff" stroke-opacity="0.75" stroke-width="{halo}"/>' if halo else ""
+    faint = f' stroke-opacity="{opacity}"' if opacity < 1 else ""
     return (
-        f'<rect {rect} fill="none" stroke="#ffffff" stroke-opacity="0.75" stroke-width="10"/>'
-        f'<rect class="mv-box-line" {rect} fill="{entity.colour}" fill-opacity="0.08" '
-        f'stroke="{entity.colour}" stroke-width="5"/>'
+        f'{behind}<rect class="mv-box-line" {rect} fill="{entity.colour}" fill-opacity="{area:g}" '
+        f'stroke="{entity.colour}" stroke-width="{line}"{faint}/>'
     )
 
 

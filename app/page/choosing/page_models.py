@@ -34,8 +34,29 @@ class PageModels:
         """The model of a page, whether or not it is loaded now."""
         return self._default if self._library is None or not page.model else self._library.model(page.model)
 
+    def rival_of(self, page: PageState) -> ChatModel | None:
+        """The model that answers beside the page's own, if two are compared, whether or not it is loaded now."""
+        if page.rival is None:
+            return None
+        return self._default if self._library is None or not page.rival.model else self._library.model(page.rival.model)
+
     def ready(self, page: PageState) -> ChatModel:
         """The model of a page, which can be asked now. Raises NotLoaded, after which it is being loaded."""
         model = self.of(page)
+        self._keep_both(page, model)
         model.neutralise("")
         return model
+
+    def ready_rival(self, page: PageState) -> ChatModel | None:
+        """As `ready`, for `rival_of`."""
+        model = self.rival_of(page)
+        if model is not None:
+            self._keep_both(page, model)
+            model.neutralise("")
+        return model
+
+    def _keep_both(self, page: PageState, model: ChatModel) -> None:
+        """Of two that are compared, neither makes room for the other."""
+        if self._library is not None and page.rival is not None and isinstance(model, LibraryModel):
+            both = [one.name for one in (self.of(page), self.rival_of(page)) if isinstance(one, LibraryModel)]
+            self._library.want(model.name, keeping=both)

@@ -11,7 +11,9 @@ from typing import Any, NamedTuple
 
 import gradio as gr
 
-from app.library.library import Entry, ModelLibrary
+from app.library.downloads import Downloads
+from app.library.entry import BUSY, Entry
+from app.library.library import ModelLibrary
 from app.page.choosing.page_models import PageModels
 from app.page.examples import Examples, examples_html
 from app.page.fixed_texts import chips_html, model_html, placeholder_html, tasks_html
@@ -20,7 +22,7 @@ from app.page.notices import error_line, notice_of
 from app.page.page_state import PageState
 from app.page.settings import states
 from app.page.stage import intro_html
-from models.errors import MiniVLMError
+from models.errors import MiniVLMError, RequestError
 from models.memory.serving import size
 from models.model_info import ModelInfo
 
@@ -42,7 +44,16 @@ class PickerView(NamedTuple):
 class Picker:
     """The listeners."""
 
-    def __init__(self, handlers: Handlers, library: ModelLibrary, examples: Examples, *, has_scenes: bool) -> None:
+    def __init__(
+        self,
+        handlers: Handlers,
+        library: ModelLibrary,
+        examples: Examples,
+        *,
+        has_scenes: bool,
+        downloads: Downloads | None = None,
+    ) -> None:
+        self._downloads = downloads
         self._handlers = handlers
         self._library = library
         self._examples = examples
@@ -50,13 +61,15 @@ class Picker:
 
     def choose(self, page: PageState, shown_key: str, event: gr.EventData) -> Iterator[PickerView]:
         """Let another model answer from now on; loading it is shown. Answers that are being written go on."""
-        name = str(event.model)
         try:
             page = self._handlers.page_shown(page, shown_key)
-            entry = self._library.want(name)
+            yield from self._choose(page, str(event.model))
         except MiniVLMError as error:
             yield PickerView(library=self._value(page), notice=notice_of(page, error))
-            return
+
+    def _choose(self, page: PageState, name: str) -> Iterator[PickerView]:
+        """Raises RequestError for a model that can't be loaded."""
+        entry = self._library.want(name)
         for value in self._changes(page, entry):
             yield PickerView(library=value, notice="")
         if entry.state != "loaded":
@@ -74,19 +87,42 @@ class Picker:
                 yield PickerView(library=value)
             yield PickerView(library=self._value(page))
 
-    def show(self, page: PageState, kept_key: str) -> PickerView:
-        """The page was opened: show the model of the conversation that comes back, or, in a new one, a loaded one."""
+    def download(self, page: PageState, event: gr.EventData) -> Iterator[PickerView]:
+        """Fetch what a model lacks; the picker shows how far it is. With `stop`, fetch no more of it."""
+        try:
+            if self._downloads is None:
+                raise RequestError("This server does not let its visitors download models (--allow-download).")
+            if event.stop is True:
+                self._downloads.stop(str(event.model))
+            else:
+                self._downloads.want(str(event.model))
+        except MiniVLMError as error:
+            yield PickerView(library=self._value(page), notice=notice_of(page, error))
+            return
+        yield from self.watch(page)
+
+    def show(self, page: PageState, kept_key: str, chosen: str) -> Iterator[PickerView]:
+        """The page was opened: show the model of the conversation that comes back. A new one begins with the model that
+        was `chosen` last in this browser, if it is still offered, else with one that is loaded."""
         kept = self._handlers.store.get(kept_key) if kept_key and isinstance(kept_key, str) else None
         page = kept or page
         loaded = self._library.loaded()
+        names = {one.offer.id for one in self._library.entries if one.state not in ("not here", "downloading")}
+        if kept is None and chosen in names:
+            if chosen != _name_of(self._handlers.models, page):
+                try:
+                    yield from self._choose(page, chosen)
+                except MiniVLMError as error:
+                    yield PickerView(notice=notice_of(page, error))
+            return
         if kept is None and loaded and _name_of(self._handlers.models, page) not in loaded:
             entries = [entry for entry in self._library.entries if entry.offer.id in loaded]
             page.model = max(entries, key=lambda entry: entry.last_used).offer.id
-        return self._all(page) if page.model else PickerView()
+        yield self._all(page) if page.model else PickerView()
 
     def _changes(self, page: PageState, entry: Entry | None = None) -> Iterator[dict[str, Any]]:
         """The picker's value, now and then, until this entry, or all, have come to rest."""
-        while self._library.is_busy if entry is None else entry.state in ("waiting", "loading", "unloading"):
+        while self._library.is_busy if entry is None else entry.state in BUSY:
             yield self._value(page)
             self._library.wait(1)
             time.sleep(PACE)
@@ -119,6 +155,7 @@ class Picker:
 
     def _model_json(self, entry: Entry) -> dict[str, Any]:
         offer, loaded = entry.offer, self._library.loaded().get(entry.offer.id)
+        total = entry.num_bytes if entry.state == "downloading" else offer.num_bytes
         facts = [offer.family, size(offer.num_bytes) if offer.num_bytes else ""]
         if loaded is not None:
             info = loaded.model.info
@@ -129,7 +166,8 @@ class Picker:
             "facts": " · ".join(filter(None, facts)),
             "state": entry.state,
             "progress": round(entry.progress, 2),
-            "bytes": f"{size(int(entry.progress * offer.num_bytes))} of {size(offer.num_bytes)}",
+            "bytes": f"{size(int(entry.progress * total))} of {size(total)}" if total else "",
+            "canFetch": self._downloads is not None and entry.state == "not here" and offer.lacks_files,
             "line": entry.line,
         }
 
@@ -157,8 +195,10 @@ def add_picker(picker: Picker, demo: gr.Blocks, parts: Any, page: gr.State) -> N
         "trigger_mode": "multiple",
     }
     restore = "(...values) => window.minivlm.library.settings(values)"
-    shown = demo.load(picker.show, [page, parts.key], js="(page) => [page, window.minivlm.keptKey()]", **streams)
+    kept = "(page) => [page, window.minivlm.keptKey(), window.minivlm.keptModel()]"
+    shown = demo.load(picker.show, [page, parts.key, library], js=kept, **streams)
     shown.then(None, parts.settings, parts.settings, js=restore)
     chosen = parts.bridge.choose_model(picker.choose, [page, parts.key], **streams)
     chosen.then(None, parts.settings, parts.settings, js=restore)
     parts.bridge.models(picker.watch, [page], **streams)
+    parts.bridge.download(picker.download, [page], **streams)

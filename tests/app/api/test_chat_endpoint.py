@@ -189,12 +189,11 @@ def test_only_chat_is_offered(client: Client) -> None:
 
 
 @pytest.fixture
-def extended(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> tuple[Client, ScriptedModel]:
+def extended(serve: Serve) -> tuple[Client, ScriptedModel]:
     """A page whose model was started with `--ocr`, and reads and draws by a script."""
     inner = ScriptedModel(info=replace(EXTENDED_INFO, extras=Extras(ocr=True)))
     model = ExtendedModel(inner, reader=ScriptedReader("EXIT 42"), generator=ScriptedGenerator())
-    monkeypatch.setattr("app.page.components.with_extras", lambda _: model)
-    return Client(serve(inner), verbose=False), inner
+    return Client(serve(model), verbose=False), inner
 
 
 def test_text_is_read_and_a_picture_drawn(extended: tuple[Client, ScriptedModel], scene_file: Path) -> None:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import gradio as gr
 import pytest
 
+from app.chat.answering import Rival
 from app.chat.feedback import FeedbackFile
+from app.page.comparing.rating import Ratings
 from app.page.handlers import Handlers
 from app.page.page_state import PageState
-from app.page.rating import Ratings
 from models.conversation import Sampling
 from models.errors import ConfigError
 from tests.app.helpers import picture
-from tests.fakes import ScriptedModel
+from tests.fakes import INFO, ScriptedModel
 
 
 class Pressed(gr.EventData):
@@ -23,6 +25,13 @@ class Pressed(gr.EventData):
 
     def __init__(self, index: int, rating: str) -> None:
         self.index, self.rating = index, rating
+
+
+class Voted(gr.EventData):
+    """A vote under two answers."""
+
+    def __init__(self, index: int, vote: str) -> None:
+        self.index, self.vote = index, vote
 
 
 @pytest.fixture
@@ -52,6 +61,27 @@ def test_each_press_is_a_line_and_a_second_one_takes_it_back(page: PageState, tm
     }
     assert [one["rating"] for one in others] == ["down", ""]
     assert [one.rating for one in page.session.exchanges] == ["up", ""]
+
+
+def test_a_vote_is_a_line_of_the_same_kind_with_two_of_each(tmp_path: Path) -> None:
+    path, page = tmp_path / "kept.jsonl", PageState()
+    right = ScriptedModel(["a cat"], info=replace(INFO, name="Other"))
+    rival = Rival(model=right, sampling=Sampling(seed=4))
+    list(page.session.ask(ScriptedModel(["a dog"]), "what?", [picture()], Sampling(seed=3), rival=rival))
+    list(page.session.ask(right, "alone?"))
+    handlers = Handlers(right, is_rated=True)
+    ratings = Ratings(handlers, FeedbackFile(path))
+    shown = str(handlers.messages(page))
+    assert shown.count('data-vote="both bad" aria-pressed="false"') == 1
+    assert shown.count('data-rating="up"') == 1  # under the answer that is alone
+    for index, vote in ((0, "right"), (0, "both bad"), (0, "both bad"), (0, "nonsense"), (1, "left")):
+        view = ratings.vote(page, Voted(index, vote))
+    assert "one answer only" in view.notice
+    first, *others = map(json.loads, path.read_text(encoding="utf-8").splitlines())
+    assert (first["kind"], first["vote"], first["model"]) == ("vote", "right", ["Scripted model", "Other"])
+    assert (first["answer"], first["questions"], first["pictures"]) == (["a dog", "a cat"], ["what?"], ["red.png"])
+    assert [one["seed"] for one in first["settings"]] == [3, 4]
+    assert [one["vote"] for one in others] == ["both bad", ""]
 
 
 def test_thumbs_are_there_only_where_they_are_kept(page: PageState) -> None:

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from app.chat.asker import ASKER, Asker
 from app.chat.decoding.decode import Decoded, decode
 from app.chat.pictures import PREVIEW_SIDE, Picture, PictureStore, open_picture
+from engine.asker import ASKER, Asker
 from models.errors import ImageError
 from tests.app.helpers import encode
 

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from app.chat import saved
+from app.chat import saved_pictures
 from app.chat.encoding import well_formed
 from app.chat.exchange import Exchange, IllustratedAnswer, WantedExtras
 from app.chat.pictures import Picture
@@ -119,7 +119,7 @@ def test_drawn_pictures_come_along() -> None:
 
 
 def test_many_large_pictures_are_scaled_until_the_file_can_be_opened(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(saved, "PICTURE_BYTES", 300_000)
+    monkeypatch.setattr(saved_pictures, "PICTURE_BYTES", 300_000)
     noise = Image.effect_noise((1500, 900), 80).convert("RGB")
     (after,) = opened(chat_json([Exchange("x", (Picture(noise),), Sampling(), Answer(text="y"))], saved=NOW).encode())
     assert after.pictures[0].image.size in {(768, 461), (512, 307)}
@@ -218,7 +218,7 @@ def test_what_is_no_chat_is_refused(data: bytes) -> None:
 
 def test_a_file_that_is_too_large_is_not_even_read() -> None:
     with pytest.raises(RequestError, match="larger than 25 MiB"):
-        opened(b" " * (saved.MAX_BYTES + 1))
+        opened(b" " * (saved_pictures.MAX_BYTES + 1))
 
 
 def test_control_tokens_and_half_characters_of_a_strangers_file_are_harmless() -> None:

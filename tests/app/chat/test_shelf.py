@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from app.chat.asker import ASKER, Asker
 from app.chat.conversation_store import ConversationStore
 from app.chat.pictures import Picture
 from app.chat.shelf import Shelf
 from app.page.page_state import PageState
+from engine.asker import ASKER, Asker
 from models.conversation import Sampling
 from tests.app.helpers import scene
 from tests.fakes import ScriptedModel

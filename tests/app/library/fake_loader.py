@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from app.library.library import Loaded, Loader, ModelLibrary, Need
+from app.library.entry import Loaded, Loader, Need
+from app.library.library import ModelLibrary
 from app.library.offers import Offer
 from engine.stats import EngineStats
 from models.errors import CheckpointCorrupt

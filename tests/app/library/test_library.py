@@ -6,10 +6,9 @@ import threading
 
 import pytest
 
-from app.library.leased import NotLoaded
 from app.library.library import ModelLibrary
 from models.conversation import Sampling, Turn
-from models.errors import CheckpointCorrupt, RequestError
+from models.errors import CheckpointCorrupt, NotLoaded, RequestError
 from tests.app.library.fake_loader import FakeLoader, line, offer, scripted, settle, state
 from tests.waiting import eventually
 
@@ -55,6 +54,32 @@ def test_what_was_unused_for_longest_makes_room() -> None:
         library.want("c")
         settle(library)
         assert sorted(library.loaded()) == ["a", "c"]
+
+
+def test_what_is_kept_for_a_comparison_makes_no_room() -> None:
+    with ModelLibrary([offer("a", 60), offer("b", 60), offer("c")], FakeLoader(), max_loaded=2) as library:
+        library.load("a")
+        library.want("b", keeping=["a"])
+        settle(library)
+        assert line(library, "b").startswith("B does not fit beside A: it needs about 60 MiB on cpu, 40 MiB are free.")
+        library.want("c", keeping=["a"])
+        settle(library)
+        assert sorted(library.loaded()) == ["a", "c"]
+        library.want("b", keeping=["a", "c"])
+        settle(library)
+        assert state(library, "b") == "here"
+        library.want("b")
+        settle(library)
+        assert sorted(library.loaded()) == ["b", "c"]
+
+
+def test_at_most_so_many_even_beside_what_is_kept() -> None:
+    with ModelLibrary([offer("a"), offer("b")], FakeLoader(), max_loaded=1) as library:
+        library.load("a")
+        library.want("b", keeping=["a"])
+        settle(library)
+        assert line(library, "b") == "B can't be loaded beside A: --max-loaded is 1."
+        assert list(library.loaded()) == ["a"]
 
 
 def test_running_answers_end_before_their_model_goes_and_new_ones_are_refused() -> None:

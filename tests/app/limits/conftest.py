@@ -31,15 +31,17 @@ def serve_limited(
             demo = build_demo(model or ScriptedModel(default="A red circle."))
             limited = LimitedServer(args, limits)
             with limited.starting():
-                _, url, _ = demo.launch(
+                _, url, share_url = demo.launch(
                     server_name=args.host,
                     server_port=free_port(),
+                    share=args.share,
                     auth=args.auth,
                     root_path=args.root_path,
                     app_kwargs=limited.app_settings,
                     prevent_thread_lock=True,
                     quiet=True,
                 )
+            limited.allow_share(share_url)
             stack.callback(demo.close, verbose=False)
             start.limited, start.demo = limited, demo  # type: ignore[attr-defined]
             return str(url)

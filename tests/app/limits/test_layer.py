@@ -8,8 +8,6 @@ import re
 import secrets
 import socket
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import httpx
@@ -20,21 +18,8 @@ from PIL import Image
 from app.chat.pictures import STORE
 from app.limits.policy import PUBLIC, Limits
 from app.limits.uploads import FULL
-from tests.app.limits.visitors import PICTURE, ServeLimited, Visitor, listener_index
+from tests.app.limits.visitors import PICTURE, ServeLimited, Visitor, a_bystander, listener_index
 from tests.waiting import eventually
-
-
-@contextmanager
-def a_bystander(url: str) -> Iterator[None]:
-    """Somebody at another address who began before the attack, and goes on after it."""
-    bystander = Visitor(url, address="127.0.0.2")
-    with bystander.client.stream("GET", f"/gradio_api/heartbeat/{bystander.session}"):
-        path = bystander.upload(PICTURE.read_bytes()).json()[0]
-        assert "A red circle." in bystander.ask("first question", [path])
-        yield
-        shown = bystander.ask("second question")
-        assert "A red circle." in shown
-        assert "Question 2" in shown  # so that the first is there still; only what is new is sent
 
 
 def test_a_visit_and_what_it_is_told(serve_limited: ServeLimited) -> None:

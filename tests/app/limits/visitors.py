@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -88,3 +89,16 @@ def tight(**changed: Any) -> Limits:
 
 
 PICTURE = Path("app/page/assets/examples/bus.png")
+
+
+@contextmanager
+def a_bystander(url: str) -> Iterator[None]:
+    """Somebody at another address who began before the attack, and goes on after it."""
+    bystander = Visitor(url, address="127.0.0.2")
+    with bystander.client.stream("GET", f"/gradio_api/heartbeat/{bystander.session}"):
+        path = bystander.upload(PICTURE.read_bytes()).json()[0]
+        assert "A red circle." in bystander.ask("first question", [path])
+        yield
+        shown = bystander.ask("second question")
+        assert "A red circle." in shown
+        assert "Question 2" in shown  # so that the first is there still; only what is new is sent

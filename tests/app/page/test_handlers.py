@@ -14,8 +14,9 @@ from PIL import Image
 
 from app.chat.pictures import STORE, PictureStore
 from app.page.examples import PageExample
-from app.page.handlers import Handlers, View
+from app.page.handlers import Handlers
 from app.page.page_state import PageState
+from app.page.view import View
 from tests.app.helpers import encode, scene
 from tests.fakes import INFO, ScriptedModel
 

@@ -13,7 +13,7 @@ from app.chat.session import StillAnswering
 from app.page.page_state import PageState
 from models.conversation import Sampling
 from models.errors import ImageError, RequestError
-from tests.app.helpers import picture, scene
+from tests.app.helpers import encode, picture, scene
 from tests.fakes import TRACE, ScriptedModel
 
 
@@ -35,6 +35,20 @@ def test_states_are_copied_empty_for_each_visitor() -> None:
     other.session.exchanges += page_about(ScriptedModel(), "one").session.exchanges
     other.attached["a.png"] = picture()
     assert (first.session.exchanges, first.attached) == ([], {})
+
+
+def test_files_of_the_same_pixels_take_memory_each(tmp_path: Path) -> None:
+    """Or many of them would count as one."""
+    files = []
+    for number in range(3):
+        files.append(tmp_path / f"{number}.png")
+        files[-1].write_bytes(encode(scene()) + b"%d" % number)
+    page, other = PageState(), PageState()
+    pictures = page.attach([str(file) for file in files])
+    assert len({picture.key for picture in pictures}) == 1
+    assert sum(page.sizes().values()) >= 3 * pictures[0].num_bytes
+    other.attach([str(files[0])])
+    assert set(other.sizes()) & set(page.sizes()) > set(PageState().sizes())  # what two pages share has one name
 
 
 def test_an_edit_replaces_from_there_once_it_is_sent() -> None:

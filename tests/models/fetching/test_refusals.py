@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections import namedtuple
 from pathlib import Path
 
 import pytest
 from huggingface_hub import constants
+from huggingface_hub.utils import close_session
 
 from models.fetching import plan as plans
 from models.fetching import table
@@ -73,6 +75,26 @@ def test_a_proxy_that_is_not_there_is_named(
     status, out, _ = run(["fetch", str(config)], capsys)
     assert status == 2
     assert "is the proxy right that HTTP_PROXY names?" in out
+
+
+@pytest.mark.parametrize(
+    ("proxy", "message"),
+    [
+        ("socks5://127.0.0.1:9", "Using SOCKS proxy; run: pip install socksio."),
+        ("nonsense://x", "; correct it, or unset it."),
+    ],
+)
+def test_a_proxy_of_another_kind_is_one_line(
+    proxy: str, message: str, config: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if proxy.startswith("socks"):
+        monkeypatch.setitem(sys.modules, "socksio", None)  # as it is where nobody installed it
+    monkeypatch.setenv("ALL_PROXY", proxy)
+    close_session()
+    status, _, error = run(["fetch", str(config)], capsys)
+    assert status == 2
+    assert error.startswith(f"error: The proxy can't be used (ALL_PROXY={proxy}): ")
+    assert message in error
 
 
 def test_offline_is_said_and_what_is_here_is_enough(

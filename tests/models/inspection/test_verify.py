@@ -151,7 +151,7 @@ def without_lora(path: Path) -> None:
 
 
 WRONG: dict[str, tuple[str, Edit, list[str]]] = {
-    "cut .pth": (STAGE4, cut, ["truncated or damaged; download it again"]),
+    "cut .pth": (STAGE4, cut, ["truncated or damaged; delete it and download it again"]),
     "cut safetensors": ("phi-2/model.safetensors", cut, ["but its header promises", "download it again"]),
     "empty file": (STAGE4, lambda p: p.write_bytes(b""), [STAGE4]),
     "git-lfs pointer": (

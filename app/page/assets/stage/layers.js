@@ -45,16 +45,20 @@
     const patches = stage.querySelector(".mv-patches");
     const retried = new Map(); // by exchange: the regions of the answer that was there before a retry
     const seen = new Map(); // by exchange: the regions of the answer that is there, once it has ended
-    let compared = ""; // the exchange whose boxes are shown as well, or "retry"
+    let compared = null; // the exchange whose boxes are shown as well, "retry", or "" for nothing; null until it is chosen
     let count = 0; // of the answers
     let layer = null; // of the experts that are shown, as in the answer's own view
     let area = null; // where the patches lie, in fractions of the picture
 
-    const questionOf = (exchange) => document.querySelector(`.mv-question[data-exchange="${exchange}"] .mv-text`)?.textContent;
+    const numberOf = (answer) => parseInt(answer.dataset.exchange); // of its question, which may have two
+    const questionOf = (exchange) => document.querySelector(`.mv-question[data-exchange="${parseInt(exchange)}"] .mv-text`)?.textContent;
+    const isPair = (one, other) => one !== other && numberOf(one) === numberOf(other);
+    const partner = (answer) => answer && answers().find((other) => isPair(other, answer))?.dataset.exchange;
+    const comparedWith = (answer) => compared ?? partner(answer) ?? "";
 
     // Called before anything is drawn. An answer that ends with other regions than before has been retried.
     function remember(list) {
-      if (list.length !== count) compared = "";
+      if (list.length !== count) compared = null;
       count = list.length;
       for (const answer of list) {
         const { exchange, regions = "[]", state, picture } = answer.dataset;
@@ -78,13 +82,13 @@
       const list = before?.picture === key ? [{ value: "retry", label: "before the retry", regions: JSON.parse(before.regions) }] : [];
       for (const other of answers()) {
         const regions = other === answer ? [] : regionsOf(other, key);
-        const number = Number(other.dataset.exchange) + 1;
-        if (regions.length) list.push({ value: other.dataset.exchange, label: `answer ${number}`, regions });
+        const label = isPair(other, answer) ? "the other answer" : other.ariaLabel.toLowerCase();
+        if (regions.length) list.push({ value: other.dataset.exchange, label, regions });
       }
       return list;
     }
 
-    const others = (answer, key) => choices(answer, key).find(({ value }) => value === compared)?.regions ?? [];
+    const others = (answer, key) => choices(answer, key).find(({ value }) => value === comparedWith(answer))?.regions ?? [];
 
     function show(answer, key, regions, { all, drawn }) {
       const lines = [countsOf(regions)];
@@ -117,15 +121,18 @@
       if (!list.length) return null;
       const select = make("select", { ariaLabel: "Compare with another answer" }, new Option("nothing", ""));
       for (const { value, label } of list) select.add(new Option(label, value));
-      const chosen = list.find(({ value }) => value === compared);
-      select.value = chosen ? compared : "";
+      const chosen = list.find(({ value }) => value === comparedWith(answer));
+      select.value = chosen?.value ?? "";
       select.addEventListener("change", () => {
         compared = select.value;
         changed();
         stage.querySelector(".mv-compare select").focus();
       });
       const line = make("div", { className: "mv-compare" }, make("label", {}, "Compare with ", select));
-      if (chosen) {
+      const said = document.querySelector(`[data-verdict="${numberOf(answer)}"] .mv-difference`)?.textContent;
+      if (chosen && chosen.value === partner(answer)) {
+        if (said) line.append(make("p", { className: "mv-note", role: "status", textContent: `${said} Dashed is the other answer.` }));
+      } else if (chosen) {
         const { same, moved, added, gone } = difference(regions, chosen.regions);
         const words = `${same} in the same place, ${moved} moved, ${added} only here, ${gone} only in the other (dashed)`;
         line.append(make("p", { className: "mv-note", role: "status", textContent: words }));

@@ -50,16 +50,18 @@
       lines = make("g", {}, layer);
       const tags = make("g", {}, layer); // above all boxes
       const all = [...others.map((one) => [one, true]), ...regions.map((one) => [one, false])].flatMap(
-        ([region, isOther]) => region.boxes.map((box) => ({ region, isOther, box })),
-      );
+        ([region, isOther]) => region.boxes.map((box, index) => ({ region, isOther, box, isOnly: region.only?.[index] })),
+      ).filter(({ isOther, isOnly }) => !(isOther && isOnly === false)); // both answers have it: once is enough
       marks = all.slice(0, MOST).map((mark) => ({ ...mark, ...shapes(mark, tags) }));
       place();
       return { all: all.length, drawn: marks.length };
     }
 
-    function shapes({ region, isOther, box: [x0, y0, x1, y1] }, tags) {
+    // `isOnly`, where two answers are compared: whether this one alone has the box.
+    function shapes({ region, isOther, isOnly, box: [x0, y0, x1, y1] }, tags) {
       const { number, label, colour } = region;
-      const group = make("g", { class: isOther ? "mv-mark mv-other" : "mv-mark", "data-entity": number }, lines);
+      const strength = isOnly === undefined ? "" : isOnly ? " mv-bold" : " mv-quiet";
+      const group = make("g", { class: `mv-mark${isOther ? " mv-other" : ""}${strength}`, "data-entity": number }, lines);
       const tag = make("g", { class: isOther ? "mv-tag mv-other" : "mv-tag", "data-entity": number }, tags);
       const plate = isOther ? { fill: "#ffffff", stroke: colour } : { fill: colour, stroke: "#ffffff" };
       const captions = [`${number} ${shorten(label)}`.trimEnd(), String(number)];

@@ -13,7 +13,8 @@
   const sizes = new Map(); // of pictures that have been loaded, by key
 
   const chat = () => document.querySelector("#mv-chat");
-  const messageOf = (exchange, kind) => chat()?.querySelector(`.mv-${kind}[data-exchange="${exchange}"]`);
+  // The question of an answer: of two to one question, the names go on after its number.
+  const questionOf = (answer) => chat()?.querySelector(`.mv-question[data-exchange="${parseInt(answer?.dataset.exchange)}"]`);
 
   // ── What the page holds ─────────────────────────────────────────────────────────────────────────────────────────
 
@@ -25,7 +26,7 @@
     });
     value.pictures.forEach(({ key }) => pictures.has(key) || !minivlm.pictures.get(key) || pictures.set(key, minivlm.pictures.get(key)));
     if (answers.length !== now.answers.length) chosen = tab = null;
-    const last = answers.at(-1) ?? null;
+    const last = answers.findLast(({ dataset }) => !dataset.exchange.endsWith("-right")) ?? null;
     const answer = (chosen !== null && answers.find((one) => one.dataset.exchange === chosen)) || last;
     const key = [tab, answer?.dataset.picture, value.current].find((one) => one && pictures.has(one)) ?? "";
     now = { answers, pictures, answer, key };
@@ -36,7 +37,7 @@
   function regionsOf(answer, key = now.key) {
     if (!answer || answer.dataset.picture !== key) return [];
     const own = JSON.parse(answer.dataset.regions || "[]");
-    return own.length ? own : JSON.parse(messageOf(answer.dataset.exchange, "question")?.dataset.regions || "[]");
+    return own.length ? own : JSON.parse(questionOf(answer)?.dataset.regions || "[]");
   }
 
   function update() {
@@ -109,7 +110,9 @@
   function steps() {
     const index = now.answers.indexOf(now.answer);
     const which = stage.querySelector(".mv-which");
-    const text = now.answers.length > 1 ? `Answer ${index + 1} of ${now.answers.length}` : "";
+    const isOneOfTwo = now.answer?.classList.contains("mv-side");
+    const name = isOneOfTwo ? now.answer.ariaLabel : `Answer ${index + 1} of ${now.answers.length}`;
+    const text = now.answers.length > 1 ? name : "";
     if (which.textContent !== text) which.textContent = text;
     stage.querySelector(".mv-steps").hidden = now.answers.length < 2;
     stage.querySelector('[data-stage="previous"]').disabled = index <= 0;
@@ -132,7 +135,7 @@
   // ── Phrases and boxes light each other up ───────────────────────────────────────────────────────────────────────
 
   const phrase = (number) => now.answer?.querySelector(`.mv-phrase[data-entity="${number}"]`)
-    ?? messageOf(now.answer?.dataset.exchange, "question")?.querySelector(`.mv-phrase[data-entity="${number}"]`);
+    ?? questionOf(now.answer)?.querySelector(`.mv-phrase[data-entity="${number}"]`);
 
   // Over a box or phrase: that one; else those that are pressed.
   function light(number = null) {

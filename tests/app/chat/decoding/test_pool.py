@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from PIL import Image
 from app.chat.decoding import pool as pools
 from app.chat.decoding.decode import DecodeError, decode
 from app.chat.decoding.pool import DecoderPool, Worker
+from app.chat.decoding.worker import NICE
 from tests.app.helpers import encode, scene
 from tests.paths import ROOT
 from tests.waiting import eventually
@@ -119,6 +121,31 @@ def test_a_worker_does_not_outlive_its_server() -> None:
     server = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     worker = int(server.stdout)
     assert eventually(lambda: not psutil.pid_exists(worker) or psutil.Process(worker).status() == "zombie")
+
+
+def test_a_worker_whose_server_was_killed_meanwhile_says_nothing() -> None:
+    worker = subprocess.Popen(
+        [sys.executable, "-m", "app.chat.decoding.worker"],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert worker.stdin
+    assert worker.stdout
+    worker.stdout.close()
+    data = encode(Image.new("RGB", (600, 600)))
+    _, said = worker.communicate(len(data).to_bytes(8, "big") + data, timeout=60)
+    assert (worker.returncode, said) == (0, b"")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="other systems have other priorities")
+def test_a_worker_leaves_the_processor_to_answers(pool: DecoderPool) -> None:
+    pool.decode(encode(scene()))
+    worker = pool._idle[0].pid
+    assert psutil.Process(worker).nice() == NICE > psutil.Process().nice()
+    assert os.getpgid(worker) != os.getpgid(0)  # Ctrl+C does not reach it
+    assert os.getsid(worker) == os.getsid(0)  # its priority counts against the server's
 
 
 def test_the_worker_imports_nothing_large() -> None:

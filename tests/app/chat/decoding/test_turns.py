@@ -6,8 +6,8 @@ import contextvars
 import threading
 from collections.abc import Callable
 
-from app.chat.asker import ASKER, Asker
 from app.chat.decoding.turns import Turns
+from engine.asker import ASKER, Asker
 from tests.waiting import eventually
 
 
@@ -57,4 +57,4 @@ def test_addresses_take_turns_before_their_visits_do() -> None:
     visits = [(f"v{n}", Asker("1.1.1.1", f"v{n}")) for n in range(4)]
     took = order_of(Turns(1), [*visits, ("other", Asker("2.2.2.2", "x"))], lambda took: took == ["v0"])
     assert took == ["v0", "other", "v1", "v2", "v3"]
-    assert not Turns(1)._running
+    assert Turns(1)._rounds.total == 0

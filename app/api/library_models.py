@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from app.api.metrics import Counters
 from app.api.openai.errors import ApiError
 from app.api.openai.served import Models, ServedModel, State, unknown_model
 from app.library.library import ModelLibrary
-from engine.stats import EngineStats
 from models.errors import MiniVLMError
 
 
@@ -54,6 +54,8 @@ class LibraryModels(Models):
         if entry.state == "not here":
             message = f"{entry.offer.name} can't be loaded. {entry.line}"
             return ApiError(404, message, code="model_not_found", param="model")
+        if entry.state == "downloading":
+            return ApiError(503, f"{entry.offer.name} is being downloaded.", code="model_loading")
         failed = entry.line if entry.state == "here" else ""
         self._want(entry.offer.id)
         if failed:  # the last time; that it is tried again is no reason for the client to repeat this
@@ -66,7 +68,7 @@ class LibraryModels(Models):
         except MiniVLMError as error:
             raise ApiError(503, str(error), code="server_stopping") from error
 
-    def stats(self) -> Mapping[str, EngineStats]:
+    def stats(self) -> Mapping[str, Counters]:
         """The counters of each model that is loaded, by its name; without a name where there is but one model."""
         found = self._library.stats()
         has_names = len(self._library.entries) > 1

@@ -13,10 +13,21 @@ from app.page.boxes.labels import Labels
 from app.page.boxes.overlay import drawing_size, overlay_svg, undrawn_note
 from app.page.bubble_parts import saved_name
 from models.extras import caption_of
+from models.grounding import Box
 
 
-def stage_data(index: int, picture: Picture | None, entities: Sequence[Entity]) -> str:
-    """What the page's scripts know of a bubble: its exchange, the key of its picture, and its regions as JSON."""
+def stage_data(
+    index: int,
+    picture: Picture | None,
+    entities: Sequence[Entity],
+    *,
+    side: str = "",
+    only: frozenset[Box] | None = None,
+) -> str:
+    """What the page's scripts know of a bubble: its exchange, the key of its picture, and its regions as JSON.
+
+    `side`, of an answer that is one of two, is part of its exchange's name; `only` as in `overlay_svg`.
+    """
     regions = json.dumps(
         [
             {
@@ -24,13 +35,15 @@ def stage_data(index: int, picture: Picture | None, entities: Sequence[Entity]) 
                 "label": entity.label,
                 "colour": entity.colour,
                 "boxes": [[round(value, 4) for value in (box.x0, box.y0, box.x1, box.y1)] for box in entity.boxes],
+                **({} if only is None else {"only": [box in only for box in entity.boxes]}),
             }
             for entity in entities
         ],
         ensure_ascii=False,
     )
     key = "" if picture is None else picture.key
-    return f'data-exchange="{index}" data-picture="{key}" data-regions="{escape(regions)}"'
+    name = f"{index}-{side}" if side else str(index)
+    return f'data-exchange="{name}" data-picture="{key}" data-regions="{escape(regions)}"'
 
 
 def picture_figure(
@@ -41,11 +54,12 @@ def picture_figure(
     embed: bool = False,
     description: str = "",
     labels: Labels | None = None,
+    only: frozenset[Box] | None = None,
 ) -> str:
     """A picture with boxes. Its pixels are in the page once, where it was asked about first (`define`); later overlays
     refer to them by id, so a long chat about one image stays small. The page asks for them by their key and keeps them
     (assets/pictures.js); with `embed` they are in the HTML. `description` is for people who do not see the picture.
-    `labels`: as in `overlay_svg`."""
+    `labels` and `only`: as in `overlay_svg`."""
     width, height = drawing_size(*picture.image.size)
     name = f"mv-picture-{picture.key}"
     if define:
@@ -53,7 +67,9 @@ def picture_figure(
         drawn = f'<image id="{name}" {source} width="{width}" height="{height}"/>'
     else:
         drawn = f'<use href="#{name}"/>'
-    svg = overlay_svg(entities, size=picture.image.size, picture=drawn, description=description, labels=labels)
+    svg = overlay_svg(
+        entities, size=picture.image.size, picture=drawn, description=description, labels=labels, only=only
+    )
     shape = "mv-portrait" if height > width else "mv-landscape"
     note = undrawn_note(entities)
     caption = f'<figcaption class="mv-note">{note}</figcaption>' if note else ""

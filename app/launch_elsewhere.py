@@ -16,6 +16,9 @@ def serve_elsewhere(args: argparse.Namespace) -> bool:
     """
     from app.remote.config import remote_config
 
+    has_choice = len(args.cfg_paths) > 1 or args.models_dir or args.max_loaded
+    if has_choice and args.server_url is None and not (args.terminal or args.ask):
+        return False  # it is one of the models that the page offers
     path = None if args.server_url is not None and args.is_default_config else args.cfg_path
     config = remote_config(path, args.options, url=args.server_url, key=args.server_key, model=args.server_model)
     if config is None:

@@ -1,0 +1,81 @@
+"""Who is being served: what all share (places at the model, decoders, memory) is shared fairly.
+
+The layer in front of the server says who it is (app/limits); in the terminal and in tests it is nobody in particular.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterable
+from contextvars import ContextVar
+from itertools import count
+from typing import NamedTuple, TypeVar
+
+REMEMBERED = 4096  # clients and visits, with when their last turn was
+
+Waiting = TypeVar("Waiting")
+
+
+class Asker(NamedTuple):
+    """`client` is an address, `visit` one of the browsers behind it."""
+
+    client: str = ""
+    visit: str = ""
+
+
+NOBODY = Asker()
+ASKER: ContextVar[Asker] = ContextVar("asker", default=NOBODY)
+
+
+class Rounds:
+    """Who is being served now, and whose turn is next: addresses one after the other, and so their browsers.
+
+    To be used under a lock, or in one thread.
+    """
+
+    def __init__(self) -> None:
+        self._running: Counter[str | Asker] = Counter()
+        self._last: OrderedDict[str | Asker, int] = OrderedDict()
+        self._numbers = count(1)
+        self.total = 0
+
+    def begin(self, asker: Asker) -> None:
+        """One more of this asker is being served."""
+        self.total += 1
+        self._running.update((asker.client, asker))
+        for who in (asker.client, asker):
+            self._last[who] = next(self._numbers)
+            self._last.move_to_end(who)
+        while len(self._last) > REMEMBERED:
+            self._last.popitem(last=False)
+
+    def end(self, asker: Asker) -> None:
+        """One less."""
+        self.total -= 1
+        self._running.subtract((asker.client, asker))
+        self._running += Counter()  # without those that have none
+
+    def recount(self, askers: Iterable[Asker]) -> None:
+        """These are being served, and nobody else."""
+        self._running = Counter(who for asker in askers for who in (asker.client, asker))
+
+    def of_client(self, client: str) -> int:
+        """How many of an address are being served."""
+        return self._running[client]
+
+    def order(self, waiting: Iterable[Waiting], asker_of: Callable[[Waiting], Asker]) -> list[Waiting]:
+        """Those who wait (by arrival) as they should be served: round by round, and one of each address in a round.
+
+        What is being served counts as rounds that were had; in a round comes first whose last turn is longest ago.
+        """
+        browsers = self._by_rounds(waiting, asker_of)
+        return self._by_rounds(browsers, lambda one: asker_of(one).client)
+
+    def _by_rounds(self, waiting: Iterable[Waiting], whose: Callable[[Waiting], str | Asker]) -> list[Waiting]:
+        rounds = Counter(self._running)
+        keyed: list[tuple[int, int, int, Waiting]] = []
+        for place, one in enumerate(waiting):
+            who = whose(one)
+            keyed.append((rounds[who], self._last.get(who, 0), place, one))
+            rounds[who] += 1
+        return [key[-1] for key in sorted(keyed, key=lambda key: key[:3])]

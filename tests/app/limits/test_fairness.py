@@ -1,0 +1,79 @@
+"""What all visitors share, when somebody takes much of it: connections, memory for messages, threads."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from app.limits.policy import Limits
+from app.page.handlers import Handlers, View
+from app.page.page_state import PageState
+from tests.app.limits.visitors import ServeLimited, Visitor, a_bystander, listener_index
+from tests.waiting import eventually
+
+
+def test_who_reads_nothing_is_cut_off(serve_limited: ServeLimited) -> None:
+    url = serve_limited(Limits(idle_seconds=0.4, unread_seconds=0.4))
+    port = int(url.rsplit(":", 1)[1].strip("/"))
+    connections = serve_limited.limited.connections  # type: ignore[attr-defined]
+    with a_bystander(url), socket.socket() as deaf:
+        deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)  # or the system reads much for it
+        deaf.bind(("127.0.0.8", 0))
+        deaf.connect(("127.0.0.1", port))
+        deaf.sendall(b"GET /config HTTP/1.1\r\nHost: localhost\r\n\r\n" * 100)
+        assert eventually(lambda: any(one._unread_since for one in connections._by_client.get("127.0.0.8", ())))
+        assert eventually(lambda: "127.0.0.8" not in connections._by_client)
+
+
+def test_who_reads_no_answers_asks_no_more(serve_limited: ServeLimited) -> None:
+    url = serve_limited(Limits(unread_messages=20))
+    with a_bystander(url):
+        deaf = Visitor(url)
+        statuses = [deaf.join("hello").status_code for _ in range(60)]
+        assert statuses[0] == 200
+        assert eventually(lambda: deaf.join("hello").status_code == 429)
+        assert "not read the answers" in deaf.join("hello").text
+
+
+def test_a_page_that_never_said_it_is_there_is_left_all_the_same(
+    serve_limited: ServeLimited, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or its conversation would stay in memory for good."""
+    left: list[PageState] = []
+    monkeypatch.setattr(Handlers, "leave", lambda self, page: left.append(page))
+    url = serve_limited(Limits(session_seconds=0.0))
+    admission = serve_limited.limited.layer._admission  # type: ignore[attr-defined]
+    with a_bystander(url):
+        silent = Visitor(url)
+        assert "A red circle." in silent.ask("hello")
+        assert left == []
+        assert eventually(lambda: admission.tidy() or bool(left))
+        assert [len(page.session.exchanges) for page in left] == [1]
+
+
+def test_presses_of_one_address_leave_threads_to_others(
+    serve_limited: ServeLimited, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running, go_on = threading.Semaphore(0), threading.Event()
+
+    def reset(self: Handlers, page: PageState) -> View:
+        running.release()
+        assert go_on.wait(20)
+        return View()
+
+    monkeypatch.setattr(Handlers, "reset", reset)
+    url = serve_limited(Limits(presses_per_client=2))
+    index = listener_index(url, "reset")
+    crowd = [Visitor(url, address="127.0.0.9") for _ in range(4)]
+    with ThreadPoolExecutor(5) as threads:
+        pressed = [threads.submit(visitor.press, index, [None]) for visitor in crowd]
+        assert running.acquire(timeout=20)
+        assert running.acquire(timeout=20)
+        pressed.append(threads.submit(Visitor(url).press, index, [None]))
+        assert running.acquire(timeout=20)
+        assert not running.acquire(blocking=False)  # two of one address and one of another, and the rest waits
+        go_on.set()
+        assert [one.result().status_code for one in pressed] == [200] * 5
