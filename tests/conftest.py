@@ -21,6 +21,7 @@ import psutil
 import pytest
 
 from tests.paths import GOLDENS
+from tests.ready_python import ready_python
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -62,6 +63,13 @@ def goldens_dir(request: pytest.FixtureRequest) -> Path:
     """The folder of recorded cases."""
     folder: Path = request.config.getoption("--goldens")
     return folder
+
+
+@pytest.fixture(scope="session")
+def python() -> Iterator[list[str]]:
+    """How a command begins that runs Python in a process of its own, without importing all libraries anew."""
+    with ready_python() as command:
+        yield command
 
 
 @pytest.fixture(scope="session")

@@ -99,9 +99,9 @@ def test_a_download_shows_its_plan_and_says_what_it_could_not_get(capsys: pytest
     assert error.startswith("error: MiniGPT-v2 is not complete: ")
 
 
-def test_list_may_be_cut_short() -> None:
+def test_list_may_be_cut_short(python: list[str]) -> None:
     done = subprocess.run(
-        ["sh", "-c", f"{sys.executable} demo.py --list | true"], cwd=ROOT, capture_output=True, text=True
+        ["sh", "-c", f"{' '.join(python)} demo.py --list | true"], cwd=ROOT, capture_output=True, text=True
     )
     assert done.stderr == ""
 
@@ -154,13 +154,13 @@ def test_a_taken_port_is_told_before_the_model_loads(capsys: pytest.CaptureFixtu
         assert f"127.0.0.1:{port}" in failing(["--port", str(port)], capsys)
 
 
-def test_answers_to_a_file_are_all_that_stdout_gets(tmp_path: Path) -> None:
+def test_answers_to_a_file_are_all_that_stdout_gets(python: list[str], tmp_path: Path) -> None:
     path = tmp_path / "questions.jsonl"
     image = str(ROOT / "app" / "page" / "assets" / "examples" / "bus.png")
     questions = ["Hello!", "How are you?"]
     path.write_text("\n".join(json.dumps({"question": text, "image": image}) for text in questions))
     done = subprocess.run(
-        [sys.executable, "demo.py", "--ask", str(path), "--options", "sampling.max_new_tokens=2"],
+        [*python, "demo.py", "--ask", str(path), "--options", "sampling.max_new_tokens=2"],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -234,10 +234,10 @@ def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def server() -> Iterator[subprocess.Popen[str]]:
+def server(python: list[str]) -> Iterator[subprocess.Popen[str]]:
     """`python demo.py` on a free port; killed at the end, whatever happened."""
     process = subprocess.Popen(
-        [sys.executable, "demo.py", "--port", "0"],
+        [*python, "demo.py", "--port", "0"],
         cwd=ROOT,
         env=os.environ | {"PYTHONUNBUFFERED": "1"},
         stdout=subprocess.PIPE,

@@ -90,13 +90,13 @@ def test_it_loads_answers_and_has_its_task_on_the_page(yaml: Path) -> None:
     assert "Pretend VLM" in page
 
 
-def test_the_command_line_lists_it(yaml: Path, tmp_path: Path) -> None:
+def test_the_command_line_lists_it(python: list[str], yaml: Path, tmp_path: Path) -> None:
     for name in ("demo.py", "pyproject.toml"):
         shutil.copy(ROOT / name, tmp_path)
     for name in ("app", "engine", "models"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(FILES / "pretend.py", tmp_path / "models" / "families")
     shutil.copytree(yaml.parent, tmp_path / "eval_configs")
-    command = [sys.executable, "demo.py", "--list"]
+    command = [*python, "demo.py", "--list"]
     listed = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
     assert listed.startswith("eval_configs/pretend.yaml  [ready]\n  Pretend VLM (pretend)\n")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -41,9 +40,11 @@ import kernels
 """
 
 
-def run(folder: Path, *, program: str = PROGRAM, **environment: str) -> subprocess.CompletedProcess[str]:
+def run(
+    python: list[str], folder: Path, *, program: str = PROGRAM, **environment: str
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-c", program],
+        [*python, "-c", program],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": os.pathsep.join((str(ROOT), str(folder))), **environment},
         capture_output=True,
@@ -59,27 +60,27 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_nothing_is_fetched(folder: Path) -> None:
-    run(folder)  # where others can import `kernels` afterwards
+def test_nothing_is_fetched(python: list[str], folder: Path) -> None:
+    run(python, folder)  # where others can import `kernels` afterwards
     assert not (folder / "fetched").exists()
 
 
-def test_it_is_fetched_for_those_who_ask_for_it(folder: Path) -> None:
+def test_it_is_fetched_for_those_who_ask_for_it(python: list[str], folder: Path) -> None:
     """Without this, the test above might pass because bitsandbytes has changed and asks for nothing."""
-    run(folder, **{HUB_KERNELS: "1"})
+    run(python, folder, **{HUB_KERNELS: "1"})
     assert (folder / "fetched").read_text() == "kernels-community/quantization-bitsandbytes"
 
 
-def test_nobody_is_advised_to_install_what_would_fetch_it(tmp_path: Path) -> None:
-    assert "kernels" not in run(tmp_path, program=PROGRAM.replace("import kernels\n", "")).stderr
+def test_nobody_is_advised_to_install_what_would_fetch_it(python: list[str], tmp_path: Path) -> None:
+    assert "kernels" not in run(python, tmp_path, program=PROGRAM.replace("import kernels\n", "")).stderr
 
 
-def test_training_imports_it_the_same_way(folder: Path) -> None:
+def test_training_imports_it_the_same_way(python: list[str], folder: Path) -> None:
     """peft imports bitsandbytes itself."""
     attach = (
         "from training.stages.lora import attach_lora\ntry:\n    attach_lora(None)\nexcept AttributeError:\n    pass"
     )
-    run(folder, program=PROGRAM.replace("load_bitsandbytes()\n", f"{attach}\n", 1))
+    run(python, folder, program=PROGRAM.replace("load_bitsandbytes()\n", f"{attach}\n", 1))
     assert not (folder / "fetched").exists()
 
 

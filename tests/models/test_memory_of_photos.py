@@ -56,7 +56,7 @@ print(json.dumps({"peaks": peaks, "tokens": tokens}))
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no getrusage on Windows")
 @pytest.mark.parametrize("kind", SIZES)
-def test_a_large_photo_needs_no_more_than_its_crops(kind: str, tmp_path: Path) -> None:
+def test_a_large_photo_needs_no_more_than_its_crops(kind: str, python: list[str], tmp_path: Path) -> None:
     side, grid, has_global = SIZES[kind]
     shutil.copytree(GOLDEN / "weights", tmp_path / "weights")
     shutil.copy(GOLDEN / "config.yaml", tmp_path)
@@ -64,7 +64,7 @@ def test_a_large_photo_needs_no_more_than_its_crops(kind: str, tmp_path: Path) -
     values = json.loads(config.read_text())
     values |= {"image_size_aux": side, "image_grid": grid, "image_global": has_global}
     config.write_text(json.dumps(values))
-    command = [sys.executable, "-c", PROGRAM, str(tmp_path / "config.yaml")]
+    command = [*python, "-c", PROGRAM, str(tmp_path / "config.yaml")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     result = json.loads(done.stdout.splitlines()[-1])
     first, prepared, answered_small, answered_photo = result["peaks"]

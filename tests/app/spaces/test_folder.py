@@ -7,7 +7,6 @@ import json
 import os
 import re
 import subprocess
-import sys
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -119,10 +118,10 @@ def test_what_cannot_be_pushed_is_refused(tmp_path: Path, capsys: pytest.Capture
         assert not (tmp_path / "new").exists()
 
 
-def test_a_gpu_space_without_a_gpu_says_so(tmp_path: Path) -> None:
+def test_a_gpu_space_without_a_gpu_says_so(python: list[str], tmp_path: Path) -> None:
     """Up to the choice of the device it is what a Space with a GPU does; the rest is that of any GPU."""
     done = subprocess.run(
-        [sys.executable, "space.py"], cwd=made("gpu", tmp_path), env=environment(), capture_output=True, text=True
+        [*python, "space.py"], cwd=made("gpu", tmp_path), env=environment(), capture_output=True, text=True
     )
     assert done.returncode == 2
     assert "Everything is here." in done.stderr
@@ -136,10 +135,10 @@ def environment(**more: str) -> dict[str, str]:
 
 
 @contextmanager
-def started(out: Path, *arguments: str, **more: str) -> Iterator[str]:
+def started(python: list[str], out: Path, *arguments: str, **more: str) -> Iterator[str]:
     """The Space's address once it answers."""
     port = free_port()
-    command = [sys.executable, front_matter(out)["app_file"], "--port", str(port), *arguments]
+    command = [*python, front_matter(out)["app_file"], "--port", str(port), *arguments]
     with subprocess.Popen(
         command, cwd=out, env=environment(**more), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as space:
@@ -176,13 +175,13 @@ def asked(url: str) -> str:
 
 
 @pytest.mark.parametrize("lane", ["cpu", "zerogpu"])
-def test_it_starts_as_the_space_starts_it(lane: str, tmp_path: Path) -> None:
+def test_it_starts_as_the_space_starts_it(lane: str, python: list[str], tmp_path: Path) -> None:
     """In the folder alone; on ZeroGPU with the stand-in under the package's name."""
     stand_in = tmp_path / "site"
     stand_in.mkdir()
     (stand_in / "spaces.py").write_bytes((ROOT / "tests" / "zero_gpu" / "spaces.py").read_bytes())
     on_zero = {"SPACES_ZERO_GPU": "true", "PYTHONPATH": str(stand_in)} if lane == "zerogpu" else {}
-    with started(made(lane, tmp_path), **on_zero) as url:
+    with started(python, made(lane, tmp_path), **on_zero) as url:
         page = urllib.request.Request(f"{url}/", headers={"Host": "me-chat.hf.space"})
         with urllib.request.urlopen(page, timeout=60) as answer:
             # Hugging Face shows a Space in a frame.

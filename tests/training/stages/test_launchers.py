@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -27,8 +26,8 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
 ]
 LAUNCHERS = {
-    "torchrun": ["torch.distributed.run", "--standalone", "--nproc-per-node", "2"],
-    "accelerate": ["accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--main_process_port", "0"],
+    "torchrun": "torch.distributed.run --standalone --nproc-per-node 2 --no-python",
+    "accelerate": "accelerate.commands.launch --multi_gpu --num_processes 2 --main_process_port 0 --no_python",
 }
 
 
@@ -48,9 +47,12 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("launcher", LAUNCHERS)
-def test_two_processes_are_two_accumulated_batches(launcher: str, alone: Path, tmp_path: Path) -> None:
+def test_two_processes_are_two_accumulated_batches(
+    launcher: str, python: list[str], alone: Path, tmp_path: Path
+) -> None:
     together = recipe_of(tmp_path, gradient_accumulation=1)
-    command = [sys.executable, "-m", *LAUNCHERS[launcher], "-m", "training", "--cfg-path", str(together.source)]
+    program = [*python, "-m", "training", "--cfg-path", str(together.source)]
+    command = [*python, "-m", *LAUNCHERS[launcher].split(), *program]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
     assert losses(tmp_path, step=2) == pytest.approx(losses(alone, step=2), rel=1e-5)
     ours, theirs = (torch.load(folder / "output" / "final" / "checkpoint.pth")["model"] for folder in (tmp_path, alone))
@@ -60,10 +62,10 @@ def test_two_processes_are_two_accumulated_batches(launcher: str, alone: Path, t
 
 
 @pytest.mark.slow
-def test_two_processes_share_the_steps_of_a_bundled_model(tmp_path: Path) -> None:
+def test_two_processes_share_the_steps_of_a_bundled_model(python: list[str], tmp_path: Path) -> None:
     """Each has half of every step's batch; one process has both halves, one after the other."""
     for name, count in (("alone", 1), ("together", 2)):
-        run_in_ranks("tests.training.tiny.tiny_steps", [str(tmp_path / name)], tmp_path, count=count)
+        run_in_ranks(python, "tests.training.tiny.tiny_steps", [str(tmp_path / name)], tmp_path, count=count)
     assert dict(shown(tmp_path / "together")) == pytest.approx(dict(shown(tmp_path / "alone")))
     alone, together = (
         load_file(tmp_path / name / "checkpoints" / f"checkpoint-{tiny_steps.STEPS}" / STATE_FILE)

@@ -113,9 +113,9 @@ def test_a_tracker_that_is_not_installed(
         run_stage(tiny_recipe(tmp_path, "minigpt_v2", stage="3", tracker=tracker))
 
 
-def test_training_without_its_libraries_is_one_line() -> None:
+def test_training_without_its_libraries_is_one_line(python: list[str]) -> None:
     code = "import runpy, sys; sys.modules['peft'] = None; runpy.run_module('training', run_name='__main__')"
-    found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    found = subprocess.run([*python, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert found.returncode == 1
     assert found.stderr.splitlines()[-1] == (
         'error: training needs peft, which is not installed; run: pip install -e ".[train]"'

@@ -67,7 +67,9 @@ def answers(folder: Path) -> list[str]:
         pytest.param("deepspeed_on_cpu", "deepspeed=zero3.json", *EXPERTS, marks=with_deepspeed),
     ],
 )
-def test_parameters_spread_over_two_processes(program: str, option: str, case: str, stage: str, tmp_path: Path) -> None:
+def test_parameters_spread_over_two_processes(
+    program: str, option: str, case: str, stage: str, python: list[str], tmp_path: Path
+) -> None:
     """Frozen and trained ones, a batch of text alone beside one with pictures, sample answers between steps, resumed
     half-way; as one process that accumulates two batches."""
     samples = {"every_steps": 2, "num_answers": 2, "max_new_tokens": 4}
@@ -78,7 +80,7 @@ def test_parameters_spread_over_two_processes(program: str, option: str, case: s
     if "=zero" in option:
         shutil.copytree(CONFIGS / "deepspeed", together.source.parent, dirs_exist_ok=True)
     environment = {"DS_ACCELERATOR": "cpu"}
-    run = partial(run_in_ranks, f"tests.training.stages.{program}", folder=tmp_path, environment=environment)
+    run = partial(run_in_ranks, python, f"tests.training.stages.{program}", folder=tmp_path, environment=environment)
     arguments = ["--cfg-path", str(together.source), "--options", option, "schedule.epochs=4"]
     run(arguments)
     expected = losses(tmp_path / "alone", step=4)

@@ -6,7 +6,6 @@ import dataclasses
 import json
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -59,15 +58,16 @@ def test_a_resumed_run_has_the_losses_of_an_uninterrupted_one(step: int, uninter
 
 
 @pytest.mark.slow
-def test_a_run_that_is_killed_while_it_saves_goes_on(uninterrupted: Path, tmp_path: Path) -> None:
+def test_a_run_that_is_killed_while_it_saves_goes_on(python: list[str], uninterrupted: Path, tmp_path: Path) -> None:
     """SIGKILL as soon as the second checkpoint's folder is there: it may be complete or not."""
     recipe = tiny_recipe(tmp_path, "minigpt_v2", stage="3")
-    command = [sys.executable, "-m", "training", "--cfg-path", str(recipe.source)]
+    command = [*python, "-m", "training", "--cfg-path", str(recipe.source)]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
         second = tmp_path / "output" / "checkpoints" / "checkpoint-2"
         while process.poll() is None and not second.exists():
             time.sleep(0.005)
         process.send_signal(signal.SIGKILL)
+        process.communicate()  # until nobody writes any more
     found = latest_checkpoint(tmp_path / "output")
     assert found is not None
     run_stage(recipe, resume=True)

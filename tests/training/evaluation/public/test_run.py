@@ -6,7 +6,6 @@ import json
 import re
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -86,7 +85,7 @@ def test_a_run_that_ends_half_way_asks_only_what_is_left(tmp_path: Path, monkeyp
 
 
 @pytest.mark.slow
-def test_a_run_that_is_killed_goes_on(tmp_path: Path) -> None:
+def test_a_run_that_is_killed_goes_on(python: list[str], tmp_path: Path) -> None:
     """SIGKILL after the first answers, wherever it is then; the second run asks the rest."""
     draw_pictures(tmp_path, ["0.png"])
     items = [{"image": "0.png", "question": f"is it {number}?", "answer": "no"} for number in range(60)]
@@ -95,11 +94,12 @@ def test_a_run_that_is_killed_goes_on(tmp_path: Path) -> None:
     arguments = ["--cfg-path", config, "--task", "gqa", "--annotations", str(tmp_path / "gqa.json")]
     arguments += ["--images", str(tmp_path), "--output"]
     predictions = tmp_path / "killed" / "predictions.jsonl"
-    command = [sys.executable, "-m", "training.evaluate", *arguments, str(tmp_path / "killed")]
+    command = [*python, "-m", "training.evaluate", *arguments, str(tmp_path / "killed")]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
         while process.poll() is None and not (predictions.is_file() and predictions.read_bytes().count(b"\n") > 2):
             time.sleep(0.01)
         process.send_signal(signal.SIGKILL)
+        process.communicate()  # until nobody writes any more
     kept = [line for line in predictions.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
     assert 2 < len(kept) < 60
     for folder in ("killed", "whole"):
