@@ -24,7 +24,7 @@ class FairQueue:
     def __init__(self, queue: Queue) -> None:
         self._queue = queue
         self._rounds: defaultdict[str, Rounds] = defaultdict(Rounds)
-        self._found_none: dict[str, tuple[int, ...]] = {}  # gradio asks a thousand times a second
+        self._found_none: dict[str, tuple[str, int, int, int]] = {}  # gradio asks a thousand times a second
         self._num_begun = 0
 
     def get_events(self) -> tuple[list[Event], bool, str] | None:
@@ -42,7 +42,7 @@ class FairQueue:
         limit, running = waiting.concurrency_limit, waiting.current_concurrency
         if not waiting.queue or (limit is not None and running >= limit):
             return None
-        state = (len(waiting.queue), id(waiting.queue[-1]), running, self._num_begun)
+        state = (waiting.queue[-1]._id, len(waiting.queue), running, self._num_begun)
         if self._found_none.get(name) == state:
             return None
         rounds = self._rounds[name]
