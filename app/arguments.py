@@ -13,8 +13,7 @@ from pathlib import Path
 
 from app.remote.options import add_remote_options, check_remote_options
 from app.serving_options import add_serving_options, serving_overrides
-from models.command_line import OneLineParser, version
-from models.config import CONFIG_DIR
+from models.command_line import CONFIG_DIR, OneLineParser, version
 
 DEFAULT_CONFIG = CONFIG_DIR / "tiny_minigpt_v2.yaml"
 

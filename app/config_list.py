@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from app.arguments import CONFIG_DIR
-from models.command_line import did_you_mean
+from models.command_line import CONFIG_DIR, did_you_mean
 from models.errors import ConfigError, MiniVLMError
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from app.arguments import CONFIG_DIR
 from app.serving_options import serving_overrides
+from models.command_line import CONFIG_DIR
 from models.errors import ConfigError, RequestError
 
 BATCH_PREFILL = 512  # tokens of new prompts in a step: nobody watches the answers of a batch come

@@ -21,6 +21,8 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
+from transformers.utils.logging import disable_progress_bar
+
 from benchmarks.full_size import write
 from benchmarks.released_files import ROOT, releases
 
@@ -36,6 +38,7 @@ def measure(path: Path, kind: str) -> dict[str, float]:
     from models.loader import load_model
     from models.quantization import load_bitsandbytes
 
+    disable_progress_bar()
     load_bitsandbytes()  # what both need is imported before
     load_model(ROOT / "eval_configs" / "tiny_moe_llava.yaml", device="cpu", report=None)
     dtype, quantization = _KINDS[kind]
@@ -89,6 +92,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(json.dumps(measure(args.measure, args.kinds[0])))
         return 0
     release = known[args.family]
+    disable_progress_bar()  # of transformers, for every tensor
     with nullcontext(args.folder) if args.folder else tempfile.TemporaryDirectory(prefix="converted-") as name:
         folder = Path(name)
         folder.mkdir(parents=True, exist_ok=True)

@@ -5,6 +5,7 @@ The layer in front of the server says who it is (app/limits); in the terminal an
 
 from __future__ import annotations
 
+import math
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable
 from contextvars import ContextVar
@@ -73,9 +74,10 @@ class Rounds:
 
     def _by_rounds(self, waiting: Iterable[Waiting], whose: Callable[[Waiting], str | Asker]) -> list[Waiting]:
         rounds = Counter(self._running)
-        keyed: list[tuple[int, int, int, Waiting]] = []
+        keyed: list[tuple[int, float, int, Waiting]] = []
         for place, one in enumerate(waiting):
             who = whose(one)
-            keyed.append((rounds[who], self._last.get(who, 0), place, one))
+            is_first = rounds[who] == self._running[who]  # before another of the same has its turn
+            keyed.append((rounds[who], self._last.get(who, 0) if is_first else math.inf, place, one))
             rounds[who] += 1
         return [key[-1] for key in sorted(keyed, key=lambda key: key[:3])]

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NoReturn
 
 ROOT = Path(__file__).resolve().parents[1]  # of the checkout
+CONFIG_DIR = ROOT / "eval_configs"  # those that ship
 
 
 class OneLineParser(argparse.ArgumentParser):

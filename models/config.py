@@ -18,15 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import models.families
-from models.command_line import ROOT
+from models.command_line import CONFIG_DIR
 from models.conversion.folder import configuration_in
 from models.errors import ConfigError
 from models.family import Family
 from models.family_config import FamilyConfig
 from models.files.original_config import adapt_original_config, is_original_config
 from models.files.yaml_text import MAX_CHARACTERS, MAX_DEPTH, NotYaml, parse_yaml
-
-CONFIG_DIR = ROOT / "eval_configs"  # those that ship
 
 
 def available_families() -> list[str]:

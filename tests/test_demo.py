@@ -19,7 +19,8 @@ import pytest
 
 import demo
 from app import config_list
-from app.arguments import CONFIG_DIR, DEFAULT_CONFIG
+from app.arguments import DEFAULT_CONFIG
+from models.command_line import CONFIG_DIR
 from tests.paths import ROOT
 
 

@@ -42,8 +42,8 @@ class StepWatch:
 
     @property
     def is_doubtful(self) -> bool:
-        """Whether the weights may be spoiled already."""
-        return self.num_idle > 0 or (bool(self._losses) and self._is_lost(self._losses[-1]))
+        """Whether the weights may be spoiled already: one of the newest losses was lost."""
+        return self.num_idle > 0 or any(map(self._is_lost, list(self._losses)[-_BEST_STEPS:]))
 
     @property
     def num_doubtful(self) -> int:

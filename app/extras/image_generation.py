@@ -123,6 +123,10 @@ def load_pipeline(name: str, device: str) -> Any:
     if not ImageGenerator.is_installed():
         raise RequestError(f"Drawing pictures needs diffusers, which is not installed: {INSTALL}")
     import torch
+
+    from models.quantization import load_bitsandbytes
+
+    load_bitsandbytes()  # before diffusers does
     from diffusers import AutoPipelineForText2Image
 
     is_gpu = not device.startswith("cpu")

@@ -21,7 +21,7 @@ from app.limits.visits import COOKIE, NO_VISIT, TOO_MANY_WAITING, Session, Visit
 from engine.asker import ASKER, Asker
 
 QUERY_BYTES = 4096
-COSTS = {Kind.PAGE: 10.0, Kind.INFO: 10.0}  # more requests' worth: they are written and packed anew each time
+COSTS = {Kind.PAGE: 4.0, Kind.INFO: 4.0}  # more requests' worth: they are written and packed anew each time
 BYTES_OF_A_REQUEST = 64 * KIB  # of JSON, which is read while everybody waits: so much more counts as one more request
 COST_OF_REFUSED = 5.0
 PAUSE = 1.0  # seconds that an answer of 429 takes: who does not heed it gets no more of them than that

@@ -24,7 +24,8 @@ class FairQueue:
     def __init__(self, queue: Queue) -> None:
         self._queue = queue
         self._rounds: defaultdict[str, Rounds] = defaultdict(Rounds)
-        self._found_none: dict[str, tuple[int, int, int]] = {}  # gradio asks a thousand times a second
+        self._found_none: dict[str, tuple[str, int, int, int]] = {}  # gradio asks a thousand times a second
+        self._num_begun = 0
 
     def get_events(self) -> tuple[list[Event], bool, str] | None:
         """As gradio's: what comes next, taken out of the queue; None where nothing waits that may begin."""
@@ -33,7 +34,7 @@ class FairQueue:
             if event is not None:
                 waiting.queue.remove(event)
                 self._rounds[name].begin(_asker_of(event))
-                self._found_none.pop(name, None)  # others may run now than when there was none, and be as many
+                self._num_begun += 1
                 return [event], False, name
         return None
 
@@ -41,7 +42,7 @@ class FairQueue:
         limit, running = waiting.concurrency_limit, waiting.current_concurrency
         if not waiting.queue or (limit is not None and running >= limit):
             return None
-        state = (len(waiting.queue), id(waiting.queue[-1]), running)
+        state = (waiting.queue[-1]._id, len(waiting.queue), running, self._num_begun)
         if self._found_none.get(name) == state:
             return None
         rounds = self._rounds[name]

@@ -123,6 +123,7 @@ def parts(config: Config, files: ReleasedFiles) -> dict[str, Part]:
         low = _clip_part(config, files, take_prefix(visual, "vision_tower.vision_tower."), source)
         high = _convnext_part(config, files, take_prefix(visual, "vision_tower_aux."), source)
         _check_pictures(visual_values(config, files), low.config, source=described)
+    towers = " and ".join(sorted({low.source, high.source} - {source}))
     connector = Part(
         name="connector",
         source=source,
@@ -133,7 +134,7 @@ def parts(config: Config, files: ReleasedFiles) -> dict[str, Part]:
             "text_width": llm.config.hidden_size,
         },
         tensors=rename(visual, _CONNECTOR_RULES),
-        hint=hint,
+        hint=f"{hint} Does it belong to {towers}?" if towers else hint,
         released=lambda name: Origin(source, "model." + renamed_from(name, _CONNECTOR_RULES)),
     )
     return {"vision_tower": low, "vision_tower_aux": high, "connector": connector, "language_model": llm}

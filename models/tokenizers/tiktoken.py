@@ -58,7 +58,7 @@ class TiktokenTokenizer:
         self.bos_token_id = self.eos_token_id = self.pad_token_id = self.special_ids[_END]
         self._bytes = {rank: token for token, rank in ranks.items()}
         self._split = re.compile("(" + "|".join(map(re.escape, names)) + ")")
-        self._tokenizer = _byte_level_bpe(ranks)
+        self._tokenizer = _byte_level_bpe(ranks, file)
 
     def __len__(self) -> int:
         return max(self.special_ids.values()) + 1
@@ -95,7 +95,7 @@ def _read_ranks(file: Path) -> dict[bytes, int]:
     return ranks
 
 
-def _byte_level_bpe(ranks: dict[bytes, int]) -> Tokenizer:
+def _byte_level_bpe(ranks: dict[bytes, int], file: Path) -> Tokenizer:
     """The same merges as a BPE of the tokenizers library, over its printable alphabet for bytes."""
     letters = _letters()
     text = {token: "".join(letters[byte] for byte in token) for token in ranks}
@@ -103,7 +103,7 @@ def _byte_level_bpe(ranks: dict[bytes, int]) -> Tokenizer:
         (text[left], text[right])
         for token in sorted(ranks, key=ranks.__getitem__)
         if len(token) > 1
-        for left, right in [_last_merge(token, ranks)]
+        for left, right in [_last_merge(token, ranks, file)]
     ]
     vocabulary = {text[token]: rank for token, rank in ranks.items()}
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=merges, ignore_merges=True))
@@ -116,16 +116,14 @@ def _byte_level_bpe(ranks: dict[bytes, int]) -> Tokenizer:
     return tokenizer
 
 
-def _last_merge(token: bytes, ranks: dict[bytes, int]) -> tuple[bytes, bytes]:
+def _last_merge(token: bytes, ranks: dict[bytes, int], file: Path) -> tuple[bytes, bytes]:
     """The two tokens that merge into this one, from running BPE on its bytes with lower ranks only."""
     limit = ranks[token]
     parts = [token[n : n + 1] for n in range(len(token))]
     while len(parts) > 2:
         rank, position = min((ranks.get(a + b, limit), n) for n, (a, b) in enumerate(pairwise(parts)))
         if rank >= limit:
-            raise CheckpointCorrupt(
-                f"The tiktoken vocabulary can't form its token {limit}; delete it and download it again."
-            )
+            raise CheckpointCorrupt(f"{file} can't form its token {limit}; download it again.")
         parts[position : position + 2] = [parts[position] + parts[position + 1]]
     return cast(tuple[bytes, bytes], tuple(parts))
 

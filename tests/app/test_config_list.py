@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from app.arguments import CONFIG_DIR, DEFAULT_CONFIG
+from app.arguments import DEFAULT_CONFIG
 from app.config_list import config_names, describe_configs, find_config
+from models.command_line import CONFIG_DIR
 from models.config import load_config
 from models.errors import ConfigError
 

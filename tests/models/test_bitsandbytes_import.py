@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from app.extras.image_generation import ImageGenerator
 from models.quantization import HUB_KERNELS
 from tests.paths import ROOT
 
@@ -80,4 +81,16 @@ def test_training_imports_it_the_same_way(python: list[str], folder: Path) -> No
         "from training.stages.lora import attach_lora\ntry:\n    attach_lora(None)\nexcept AttributeError:\n    pass"
     )
     run(python, folder, program=PROGRAM.replace("load_bitsandbytes()\n", f"{attach}\n", 1))
+    assert not (folder / "fetched").exists()
+
+
+@pytest.mark.skipif(not ImageGenerator.is_installed(), reason='no diffusers here: pip install -e ".[generate]"')
+def test_drawing_imports_it_the_same_way(folder: Path) -> None:
+    """diffusers imports bitsandbytes itself."""
+    draw = (
+        "from app.extras.image_generation import load_pipeline\nfrom models.errors import MiniVLMError\n"
+        "try:\n    load_pipeline('/nowhere', 'cpu')\nexcept MiniVLMError:\n    pass"
+    )
+    program = PROGRAM.replace("from models.quantization import load_bitsandbytes\nload_bitsandbytes()", draw)
+    run(folder, program=program.replace("import bitsandbytes\n", "import sys\nassert 'bitsandbytes' in sys.modules\n"))
     assert not (folder / "fetched").exists()

@@ -115,5 +115,5 @@ def test_a_run_whose_last_losses_have_exploded_gives_no_result(tmp_path: Path) -
 
 
 def test_a_checkpoint_that_fell_on_an_exploded_loss_is_made_up_for(tmp_path: Path) -> None:
-    run([1.0] * 7 + [9.0, 9.0] + [1.0] * 3, tmp_path, rate=0.0, save_every=8, guess_loss=10.0)
-    assert saved(tmp_path) == ["checkpoint-10", "checkpoint-12"]
+    run([1.0] * 7 + [9.0, 9.0] + [1.0] * 6, tmp_path, rate=0.0, save_every=8, guess_loss=10.0)
+    assert saved(tmp_path) == ["checkpoint-14", "checkpoint-15"]

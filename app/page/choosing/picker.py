@@ -108,8 +108,9 @@ class Picker:
         page = kept or page
         loaded = self._library.loaded()
         names = {one.offer.id for one in self._library.entries if one.state not in ("not here", "downloading")}
-        if kept is None and chosen in names:
-            if chosen != _name_of(self._handlers.models, page):
+        if kept is None and isinstance(chosen, str) and chosen in names:
+            yield PickerView()  # gradio would empty every part of the page for a listener that says nothing
+            if chosen not in loaded or chosen != _name_of(self._handlers.models, page):
                 try:
                     yield from self._choose(page, chosen)
                 except MiniVLMError as error:

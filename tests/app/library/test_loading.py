@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from app.arguments import CONFIG_DIR
 from app.library.library import ModelLibrary
 from app.library.loading import EngineLoader, LoadingOptions
 from app.library.offers import find_offers
 from models import devices
+from models.command_line import CONFIG_DIR
 from models.conversation import Sampling, Turn
 from models.errors import NotEnoughMemory
 from tests.tiny_model import quick_process

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from app.arguments import CONFIG_DIR, DEFAULT_CONFIG
+from app.arguments import DEFAULT_CONFIG
 from app.library.offers import configs_in, find_offers
+from models.command_line import CONFIG_DIR
 
 
 def test_all_configurations_that_ship() -> None:

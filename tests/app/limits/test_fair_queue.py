@@ -12,7 +12,7 @@ from engine.asker import Asker
 
 def event(name: str, client: str, visit: str = "") -> Any:
     request = SimpleNamespace(scope={SCOPE_KEY: Asker(client, visit)})
-    return SimpleNamespace(name=name, request=request, concurrency_id="answers")
+    return SimpleNamespace(_id=name, request=request, concurrency_id="answers")
 
 
 def queue_of(*events: Any, limit: int | None) -> Any:
@@ -31,7 +31,7 @@ def begun(queue: Any, fair: FairQueue) -> str | None:
     assert not is_batch
     queue.active_jobs[queue.active_jobs.index(None)] = [one]
     queue.event_queue_per_concurrency_id[name].current_concurrency += 1
-    return str(one.name)  # type: ignore[attr-defined]
+    return str(one._id)
 
 
 def ended(queue: Any, place: int) -> None:

@@ -71,6 +71,6 @@ def test_every_private_name_is_listed() -> None:
                 if isinstance(node.value, ast.Name) and node.value.id == "self" and isinstance(node.ctx, ast.Store):
                     ours.add(node.attr)
                 used.add(node.attr)
-            elif isinstance(node, ast.FunctionDef):
+            elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 ours.add(node.name)
     assert used - ours - {name for names in NAMES.values() for name in names} == set()
