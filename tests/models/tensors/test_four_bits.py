@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -25,7 +25,7 @@ def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def theirs() -> Iterator[Callable[..., tuple[Tensor, QuantState]]]:
+def theirs() -> Callable[..., tuple[Tensor, QuantState]]:
     """bitsandbytes as it is without us, in a call of its own."""
     quantization_config("4bit", FP32)
 
