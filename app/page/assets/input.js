@@ -81,14 +81,14 @@
 
   const linkIn = (data) => data.getData("text/uri-list").split("\n").find((line) => line && !line.startsWith("#"));
 
-  // What was dropped and is no file.
-  function takeTexts(data) {
+  // What was dropped and is no file; `until` outdates what is said of it.
+  function takeTexts(data, until = "send files") {
     const [link, own, text] = [linkIn(data), ownPicture(data), data.getData("text/plain")];
-    if (own) attachOwn(own).catch(() => say("drop", "That picture can't be read. Save it, and drop the file.", { until: "send files" }));
+    if (own) attachOwn(own).catch(() => say("drop", "That picture can't be read. Save it, and drop the file.", { until }));
     else if (link) {
-      say("drop", "A picture or link of another page is not fetched from here. Save or copy the picture there, and drop or paste it.", { until: "send files" });
+      say("drop", "A picture or link of another page is not fetched from here. Save or copy the picture there, and drop or paste it.", { until });
     } else if (text) type(text);
-    else say("drop", "There is nothing in what was dropped that could be used: drop image files or text.", { until: "send files" });
+    else say("drop", "There is nothing in what was dropped that could be used: drop image files or text.", { until });
   }
 
   // A drop is possible everywhere; where text is dropped into a field, the browser shows the caret.
@@ -138,7 +138,7 @@
   const early = window.minivlmEarly?.() ?? [];
   const files = early.flatMap((data) => data.files);
   if (files.length) attach(files);
-  early.filter((data) => !data.files.length).forEach(takeTexts);
+  early.filter((data) => !data.files.length).forEach((data) => takeTexts(data, "send")); // the files are still to come
 
   document.addEventListener("dragover", onDragOver, true);
   document.addEventListener("drop", onDrop, true);
