@@ -13,14 +13,20 @@ PACKAGES = ("app", "engine", "models", "training")
 
 
 def source_files() -> list[Path]:
-    """demo.py and every Python file of the packages, tests and benchmarks."""
-    folders = (*PACKAGES, "tests", "benchmarks")
+    """demo.py and every Python file of the packages, tests, benchmarks and what others take."""
+    folders = (*PACKAGES, "tests", "benchmarks", "contrib")
     return [ROOT / "demo.py", *(path for folder in folders for path in sorted((ROOT / folder).rglob("*.py")))]
 
 
 def program_files() -> list[Path]:
-    """The files a user runs: all but tests and benchmarks."""
-    return [path for path in source_files() if path.relative_to(ROOT).parts[0] not in ("tests", "benchmarks")]
+    """The files a user runs."""
+    others = ("tests", "benchmarks", "contrib")
+    return [path for path in source_files() if path.relative_to(ROOT).parts[0] not in others]
+
+
+def page_files() -> list[Path]:
+    """The page's scripts and style sheets."""
+    return sorted(path for kind in ("js", "css") for path in (ROOT / "app" / "page" / "assets").rglob(f"*.{kind}"))
 
 
 def relative(path: Path) -> str:

@@ -17,7 +17,7 @@ import pytest
 
 from models.config import available_families, load_config
 from tests.paths import ROOT
-from tests.sources import PACKAGES, imports_of, program_files, relative, source_files, tree_of
+from tests.sources import PACKAGES, imports_of, page_files, program_files, relative, source_files, tree_of
 
 MAX_FILE_LINES = 300
 MAX_FUNCTION_LINES = 60
@@ -156,8 +156,13 @@ def test_files_and_functions_are_short(path: Path) -> None:
                 assert length <= MAX_FUNCTION_LINES, f"{relative(path)}: {node.name} has {length} lines"
 
 
+@pytest.mark.parametrize("path", page_files(), ids=relative)
+def test_the_pages_files_are_short(path: Path) -> None:
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= MAX_FILE_LINES
+
+
 def test_no_folder_has_many_files() -> None:
-    counts = Counter(path.parent for path in source_files() if path.name != "__init__.py")
+    counts = Counter(path.parent for path in (*source_files(), *page_files()) if path.name != "__init__.py")
     assert [f"{relative(folder)} has {n}" for folder, n in counts.items() if n > MAX_FOLDER_FILES] == []
 
 

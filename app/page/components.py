@@ -34,6 +34,7 @@ from engine.chat_model import ChatModel
 from models.model_info import ModelInfo
 
 ASSETS = Path(__file__).parent / "assets"
+SCRIPT_FOLDER, STYLE_FOLDER = ASSETS / "scripts", ASSETS / "styles"
 # In this order; each is a function of its own that leaves nothing but `window.minivlm`.
 SCRIPTS = (
     *("phrases.js", "app.js", "pictures.js", "conversation.js", "follow.js", "keep.js", "lines.js", "send.js"),
@@ -84,8 +85,8 @@ class ChatPage(PageWithEndpoint, BoundedBlocks, QuickBlocks):
 
 def launch_options() -> dict[str, Any]:
     """Defaults for launch: only this machine, nothing recorded, no upload above a limit, our style and script."""
-    put_into_html((ASSETS / "early.js").read_text(encoding="utf-8"))
-    script = "\n".join((ASSETS / name).read_text(encoding="utf-8") for name in SCRIPTS)
+    put_into_html((SCRIPT_FOLDER / "early.js").read_text(encoding="utf-8"))
+    script = "\n".join((SCRIPT_FOLDER / name).read_text(encoding="utf-8") for name in SCRIPTS)
     return {
         "server_name": "127.0.0.1",
         "share": False,
@@ -99,10 +100,10 @@ def launch_options() -> dict[str, Any]:
         "pwa": False,
         "ssr_mode": False,
         "theme": make_theme(),
-        "css_paths": [ASSETS / name for name in STYLES],
+        "css_paths": [STYLE_FOLDER / name for name in STYLES],
         "head": (
             f'<meta name="referrer" content="no-referrer"><script>{script}</script>'
-            f'<style media="print">{(ASSETS / "print.css").read_text(encoding="utf-8")}</style>'
+            f'<style media="print">{(STYLE_FOLDER / "print.css").read_text(encoding="utf-8")}</style>'
         ),
     }
 

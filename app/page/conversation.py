@@ -1,4 +1,4 @@
-"""The conversation as a component: a gr.HTML of our own, filled by assets/conversation.js.
+"""The conversation as a component: a gr.HTML of our own, filled by assets/scripts/conversation.js.
 
 gradio's Chatbot draws every message anew with each update, and each update carries all of them. Here a value names all
 bubbles by what they hold, and brings along only those that the page has not been sent yet:

@@ -38,8 +38,8 @@ def chat_html(exchanges: Sequence[Exchange], *, saved: str) -> str:
         if exchange.pair is not None:
             bubbles.append(verdict_bubble(exchange, index, is_last=False, is_saved=True))
     models = ", ".join(dict.fromkeys(one.model for exchange in exchanges for one in exchange.answers if one.model))
-    style = "".join((ASSETS / name).read_text(encoding="utf-8") for name in STYLES)
-    script = "".join((ASSETS / name).read_text(encoding="utf-8") for name in SCRIPTS)
+    style = "".join((ASSETS / "styles" / name).read_text(encoding="utf-8") for name in STYLES)
+    script = "".join((ASSETS / "scripts" / name).read_text(encoding="utf-8") for name in SCRIPTS)
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     policy = (
         f"default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; "

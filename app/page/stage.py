@@ -1,8 +1,8 @@
 """The stage: the picture, large, with the boxes of one answer; boxes to ask about are drawn on it.
 
 It is a gr.HTML of our own, as gradio has no such component. Everything that it shows comes from the bubbles of the
-conversation (`data-exchange`, `data-picture`, `data-regions`) and is drawn by assets/stage/. What bubbles do not say
-is its value: box_tool.py.
+conversation (`data-exchange`, `data-picture`, `data-regions`) and is drawn by assets/scripts/stage/. What bubbles
+do not say is its value: box_tool.py.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 - Python -> browser `{"pictures": [{"key", "uri"}], "current": key, "box": corners or null, "clear": bool}`: pictures
   that are attached, and the one that the next question is about, without its pixels if it has been asked about before
-  (assets/pictures.js has them, or asks for them); a box to show on it;
+  (assets/scripts/pictures.js has them, or asks for them); a box to show on it;
 - browser -> Python `{"box": [x0, y0, x1, y1]}`, or null: the box that was drawn, on the grid of the text markup.
 """
 

@@ -1,6 +1,6 @@
 """The picker in the page's header: every model of the library with its state, and the page that follows the choice.
 
-What it shows is drawn by assets/library.js from the value of a component of its own.
+What it shows is drawn by assets/scripts/library.js from the value of a component of its own.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Compare: the bar above the task buttons that says who answers beside the page's model, and with which settings.
 
-What it shows is drawn by assets/compare.js from the value of a component of its own.
+What it shows is drawn by assets/scripts/compare.js from the value of a component of its own.
 """
 
 from __future__ import annotations
