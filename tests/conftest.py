@@ -29,12 +29,6 @@ if TYPE_CHECKING:
     from models.vision_language_model import VisionLanguageModel
 
 
-def pytest_collection_finish() -> None:
-    """What was imported stays: without it, each of the many collections of garbage is several times faster."""
-    gc.collect()
-    gc.freeze()
-
-
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--goldens",
@@ -43,6 +37,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="DIR",
         help="folder of recorded cases for tests/test_parity.py, each with config.yaml and case.json (tests/goldens)",
     )
+
+
+@pytest.fixture(autouse=True, scope="module")
+def nothing_old_is_looked_through() -> None:
+    """What there is before a module stays: without it, each of the many collections of garbage is much faster."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True, scope="module")

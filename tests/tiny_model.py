@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -140,13 +139,8 @@ def prompt_tokens(model: VisionLanguageModel, turns: Sequence[Turn]) -> int:
 
 @contextmanager
 def quick_process() -> Iterator[None]:
-    """One torch thread, as the tiny model needs no more, and nothing old for the collections at an engine's end.
-
-    What is old then stays so: thawed, it would be looked through again by every collection of all later modules.
-    """
+    """One torch thread, as the tiny model needs no more."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    gc.collect()
-    gc.freeze()
     yield
     torch.set_num_threads(threads)

@@ -61,21 +61,27 @@ def parse_answer(text: str, phrase: str = "", spans: Sequence[BoxSpan] | None = 
     ]
 
 
-def entities_of(parts: Iterable[str | Phrase]) -> list[Entity]:
+def entities_of(parts: Iterable[str | Phrase], *, before: Sequence[Entity] = (), first: int = 0) -> list[Entity]:
     """The entities of a parsed answer, numbered by first appearance; see `entity_key` for what counts as the same.
 
-    Their boxes are where they are drawn: `Phrase.places`.
+    Their boxes are where they are drawn: `Phrase.places`. `before`: the entities of the parts before these, which were
+    `first` many.
     """
+    entities = {entity.key: entity for entity in before}
     boxes: dict[str, dict[Box, None]] = {}
     labels: dict[str, str] = {}
-    for index, part in enumerate(parts):
+    for index, part in enumerate(parts, start=first):
         if isinstance(part, Phrase) and part.boxes:
             key = entity_key(part, index)
-            labels.setdefault(key, part.text)
-            boxes.setdefault(key, {}).update((box, None) for box in part.places)
-    return [
-        Entity(number, key, labels[key], tuple(found)) for number, (key, found) in enumerate(boxes.items(), start=1)
-    ]
+            if key not in boxes:
+                boxes[key] = dict.fromkeys(entities[key].boxes) if key in entities else {}
+                labels[key] = part.text
+            boxes[key].update((box, None) for box in part.places)
+    for key, found in boxes.items():
+        known = entities.get(key)
+        number, label = (known.number, known.label) if known else (len(entities) + 1, labels[key])
+        entities[key] = Entity(number, key, label, tuple(found))
+    return list(entities.values())
 
 
 def entity_key(phrase: Phrase, index: int) -> str:

@@ -8,12 +8,17 @@ from __future__ import annotations
 from http.cookies import CookieError, SimpleCookie
 from typing import TYPE_CHECKING, Any
 
+import gradio.routes
+
 from app.limits.fair_queue import FairQueue
 from app.limits.refusal import Refused
 
 if TYPE_CHECKING:
     from gradio.blocks import BlockFunction
     from gradio.routes import App
+
+
+PAGES = ("frontend/index.html", "frontend/share.html")
 
 
 class GradioApp:
@@ -100,6 +105,21 @@ class GradioApp:
         """Whether these cookies are those of somebody who has logged in, or nobody needs to."""
         names = (f"access-token-{self._app.cookie_id}", f"access-token-unsecure-{self._app.cookie_id}")
         return not self.asks_for_login or any(cookies.get(name) in self._app.tokens for name in names)
+
+
+def put_into_html(script: str) -> None:
+    """From now on this runs in every page before gradio's own script has come; `head` of a page comes after that."""
+    loader: Any = gradio.routes.templates.env.loader
+    read = getattr(loader.get_source, "original", loader.get_source)
+
+    def get_source(environment: Any, name: str) -> tuple[str, Any, Any]:
+        html, file, is_current = read(environment, name)
+        if name in PAGES:
+            html = html.replace("<head>", f"<head><script>{{% raw %}}{script}{{% endraw %}}</script>", 1)
+        return html, file, is_current
+
+    get_source.original = read  # type: ignore[attr-defined]
+    loader.get_source = get_source
 
 
 def cookies_of(text: str | None) -> dict[str, str]:

@@ -15,6 +15,8 @@ from models.conversation import Answer, Sampling
 from models.sampling_settings import settings_of
 
 MAX_NAME_CHARACTERS = 40  # of each part of a file's name
+# A thumb up; the style sheet turns it over. An emoji would need a font that many systems lack.
+_THUMB = "M5 7v6.5H2.5V7zm0 0 2.6-4.7c1 0 1.6.8 1.4 1.7l-.5 2.5h3.7c.9 0 1.5.8 1.3 1.6l-1.2 4.2c-.2.7-.8 1.2-1.5 1.2H5"
 
 
 def notices_html(exchange: Exchange) -> str:
@@ -74,11 +76,10 @@ def footer_html(
 
 
 def _thumb(exchange: Exchange, index: int, rating: str, name: str) -> str:
-    sign = {"up": "👍", "down": "👎"}[rating]
     return (
         f'<button type="button" class="mv-action mv-thumb-rating" data-action="rate" data-index="{index}" '
         f'data-rating="{rating}" aria-pressed="{str(exchange.rating == rating).lower()}" aria-label="{name}" '
-        f'title="{name}"><span aria-hidden="true">{sign}</span></button>'
+        f'title="{name}"><svg viewBox="0 0 16 16" aria-hidden="true"><path d="{_THUMB}"/></svg></button>'
     )
 
 

@@ -16,13 +16,14 @@ from app.chat.feedback import FeedbackFile
 from app.library.downloads import Downloads
 from app.library.library import ModelLibrary
 from app.limits.boundary import BoundedBlocks
+from app.limits.gradio_app import put_into_html
 from app.page.chat_files import add_chat_files, menu_html
 from app.page.choosing.page_models import PageModels
 from app.page.choosing.picker import Picker, add_picker
 from app.page.code_sheet import add_code_sheet
 from app.page.comparing.bar import CompareBar, add_compare_bar, make_bar
 from app.page.comparing.rating import add_rating
-from app.page.conversation import make_conversation, make_pixels, wanted_pixels
+from app.page.conversation import QuickBlocks, make_conversation, make_pixels, wanted_pixels
 from app.page.examples import FOLDER, examples_html, examples_in
 from app.page.fixed_texts import TITLE, chips_html, header_html, placeholder_html, tasks_html, toy_html
 from app.page.handlers import Handlers
@@ -73,7 +74,7 @@ document.addEventListener("minivlm", (event) => {
 """
 
 
-class ChatPage(PageWithEndpoint, BoundedBlocks):
+class ChatPage(PageWithEndpoint, BoundedBlocks, QuickBlocks):
     """gr.Blocks whose launch is private and carries the page's own style, however it is launched."""
 
     def launch(self, *args: Any, **settings: Any) -> Any:
@@ -83,6 +84,7 @@ class ChatPage(PageWithEndpoint, BoundedBlocks):
 
 def launch_options() -> dict[str, Any]:
     """Defaults for launch: only this machine, nothing recorded, no upload above a limit, our style and script."""
+    put_into_html((ASSETS / "early.js").read_text(encoding="utf-8"))
     script = "\n".join((ASSETS / name).read_text(encoding="utf-8") for name in SCRIPTS)
     return {
         "server_name": "127.0.0.1",

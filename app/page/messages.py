@@ -8,7 +8,6 @@ the bubble that changes is given in parts, so that only what is new of them trav
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from html import escape
@@ -26,15 +25,13 @@ from app.page.comparing.bubbles import Side, side_of, verdict_bubble
 from app.page.context_meter import context_html
 from app.page.page_state import PageState
 from app.page.routing_view import routing_html
-from app.page.text.markup import answer_html, question_html
+from app.page.text.markup import GrowingAnswer, question_html
 from models.extras import without_marks
 from models.grounding import parse_grounded_text
 from models.routing_trace import RoutingTrace
 
 # A bubble as HTML; or its opening tag, its text in pieces, and its other parts, which all together are the same.
 Bubble = str | list[str | list[str]]
-
-_PIECE = re.compile(r"(?=<(?:tr|li|p|h[3-6]|div)\b)")  # where a text is cut: a row that is written stays as it is
 
 
 @dataclass
@@ -47,6 +44,7 @@ class _Known:
     figure: str = ""
     opening: str = ""
     labels: Labels = field(default_factory=dict)
+    text: GrowingAnswer | None = None  # while it is written
 
 
 _known: WeakKeyDictionary[Exchange, _Known] = WeakKeyDictionary()
@@ -119,10 +117,10 @@ def _kept_answer(exchange: Exchange, shown: _Shown, *, below: str) -> Bubble:
     known = _known.setdefault(exchange, _Known())
     state = (exchange.answer, exchange.error, exchange.model, exchange.rating, shown, below)
     if known.answer[0] != state:
-        opening, text, *parts = _answer_parts(exchange, shown, known)
+        opening, text, figure, under = _answer_parts(exchange, shown, known)
         # Half a character can't be sent, and would stop every later update.
-        parts = [*map(well_formed, [*parts, *([below] if below else [])])]
-        pieces = _PIECE.split(well_formed(text))
+        parts = [*map(well_formed, [figure, under, *([below] if below else [])])]
+        pieces = [*map(well_formed, text)]
         opening = well_formed(opening)
         whole: Bubble = [opening, pieces, *parts]
         known.answer = (state, whole if shown.is_last else "".join([opening, *pieces, *parts, "</div>"]))
@@ -215,27 +213,28 @@ def answer_bubble(
         is_rated=is_rated,
         side=side,
     )
-    return "".join(_answer_parts(exchange, shown, _Known())) + "</div>"
+    opening, text, figure, below = _answer_parts(exchange, shown, _Known())
+    return "".join([opening, *text, figure, below]) + "</div>"
 
 
-def _answer_parts(exchange: Exchange, view: _Shown, known: _Known) -> list[str]:
-    """The bubble without its end: opening tag, text, picture with boxes, all that stands below it."""
+def _answer_parts(exchange: Exchange, view: _Shown, known: _Known) -> tuple[str, list[str], str, str]:
+    """The bubble without its end: opening tag, text in pieces, picture with boxes, all that stands below it."""
     index, picture, side = view.index, view.picture, view.side
     shown = exchange.text
     if exchange.extras.wants_picture:
         shown = without_marks(shown, streaming=exchange.is_running)
     is_whole = exchange.answer is not None and exchange.answer.finish_reason == "stop"
     caret = '<span class="mv-caret" aria-hidden="true"></span>' if exchange.is_running else ""
-    body, entities = answer_html(
-        shown, phrase=exchange.phrase, spans=exchange.spans, unfinished=not is_whole, caret=caret
-    )
+    growing = known.text or GrowingAnswer(exchange.phrase)
+    body, entities = growing.pieces(shown, spans=exchange.spans, unfinished=not is_whole, caret=caret)
+    known.text = growing if exchange.is_running else None
     state = "running" if exchange.is_running else "failed" if exchange.error else "done"
     if exchange.is_running and not exchange.text:
         number = exchange.answer.queue_number if exchange.answer else 0
         doing = f"Waiting for others: number {number} in the queue" if number else "Reading the question"
-        text = f'<div class="mv-thinking" role="status"><i></i><i></i><i></i><span>{doing}</span></div>'
+        text = [f'<div class="mv-thinking" role="status"><i></i><i></i><i></i><span>{doing}</span></div>']
     else:
-        text = f'<div class="mv-text" dir="auto">{body}</div>' if exchange.text else ""
+        text = ['<div class="mv-text" dir="auto">', *body, "</div>"] if exchange.text else []
     data, figure = _drawing(exchange, view, entities, known)
     by = side.by if side else exchange.model if view.names_model else ""
     name = f"Answer {index + 1}, {side.name}" if side else f"Answer {index + 1}"
@@ -264,7 +263,7 @@ def _answer_parts(exchange: Exchange, view: _Shown, known: _Known) -> list[str]:
     if side is not None:
         footer += side.go_on_html(index)
     below = f"{illustration_html(exchange, picture, is_saved=view.is_saved)}{notices_html(exchange)}{footer}"
-    return [opening, text, figure, below]
+    return opening, text, figure, below
 
 
 def _drawing(exchange: Exchange, view: _Shown, entities: list[Entity], known: _Known) -> tuple[str, str]:

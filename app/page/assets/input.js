@@ -21,9 +21,10 @@
     input.dispatchEvent(new Event("change", { bubbles: true }));
   }
 
-  // At the place of the caret, with undo, as if it had been typed.
+  // At the place of the caret, with undo, as if it had been typed; while the page is being built its field is awaited.
   function type(text) {
     const field = box();
+    if (!field) return void requestAnimationFrame(() => type(text));
     field.focus();
     if (!document.execCommand("insertText", false, text)) {
       field.setRangeText(text, field.selectionStart, field.selectionEnd, "end");
@@ -71,17 +72,23 @@
       attach(data.files);
       return;
     }
-    const link = data.getData("text/uri-list").split("\n").find((line) => line && !line.startsWith("#"));
-    const own = ownPicture(data);
-    const text = data.getData("text/plain");
-    if (!link && !own && text && editable(event.target)) return; // the browser inserts it where it was dropped
+    const isText = data.getData("text/plain") && !linkIn(data) && !ownPicture(data);
+    if (isText && editable(event.target)) return; // the browser inserts it where it was dropped
     event.preventDefault();
     event.stopPropagation();
-    if (own) attachOwn(own).catch(() => say("drop", "That picture can't be read. Save it, and drop the file.", { until: "send files" }));
+    takeTexts(data);
+  }
+
+  const linkIn = (data) => data.getData("text/uri-list").split("\n").find((line) => line && !line.startsWith("#"));
+
+  // What was dropped and is no file; `until` outdates what is said of it.
+  function takeTexts(data, until = "send files") {
+    const [link, own, text] = [linkIn(data), ownPicture(data), data.getData("text/plain")];
+    if (own) attachOwn(own).catch(() => say("drop", "That picture can't be read. Save it, and drop the file.", { until }));
     else if (link) {
-      say("drop", "A picture or link of another page is not fetched from here. Save or copy the picture there, and drop or paste it.", { until: "send files" });
+      say("drop", "A picture or link of another page is not fetched from here. Save or copy the picture there, and drop or paste it.", { until });
     } else if (text) type(text);
-    else say("drop", "There is nothing in what was dropped that could be used: drop image files or text.", { until: "send files" });
+    else say("drop", "There is nothing in what was dropped that could be used: drop image files or text.", { until });
   }
 
   // A drop is possible everywhere; where text is dropped into a field, the browser shows the caret.
@@ -126,6 +133,12 @@
   function onSend(event) {
     if (isSend(event) && !waitForUpload(event)) page.sending();
   }
+
+  // What came before this script did: early.js.
+  const early = window.minivlmEarly?.() ?? [];
+  const files = early.flatMap((data) => data.files);
+  if (files.length) attach(files);
+  early.filter((data) => !data.files.length).forEach((data) => takeTexts(data, "send")); // the files are still to come
 
   document.addEventListener("dragover", onDragOver, true);
   document.addEventListener("drop", onDrop, true);

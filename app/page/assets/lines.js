@@ -31,15 +31,15 @@
     document.querySelectorAll('#mv-notice [data-about="question"]').forEach((line) => (line.hidden = true));
   }
 
-  const WORDS = {
-    "Connection Lost": "The connection to the server is lost. The page comes back by itself as soon as the server does.",
-  };
+  const IS_LOST = /connection\b.*\blost/i; // gradio has several wordings
+  const LOST = "The connection to the server is lost. The page comes back by itself as soon as the server does.";
 
   function takeToast(toast) {
     const title = toast.querySelector(".toast-title-row span")?.firstChild?.textContent.trim() ?? "";
     const texts = [...toast.querySelectorAll('[data-testid="toast-text"]')].map((node) => node.textContent.trim());
-    const text = WORDS[title] || texts.filter(Boolean).join(" ") || title;
-    const isLost = title in WORDS;
+    const said = texts.filter(Boolean).join(" ") || title;
+    const isLost = IS_LOST.test(`${title} ${said}`);
+    const text = isLost ? LOST : said;
     if (text) say(isLost ? "connection" : `gradio ${text}`, text, { until: isLost ? "" : "send files" });
     if (!isLost) toast.querySelector('[data-testid="toast-close"]')?.click();
   }

@@ -20,13 +20,18 @@
     meanwhile = null; // what comes now is the answer to it
     page.outdate("send");
     page.outdateRefusal();
-    const text = document.querySelector("#mv-question textarea").value.trim();
+    const thumbnails = document.querySelectorAll("#mv-question .thumbnail-item img");
+    pend(document.querySelector("#mv-question textarea").value.trim(), thumbnails);
+  }
+
+  // Shows a question with its pictures, until the server has drawn something.
+  function pend(text, images) {
     if (!text || pending || document.querySelector('.mv-answer[data-state="running"]')) return; // it will be refused
     before = shown();
     pending = node("mv-pending");
     pending.setAttribute("role", "status");
     const question = node("mv-pending-question");
-    document.querySelectorAll("#mv-question .thumbnail-item img").forEach((image) => {
+    images.forEach((image) => {
       question.append(Object.assign(document.createElement("img"), { src: image.src, alt: "" }));
     });
     question.append(node("mv-text", text));
@@ -37,6 +42,11 @@
     document.querySelector("#mv-chat .mv-scroller").append(pending);
     page.followAgain();
   }
+
+  document.addEventListener("click", (event) => {
+    const card = event.target.closest?.('[data-action="example"]');
+    if (card) pend(card.textContent.trim(), card.querySelectorAll("img"));
+  });
 
   // What there is to see of the conversation's end and of refusals: it differs as soon as the server has drawn something.
   // gradio itself changes the page as well, for example when it begins to wait for the server.

@@ -13,9 +13,12 @@ from collections.abc import Callable
 _DIGITS = [chr(0xFDD0 + digit) for digit in range(10)]
 _BEGIN, _BEGIN_SOURCE, _END = "\ufdda", "\ufddb", "\ufddc"
 CARET = "\ufddd"  # where an answer that is being written ends
+# Where HTML is cut, beside its insertions: a row that has been written stays as it is.
+_PIECE = re.compile(r"(?=<(?:tr|li|p|h[3-6]|div)\b)")
 LESS, MORE = "\ufdde", "\ufddf"  # for < and > on their way through a library that would not escape them
 
 _FOREIGN = dict.fromkeys(range(0xFDD0, 0xFDF0), "\ufffd")
+_DIGIT_OF = {sign: str(digit) for digit, sign in enumerate(_DIGITS)}
 _PLACEHOLDER = re.compile(f"([{_BEGIN}{_BEGIN_SOURCE}])([{''.join(_DIGITS)}]+){_END}")
 
 
@@ -38,15 +41,38 @@ def as_source(text: str) -> str:
     return text.replace(_BEGIN, _BEGIN_SOURCE)
 
 
-def insert(html: str, insertion: Callable[[int], str], source: Callable[[int], str]) -> tuple[str, list[int]]:
-    """HTML with everything in its place, and the numbers of the insertions (not sources), in their order."""
-    found: list[int] = []
+class Insertions:
+    """HTML with everything in its place, in pieces. Of HTML that grows at its end, what is settled is made once."""
 
-    def one(match: re.Match[str]) -> str:
-        index = int("".join(str(_DIGITS.index(digit)) for digit in match[2]))
-        if match[1] == _BEGIN_SOURCE:
-            return source(index)
-        found.append(index)
-        return insertion(index)
+    def __init__(self) -> None:
+        self._settled = ""  # the beginning of the HTML before
+        self._pieces: list[str] = []  # of that
+        self._found: list[int] = []
 
-    return _PLACEHOLDER.sub(one, html), found
+    def insert(
+        self, html: str, insertion: Callable[[int], str], source: Callable[[int], str], *, settled: int = 0
+    ) -> tuple[list[str], list[int]]:
+        """The pieces, and the numbers of the insertions (not sources), in their order.
+
+        Insertions with a number below `settled` will be the same the next time.
+        """
+        if not html.startswith(self._settled):
+            self._settled, self._pieces, self._found = "", [], []
+        pieces, found, end = list(self._pieces), list(self._found), len(self._settled)
+        lasting = end, len(pieces), len(found)
+        is_settled = True
+        for match in _PLACEHOLDER.finditer(html, end):
+            between, end = html[end : match.start()], match.end()
+            number = int("".join(map(_DIGIT_OF.__getitem__, match[2])))
+            pieces += _PIECE.split(between)
+            if match[1] == _BEGIN_SOURCE:
+                pieces.append(source(number))
+            else:
+                pieces.append(insertion(number))
+                found.append(number)
+            is_settled = is_settled and number < settled and CARET not in between
+            if is_settled:
+                lasting = end, len(pieces), len(found)
+        pieces += _PIECE.split(html[end:])
+        self._settled, self._pieces, self._found = html[: lasting[0]], pieces[: lasting[1]], found[: lasting[2]]
+        return pieces, found

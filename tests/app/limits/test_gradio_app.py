@@ -7,6 +7,7 @@ import inspect
 from typing import Any
 
 import gradio as gr
+import gradio.routes
 import pytest
 from gradio import http_server
 from gradio.queueing import Queue
@@ -18,17 +19,18 @@ from tests.paths import ROOT
 # By owner: what is private or not documented.
 NAMES = {
     "app": ("auth", "cookie_id", "get_blocks", "tokens", "uploaded_file_dir"),
-    "blocks": ("_queue", "fns", "state_holder"),
+    "blocks": ("_queue", "fns", "postprocess_data", "state_holder"),
     "queue": (
         "event_ids_to_events", "pending_event_ids_session", "pending_messages_per_session",
     ),
-    "listener": ("api_name", "api_visibility", "fn", "queue"),
+    "listener": ("api_name", "api_visibility", "fn", "outputs", "queue"),
     "states": ("delete_state", "session_data", "time_last_used"),
     "state": ("is_closed", "state_data"),
-    "component": ("_id",),
+    "component": ("_id", "stateful"),
+    "routes": ("templates",),
     "http_server": ("Server", "start_server"),
 }  # fmt: skip
-FILES = ("app/limits/gradio_app.py", "app/limits/serving.py", "app/page/components.py")
+FILES = ("app/limits/gradio_app.py", "app/limits/serving.py", "app/page/components.py", "app/page/conversation.py")
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +49,7 @@ def owners(no_stray_event_loops: None) -> dict[str, Any]:
         "states": holder,
         "state": holder["somebody"],
         "component": text,
+        "routes": gradio.routes,
         "http_server": http_server,
     }
 

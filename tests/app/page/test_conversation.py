@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+
+import gradio as gr
+import pytest
+from gradio.state_holder import SessionState
+
 from app.chat.exchange import Exchange, IllustratedAnswer
-from app.page.conversation import conversation_value, pixels_of
+from app.page.conversation import QuickBlocks, conversation_value, pixels_of
 from app.page.messages import Bubble
 from app.page.page_state import PageState
 from models.conversation import Answer, Sampling
@@ -25,6 +31,24 @@ def test_a_bubble_has_one_name_however_it_is_divided() -> None:
     bubbles: tuple[Bubble, ...] = ("<div>fgh</div>", ["<div>", ["f", "g"], "h"])
     names = [conversation_value(PageState(), [one])["ids"] for one in bubbles]
     assert names[0] == names[1]
+
+
+@pytest.mark.usefixtures("no_stray_event_loops")
+def test_what_a_listener_skips_is_not_made_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    with QuickBlocks() as demo:
+        first, second, state = gr.HTML("one"), gr.HTML("two"), gr.State(0)
+        first.change(lambda: None, None, [first, second, state])
+    listener = next(one for one in demo.fns.values() if len(one.outputs) == 3)
+    made: list[str] = []
+    monkeypatch.setattr(gr.HTML, "__init__", lambda self, *values, **settings: made.append("HTML"))
+
+    def given(*values: object) -> list[object]:
+        return asyncio.run(demo.postprocess_data(listener, values, SessionState(demo)))
+
+    assert given(gr.skip(), "2", gr.skip()) == [gr.skip(), "2", None]
+    assert given(gr.skip(), gr.skip(), 5) == [gr.skip(), gr.skip(), None]
+    assert given(gr.skip(), gr.skip(), gr.skip()) == [gr.skip(), gr.skip(), None]
+    assert made == []
 
 
 def test_pixels_are_those_of_the_page_alone() -> None:

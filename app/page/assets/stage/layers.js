@@ -1,7 +1,8 @@
 // What lies over the picture beside the boxes of the answer: the boxes of another answer, the choices of experts; and the
 // line under the picture that counts.
 (() => {
-  const MOST_COUNTS = 12; // kinds of things that are counted one by one
+  const FEW_COUNTS = 4; // kinds of things that are counted until the reader wants more: about two lines of them
+  const MOST_COUNTS = 12;
   const SAME = 0.5; // intersection over union from which two boxes are the same place
   const EXPERTS =
     "Every patch has the colour of the expert it went to first. Patches of one kind often go to one expert, more so in later layers; none of them was told what to look for.";
@@ -48,6 +49,7 @@
     let compared = null; // the exchange whose boxes are shown as well, "retry", or "" for nothing; null until it is chosen
     let count = 0; // of the answers
     let layer = null; // of the experts that are shown, as in the answer's own view
+    let hasAllCounts = false;
     let area = null; // where the patches lie, in fractions of the picture
 
     const numberOf = (answer) => parseInt(answer.dataset.exchange); // of its question, which may have two
@@ -100,7 +102,8 @@
 
     function countsOf(regions) {
       if (!regions.length) return null;
-      const items = regions.slice(0, MOST_COUNTS).map(({ number, label, colour, boxes }) => {
+      const isLong = regions.length > FEW_COUNTS + 1;
+      const items = regions.slice(0, isLong && !hasAllCounts ? FEW_COUNTS : MOST_COUNTS).map(({ number, label, colour, boxes }) => {
         const text = `${boxes.length} × ${label || "box"}`;
         const button = make("button", { type: "button", className: "mv-count", ariaPressed: "false" }, make("i"), text);
         button.dataset.entity = number;
@@ -109,11 +112,23 @@
         return button;
       });
       const more = regions.slice(MOST_COUNTS);
-      if (more.length) {
+      if (more.length && hasAllCounts) {
         const boxes = more.reduce((sum, region) => sum + region.boxes.length, 0);
         items.push(make("span", { textContent: `and ${boxes} more in ${more.length} other phrases` }));
       }
+      if (isLong) items.push(switchOf(regions.length - FEW_COUNTS));
       return make("div", { className: "mv-count-list", role: "group", ariaLabel: "What was found" }, ...items);
+    }
+
+    function switchOf(hidden) {
+      const text = hasAllCounts ? "fewer" : `${hidden} more`;
+      const button = make("button", { type: "button", className: "mv-count-more", ariaExpanded: String(hasAllCounts), textContent: text });
+      button.addEventListener("click", () => {
+        hasAllCounts = !hasAllCounts;
+        changed();
+        counts.querySelector(".mv-count-more")?.focus();
+      });
+      return button;
     }
 
     function compareWith(answer, key, regions) {
@@ -178,7 +193,7 @@
     }
 
     // What beside the answer decides what is drawn.
-    const state = (answer) => [compared, layer, retried.size, seen.size, Boolean(answer?.querySelector(".mv-routing"))].join();
+    const state = (answer) => [compared, layer, hasAllCounts, retried.size, seen.size, Boolean(answer?.querySelector(".mv-routing"))].join();
 
     return { show, others, light, place, state, remember };
   }

@@ -8,13 +8,15 @@
   const DOT = 5; // pixels, the radius of what a label becomes where there is no room
   const THIN = 0.002; // of the picture; a box as thin as a line can be seen
   const LONGEST = 26; // characters of a phrase
+  const LOW = 240; // pixels; in a view that is lower, labels are numbers
 
   const pen = document.createElement("canvas").getContext("2d");
   const widths = new Map();
 
-  function widthOf(text) {
+  // `family`: of the fonts in which it is written.
+  function widthOf(text, family) {
     if (!widths.has(text)) {
-      pen.font = `600 ${FONT}px ${getComputedStyle(document.body).fontFamily}`;
+      pen.font = `600 ${FONT}px ${family}`;
       widths.set(text, Math.ceil(pen.measureText(text).width) + 2 * PADDING);
     }
     return widths.get(text);
@@ -41,12 +43,14 @@
 
   function makeMarks(layer, view) {
     let marks = []; // one for each box that is drawn
+    let family = ""; // of the labels' fonts
     let lines = null; // the group of all boxes, in fractions of the picture: one transform moves them all
 
     // `regions` of the answer that is shown, and `others`, of the one that it is compared with. Gives how many boxes
     // there are and how many of them are drawn.
     function set(regions, others = []) {
       layer.replaceChildren();
+      family ||= getComputedStyle(layer).fontFamily;
       lines = make("g", {}, layer);
       const tags = make("g", {}, layer); // above all boxes
       const all = [...others.map((one) => [one, true]), ...regions.map((one) => [one, false])].flatMap(
@@ -84,6 +88,7 @@
       const room = view.room();
       const bounds = [Math.max(0, left), Math.max(0, top), Math.min(room.width, left + width), Math.min(room.height, top + height)];
       lines?.setAttribute("transform", `translate(${left} ${top}) scale(${width} ${height})`);
+      const first = room.height < LOW ? -1 : 0; // of the forms of a label, the shorter ones are the later
       const visible = [];
       for (const mark of marks) {
         const [x0, y0, x1, y1] = mark.box;
@@ -92,21 +97,23 @@
         mark.tag.style.display = inside ? "" : "none";
         if (!inside) continue;
         const cut = [Math.max(box[0], bounds[0]), Math.max(box[1], bounds[1]), Math.min(box[2], bounds[2]), Math.min(box[3], bounds[3])];
-        visible.push({ mark, box: cut, plates: mark.captions.map((caption) => [widthOf(caption), PLATE]) });
+        visible.push({ mark, box: cut, texts: mark.captions.slice(first) });
       }
+      for (const one of visible) one.plates = one.texts.map((text) => [widthOf(text, family), PLATE]);
       window.minivlm.placeLabels(visible, bounds).forEach((label, index) => write(visible[index], label));
     }
 
-    function write({ mark, plates }, { form, left, top }) {
-      const isDot = form === plates.length;
+    function write({ mark, plates, texts }, { form, left, top }) {
+      const text = texts[form] ?? "";
+      const isDot = !text;
       mark.tag.setAttribute("transform", `translate(${isDot ? left - DOT : left} ${isDot ? top - DOT : top})`);
-      if (mark.form === form) return;
-      mark.form = form;
+      if (mark.written === text) return;
+      mark.written = text;
       const [width, height] = isDot ? [2 * DOT, 2 * DOT] : plates[form];
       mark.tag.classList.toggle("mv-dot", isDot);
       mark.plate.setAttribute("width", width);
       mark.plate.setAttribute("height", height);
-      mark.text.textContent = isDot ? "" : mark.captions[form];
+      mark.text.textContent = text;
     }
 
     // `entities`: numbers as strings; the rest steps back. None of them: nothing does.

@@ -201,10 +201,14 @@
     stage = element.querySelector(".mv-stage");
     const view = minivlm.makeView(stage.querySelector(".mv-view"), () => parts && place());
     const marks = minivlm.makeMarks(stage.querySelector(".mv-marks"), view);
+    let told = "null";
     const drawing = minivlm.makeDrawing(stage, view, {
-      // Only the box goes back to the server: the pictures came from there.
+      // Only the box goes back to the server: the pictures came from there. What is no news is not said: it could take
+      // the place of a value that gradio has got from the server and not shown us yet.
       changed(numbers) {
-        props.value = { box: numbers };
+        const news = JSON.stringify(numbers);
+        if (news !== told) props.value = { box: numbers };
+        told = news;
         if (numbers) minivlm.outdateRefusal?.(); // "needs a box" is no longer true
       },
       actions: () => minivlm.boxActions({ key: now.key, isCurrent: now.key === value.current, drawing, screen: parts.screen }),

@@ -99,6 +99,34 @@ LINKS = (
 )
 
 
+def test_what_comes_while_the_page_is_being_built_is_there_once_it_is(
+    server: Server, page: Page, scene_file: Path
+) -> None:
+    errors: list[str] = []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    held: list[Route] = []
+    come = threading.Event()
+    page.route(
+        re.compile(r"/(assets|static)/.*\.js"),
+        lambda route: route.continue_() if come.is_set() else held.append(route),
+    )
+    page.goto(server.url, wait_until="commit")
+    expect(question(page)).to_have_count(0)
+    drag(page, "body", files=[scene_file])
+    drag(page, "body", items={"text/plain": "what is it?"})
+    drag(page, "body", items=LINKS[0])
+    assert held, "the page was there already"
+    come.set()
+    for route in held:
+        route.continue_()
+    expect(thumbnails(page)).to_have_count(1)
+    expect(question(page)).to_have_value("what is it?")
+    expect(page.locator(".mv-stage")).to_have_attribute("data-state", "picture")  # it has heard of them, too
+    expect(page.locator("#mv-lines [role=alert]")).to_contain_text("is not fetched from here")
+    assert page.url == server.url
+    assert errors == []
+
+
 def test_links_and_pictures_of_other_pages_are_not_dropped_in_silence(quiet_page: Page) -> None:
     page = quiet_page  # it fails if another host is asked for anything
     drops = [(items, place) for items in LINKS for place in ("#mv-chat", "#mv-question textarea")]

@@ -37,6 +37,7 @@ def test_a_second_without_network_during_an_answer_loses_nothing(server: Server,
         question(page).fill("half a question")
         page.evaluate("window.isOldPage = true")
         proxy.cut()
+        expect(page.locator("#mv-lines")).to_contain_text("The page comes back by itself")
         page.wait_for_timeout(1000)
         model.gate.release(1)  # the model does not know of it
         proxy.restore()

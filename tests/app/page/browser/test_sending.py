@@ -32,6 +32,20 @@ def test_a_question_is_shown_before_the_server_has_heard_of_it(server: Server, q
     expect(page.locator(".mv-question")).to_have_count(2)
 
 
+def test_an_example_is_shown_before_the_server_has_heard_of_it(server: Server, quiet_page: Page) -> None:
+    page = quiet_page
+    held: list[Route] = []
+    page.route("**/queue/join*", lambda route: held.append(route))
+    page.locator(".mv-card").click()
+    expect(page.locator(".mv-pending")).to_contain_text("[detection] red circle")
+    expect(page.locator(".mv-pending img")).to_be_visible()
+    for route in held:
+        route.continue_()
+    page.unroute("**/queue/join*")
+    done(page, 1)
+    expect(page.locator(".mv-pending")).to_have_count(0)
+
+
 def test_a_question_that_is_refused_is_shown_no_longer(server: Server, quiet_page: Page) -> None:
     page = quiet_page
     for _ in range(2):

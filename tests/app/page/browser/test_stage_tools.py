@@ -147,7 +147,15 @@ def test_crowded_labels_shrink_and_the_rest_is_named(server: Server, quiet_page:
     expect(page.locator(".mv-mark")).to_have_count(300)
     expect(page.locator(".mv-counts")).to_contain_text("300 of 400 boxes are drawn.")
     expect(answers(page)).to_contain_text("300 of 400 boxes are drawn.")
+    expect(page.locator(".mv-count")).to_have_count(4)
+    page.get_by_role("button", name="396 more", exact=True).press("Enter")
     expect(page.locator(".mv-counts")).to_contain_text("and 388 more in 388 other phrases")
+    page.get_by_role("button", name="fewer", exact=True).press("Enter")
+    expect(page.locator(".mv-count")).to_have_count(4)
+    assert page.locator(".mv-count-list").evaluate("list => list.offsetHeight < 3 * list.firstChild.offsetHeight")
+    wide = """tags => tags.filter((tag) => tag.style.display !== "none" &&
+        tag.querySelector("text").getBBox().width > tag.querySelector("rect").getBBox().width).length"""
+    assert page.locator(".mv-tag:not(.mv-dot)").evaluate_all(wide) == 0  # no text leaves its plate
     dots = page.locator(".mv-tag.mv-dot").count()
     assert 0 < dots < 300
     page.mouse.move(*on_picture(page, 0.5, 0.5))
