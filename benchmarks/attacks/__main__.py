@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -51,6 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if unknown := [name for name in args.names if name not in ATTACKS]:
         parser.error(f"there is no attack {unknown[0]}; there are {', '.join(ATTACKS)}.")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the server ends, too
     cores = [None, None] if args.any_core else [*sorted(os.sched_getaffinity(0)), None][:2]
     config = ROOT / "eval_configs" / "tiny_minigpt_v2.yaml"
     reports = []

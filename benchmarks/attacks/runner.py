@@ -76,7 +76,7 @@ class Runner:
         context = multiprocessing.get_context("spawn")
         begun = context.Event()
         here, there = context.Pipe(duplex=False)
-        attacker = context.Process(target=attack, args=(name, self._target, begun, there, self._core))
+        attacker = context.Process(target=attack, args=(name, self._target, begun, there, self._core), daemon=True)
         attacker.start()
         there.close()
         with watched_memory(self._pid) as peak:
