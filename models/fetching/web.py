@@ -25,6 +25,7 @@ from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_st
 from models.errors import DownloadFailed
 from models.fetching.hashes import is_sha256
 from models.fetching.table import Address, HubFile
+from models.files.disk import is_disk_full
 
 _PROXIES = ("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY")
 WebError = (HTTPError, OSError, EntryNotFoundError)  # what a request can raise; OfflineModeIsEnabled is an OSError
@@ -124,7 +125,7 @@ def _explain_local(error: BaseException, what: str) -> str:
             why += f" HF_ENDPOINT is {constants.ENDPOINT}; is that right?"
         return f"{what}: no connection, or one that breaks off ({kind}){why} Start again to go on."
     number = error.errno if isinstance(error, OSError) else None
-    if number in (errno.ENOSPC, errno.EDQUOT):
+    if is_disk_full(error):
         return f"{what}: the disk is full; make room and start again, what is here is kept."
     if number in (errno.EACCES, errno.EPERM, errno.EROFS):
         return f"{what}: no permission to write to {getattr(error, 'filename', None) or 'its folder'}."

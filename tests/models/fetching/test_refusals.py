@@ -16,6 +16,7 @@ from models.fetching import table
 from models.fetching.table import ReleasedFile
 from tests.models.fetching.local_hub import Hub, sha256, use_hub
 from tests.models.fetching.three_files import EVA, run
+from tests.small_disk import small_disk
 
 
 @pytest.mark.parametrize(
@@ -134,6 +135,19 @@ def test_a_full_disk_is_one_line(
     status, _, error = run(["fetch", str(config)], capsys)
     assert status == 2
     assert "eva.pth: the disk is full; make room and start again" in error
+
+
+def test_a_file_that_may_not_grow_is_one_line_and_goes_on_later(
+    config: Path, hub: Hub, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A quota, or `ulimit -f`."""
+    with small_disk(25_000):
+        status, _, error = run(["fetch", str(config)], capsys)
+    assert status == 2
+    assert "eva.pth: the disk is full; make room and start again, what is here is kept." in error
+    assert run(["fetch", str(config)], capsys)[0] == 0
+    (again,) = [wanted for method, path, wanted in hub.requests if method == "GET" and "eva.pth" in path and wanted]
+    assert int(again.removeprefix("bytes=").removesuffix("-")) > 0
 
 
 def test_a_file_that_only_a_browser_gets_is_named(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
