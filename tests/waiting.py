@@ -1,10 +1,26 @@
-"""Waiting for what another thread or process brings about, and a port for it to be found at."""
+"""Waiting for what another thread, process or event loop brings about, and a port for it to be found at."""
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+def apart(do: Callable[[], T]) -> T:
+    """What `do` gives in a thread of its own: where a browser was driven before, this one has a running event loop."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(do).result()
+
+
+def in_a_loop(coroutine: Coroutine[Any, Any, T]) -> T:
+    """What a coroutine gives, in an event loop of its own."""
+    return apart(lambda: asyncio.run(coroutine))
 
 
 def eventually(condition: Callable[[], bool], *, timeout: float = 20) -> bool:

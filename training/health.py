@@ -36,6 +36,7 @@ class StepWatch:
         self._loss: Tensor | None = None
         self._expects_gradient = False
         self._losses: deque[float] = deque(maxlen=_LOST_STEPS)
+        self._were_lost: deque[bool] = deque(maxlen=_LOST_STEPS)  # when they came: a run's first losses are high, too
         self._first, self._best = inf, inf
         self.num_idle = 0
         """Steps in a row, up to now, that had no gradient and should have had one."""
@@ -43,13 +44,13 @@ class StepWatch:
     @property
     def is_doubtful(self) -> bool:
         """Whether the weights may be spoiled already: one of the newest losses was lost."""
-        return self.num_idle > 0 or any(map(self._is_lost, list(self._losses)[-_BEST_STEPS:]))
+        return self.num_idle > 0 or any(list(self._were_lost)[-_BEST_STEPS:])
 
     @property
     def num_doubtful(self) -> int:
         """So many steps ago, this one included, the first of the newest steps whose loss was doubtful; 0: none was."""
-        losses = list(self._losses)
-        return next((len(losses) - at for at, loss in enumerate(losses) if self._is_lost(loss)), 0)
+        lost = list(self._were_lost)
+        return len(lost) - lost.index(True) if True in lost else 0
 
     def add_loss(self, loss: Tensor, *, expects_gradient: bool = True) -> None:
         """Take the loss of one batch of the step; it is only looked at in `find_fault`, so that no device waits."""
@@ -85,6 +86,7 @@ class StepWatch:
         if self._first == inf:
             self._first = loss
         self._losses.append(loss)
+        self._were_lost.append(self._is_lost(loss))
         if len(self._losses) >= _BEST_STEPS:
             self._best = min(self._best, fmean(list(self._losses)[-_BEST_STEPS:]))
 

@@ -12,6 +12,7 @@ from benchmarks.attacks.bystander import Bystander
 from benchmarks.attacks.pictures import jpeg_with_scans, large_png, numbered
 from benchmarks.attacks.runner import ATTACKS, Report, line_of, ranked
 from benchmarks.attacks.target import all_at_once, at_once
+from tests.waiting import apart
 
 HELD = Report("x", 1.0, 1.5, 3.0, 4, 900.0, 800.0, 2, [], {}, "")
 
@@ -67,7 +68,7 @@ def test_outcomes_are_counted(run: Callable[..., object]) -> None:
     async def fail_later(index: int) -> int:
         return fail(index)
 
-    assert run(2, fail if run is at_once else fail_later) == {"1": 1, "ZeroDivisionError": 1}
+    assert apart(lambda: run(2, fail if run is at_once else fail_later)) == {"1": 1, "ZeroDivisionError": 1}
 
 
 def test_there_are_attacks_of_every_kind(capsys: pytest.CaptureFixture[str]) -> None:

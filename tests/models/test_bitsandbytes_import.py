@@ -85,12 +85,16 @@ def test_training_imports_it_the_same_way(python: list[str], folder: Path) -> No
 
 
 @pytest.mark.skipif(not ImageGenerator.is_installed(), reason='no diffusers here: pip install -e ".[generate]"')
-def test_drawing_imports_it_the_same_way(folder: Path) -> None:
+def test_drawing_imports_it_the_same_way(python: list[str], folder: Path) -> None:
     """diffusers imports bitsandbytes itself."""
     draw = (
         "from app.extras.image_generation import load_pipeline\nfrom models.errors import MiniVLMError\n"
         "try:\n    load_pipeline('/nowhere', 'cpu')\nexcept MiniVLMError:\n    pass"
     )
     program = PROGRAM.replace("from models.quantization import load_bitsandbytes\nload_bitsandbytes()", draw)
-    run(folder, program=program.replace("import bitsandbytes\n", "import sys\nassert 'bitsandbytes' in sys.modules\n"))
+    run(
+        python,
+        folder,
+        program=program.replace("import bitsandbytes\n", "import sys\nassert 'bitsandbytes' in sys.modules\n"),
+    )
     assert not (folder / "fetched").exists()

@@ -58,8 +58,8 @@ def picture_figure(
 ) -> str:
     """A picture with boxes. Its pixels are in the page once, where it was asked about first (`define`); later overlays
     refer to them by id, so a long chat about one image stays small. The page asks for them by their key and keeps
-    them (assets/scripts/pictures.js); with `embed` they are in the HTML. `description` is for people who do not see the picture.
-    `labels` and `only`: as in `overlay_svg`."""
+    them (assets/scripts/pictures.js); with `embed` they are in the HTML. `description` is for people who do not see
+    the picture. `labels` and `only`: as in `overlay_svg`."""
     width, height = drawing_size(*picture.image.size)
     name = f"mv-picture-{picture.key}"
     if define:

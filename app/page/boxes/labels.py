@@ -1,8 +1,8 @@
 """Where the labels of boxes go over a picture that does not move, and how wide their texts are.
 
 Each label is as large as there is room for: a plate with the phrase, one with its number, a dot.
-assets/scripts/stage/labels.js does the same on the stage, where the places change with every zoom. What is near a place is found through cells, so
-the work grows with the number of labels and not with its square.
+assets/scripts/stage/labels.js does the same on the stage, where the places change with every zoom. What is near a place
+is found through cells, so the work grows with the number of labels and not with its square.
 """
 
 from __future__ import annotations

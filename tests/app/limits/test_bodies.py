@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from app.limits.bodies import MAX_DEPTH, LimitedBody, Message, check_length, parse_object
 from app.limits.policy import Limits
 from app.limits.refusal import Refused
+from tests.waiting import in_a_loop
 
 
 def read(messages: list[Message | None], limit: int = 100, **changed: float) -> bytes:
@@ -27,9 +27,7 @@ def read(messages: list[Message | None], limit: int = 100, **changed: float) -> 
 
     limits = Limits(**changed)  # type: ignore[arg-type]
     body = LimitedBody(receive, limits, limit, lambda size: None)
-    # In a thread of its own: where a browser was driven before, this one has a running loop already.
-    with ThreadPoolExecutor(1) as pool:
-        return pool.submit(lambda: asyncio.run(body.read())).result()
+    return in_a_loop(body.read())
 
 
 def part(body: bytes, *, more: bool = True) -> Message:

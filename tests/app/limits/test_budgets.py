@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from app.limits.budgets import REMEMBERED, Gauge, Lanes, Rate
 from app.limits.refusal import Refused
+from tests.waiting import in_a_loop
 
 
 def test_a_rate_refills() -> None:
@@ -59,7 +59,6 @@ def test_of_many_a_few_run_and_the_others_wait() -> None:
     async def all_of_them() -> list[str]:
         return await asyncio.gather(*(one(number) for number in range(7)))
 
-    with ThreadPoolExecutor(1) as pool:  # the main thread's loop is that of the browser tests
-        told = pool.submit(asyncio.run, all_of_them()).result()
+    told = in_a_loop(all_of_them())
     assert told == ["served"] * 5 + ["too many"] * 2
     assert (most, len(lanes)) == (2, 0)

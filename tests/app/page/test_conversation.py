@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-
 import gradio as gr
 import pytest
 from gradio.state_holder import SessionState
@@ -14,6 +12,7 @@ from app.page.messages import Bubble
 from app.page.page_state import PageState
 from models.conversation import Answer, Sampling
 from tests.app.helpers import picture
+from tests.waiting import in_a_loop
 
 
 def test_a_page_gets_what_it_has_not_been_sent_and_the_last_two() -> None:
@@ -43,7 +42,7 @@ def test_what_a_listener_skips_is_not_made_anew(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(gr.HTML, "__init__", lambda self, *values, **settings: made.append("HTML"))
 
     def given(*values: object) -> list[object]:
-        return asyncio.run(demo.postprocess_data(listener, values, SessionState(demo)))
+        return in_a_loop(demo.postprocess_data(listener, values, SessionState(demo)))
 
     assert given(gr.skip(), "2", gr.skip()) == [gr.skip(), "2", None]
     assert given(gr.skip(), gr.skip(), 5) == [gr.skip(), gr.skip(), None]

@@ -9,6 +9,7 @@ from typing import Any, cast
 from app.api.openai.conversation import Conversation
 from app.api.openai.routes import MOST_PREPARING, Service
 from engine.asker import ASKER, Asker
+from tests.waiting import in_a_loop
 
 READ = Conversation(turns=())
 
@@ -36,4 +37,4 @@ def test_an_address_with_many_requests_leaves_room_for_one() -> None:
         go_on.set()
         assert await asyncio.gather(*many) == [READ] * 9
 
-    asyncio.run(serve())
+    in_a_loop(serve())
