@@ -16,6 +16,7 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import ProgressCallback, Trainer, TrainerControl, TrainerState, TrainingArguments
+from transformers.integrations import TensorBoardCallback
 from transformers.trainer_utils import TrainOutput
 
 from models.errors import CheckpointCorrupt, CheckpointMismatch
@@ -202,6 +203,15 @@ def tensorboard_writer(folder: Path, checkpoint: Path | None) -> Any:
 
     redone = None if checkpoint is None else step_of(checkpoint) + 1
     return SummaryWriter(log_dir=str(folder / "logs"), purge_step=redone)
+
+
+class SavedTensorBoard(TensorBoardCallback):
+    """TensorBoard's events are on the disk with every checkpoint: what is logged before it is not logged again."""
+
+    def on_save(self, *_: Any, **__: Any) -> None:
+        """A checkpoint was written; the writer by itself leaves up to two minutes in memory."""
+        if self.tb_writer is not None:
+            self.tb_writer.flush()
 
 
 def begin_wandb_run(folder: Path, name: str, checkpoint: Path | None) -> None:

@@ -22,7 +22,6 @@ import torch
 import yaml
 from accelerate import PartialState  # type: ignore[import-untyped]
 from transformers import TrainerCallback
-from transformers.integrations import TensorBoardCallback
 
 from models.devices import pick_devices
 from models.errors import ConfigError, MiniVLMError
@@ -30,7 +29,7 @@ from models.family_config import FamilyConfig
 from models.files.disk import written_whole
 from models.files.released import ReleasedFiles
 from models.loader import build_model
-from training.batch_trainer import begin_wandb_run, latest_checkpoint, tensorboard_writer
+from training.batch_trainer import SavedTensorBoard, begin_wandb_run, latest_checkpoint, tensorboard_writer
 from training.data.formats import check_formats
 from training.data.minigpt_sequences import Batch
 from training.data.mixture import MixtureDataset, evaluation_batches, training_batches
@@ -197,7 +196,7 @@ def _reporting(
         )
     if recipe.tracker == "tensorboard" and is_main:
         writer = tensorboard_writer(folder, checkpoint)
-        callbacks.append(TensorBoardCallback(writer))
+        callbacks.append(SavedTensorBoard(writer))
     elif recipe.tracker == "wandb" and is_main:
         begin_wandb_run(folder, recipe.name, checkpoint)
     settings = recipe.evaluation

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from app.chat.exchange import Pair
 from app.chat.regions import Entity, entities_of, parse_answer
-from models.grounding import Box
+from models.grounding import Box, intersection_over_union
 
 SAME = 0.5  # intersection over union from which on two boxes are one place
 MOST = 300  # boxes of an answer that are compared; no more are drawn
@@ -68,17 +68,7 @@ def match(left: Sequence[Box], right: Sequence[Box]) -> list[tuple[int, int]]:
 
 def overlap(one: Box, other: Box) -> float:
     """Intersection over union, from 0 to 1; 1 for equal boxes, however thin."""
-    if one == other:
-        return 1.0
-    width = min(one.x1, other.x1) - max(one.x0, other.x0)
-    height = min(one.y1, other.y1) - max(one.y0, other.y0)
-    common = max(0.0, width) * max(0.0, height)
-    both = _area(one) + _area(other) - common
-    return common / both if both > 0 else 0.0
-
-
-def _area(box: Box) -> float:
-    return (box.x1 - box.x0) * (box.y1 - box.y0)
+    return 1.0 if one == other else intersection_over_union(one, other)
 
 
 def _boxes(entities: Sequence[Entity]) -> list[Box]:

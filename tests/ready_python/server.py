@@ -102,6 +102,8 @@ class Server:
         """Nothing of the server stays open in a fork, or at its end."""
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        # As in a Python of a terminal's, also where the tests run in the background and Ctrl+C is ignored.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         self._selector.close()
         for one in (self._listener, self._woken, self._wakes, *self._clients.values()):
             one.close()

@@ -17,10 +17,15 @@ from numpy.random import Generator
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import Dataset
-from transformers.integrations import TensorBoardCallback
 
 from models.errors import ConfigError
-from training.batch_trainer import BatchTrainer, batch_arguments, latest_checkpoint, tensorboard_writer
+from training.batch_trainer import (
+    BatchTrainer,
+    SavedTensorBoard,
+    batch_arguments,
+    latest_checkpoint,
+    tensorboard_writer,
+)
 from training.tiny.optimiser import MuonWithAdamW, rate_factor
 
 PARTS = 2  # of every step's batch: one process has both, one after the other, two have one each
@@ -122,7 +127,7 @@ def run_steps(
         label_names=[],
     )
     schedule = LambdaLR(optimiser, rate_factor(batches.steps, decay_from))
-    writers = [TensorBoardCallback(tensorboard_writer(folder, checkpoint))] if process.is_main_process else []
+    writers = [SavedTensorBoard(tensorboard_writer(folder, checkpoint))] if process.is_main_process else []
     trainer = TinyTrainer(
         stage,
         args=args,
