@@ -6,9 +6,12 @@ from collections.abc import Sequence
 
 
 def before_stop(text: str, stops: Sequence[str]) -> tuple[str, bool]:
-    """The text before the first stop text in it, and whether there is one."""
-    found = [place for place in map(text.find, stops) if place >= 0]
-    return (text[: min(found)], True) if found else (text, False)
+    """The text before the first stop text that is whole in it, and whether there is one.
+
+    The first is the one that ends first, as an answer that arrives in pieces ends there.
+    """
+    found = [(place + len(stop), place) for stop in stops if (place := text.find(stop)) >= 0]
+    return (text[: min(found)[1]], True) if found else (text, False)
 
 
 def certain_part(text: str, stops: Sequence[str]) -> str:

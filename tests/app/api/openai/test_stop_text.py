@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from app.api.openai.completion import Completion
@@ -34,6 +34,7 @@ def test_what_is_certain_stays_whatever_comes(text: str, stops: list[str], more:
 
 
 @given(text=SHORT, stops=STOPS, ends=st.lists(st.integers(0, 12)))
+@example(text="#aa", stops=["a", "#aa"], ends=[2])  # one begins first, the other ends first
 def test_a_stream_says_what_the_whole_answer_says(text: str, stops: list[str], ends: list[int]) -> None:
     completion = Completion("model", Conversation(turns=()), tuple(stops))
     sent = ""

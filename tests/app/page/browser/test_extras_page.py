@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Browser, Locator, Page, expect
 
+from app.extras.extended_model import with_extras
 from app.extras.image_generation import ImageGenerator
 from app.extras.ocr import TextReader
 from models.extras import Extras
@@ -58,7 +59,7 @@ def test_the_switch_for_text_in_images(
     monkeypatch.setattr("app.extras.ocr.load_engine", lambda: lambda _: Found())
     Image.new("RGB", (60, 20), "white").save(tmp_path / "sign.png")
     model = mini_gemini("A sign.", "To the exit.", "Still a sign.")
-    visit(page, serve(model))
+    visit(page, serve(with_extras(model)))
     attach(page, tmp_path / "sign.png")
     expect(answer_to(page, "What is it?", 1)).not_to_contain_text("Text read")
     assert model.last_question() == "What is it?"  # off until it is switched on
@@ -79,7 +80,7 @@ def test_the_switch_for_text_in_images(
 @needs_diffusers
 def test_a_picture_is_drawn_shown_and_saved(serve: Serve, page: Page, tmp_path: Path) -> None:
     model = mini_gemini(DRAWN, "No.", image_generator=str(write_pipeline(tmp_path)))
-    visit(page, serve(model))
+    visit(page, serve(with_extras(model)))
     switch(page, "Draw a picture", on=True)
     answer = answer_to(page, "Show me a lake.", 1)
     assert model.last_question() == "Show me a lake. <GEN>"
@@ -106,7 +107,7 @@ def test_without_the_extras_the_page_says_what_to_install(
     Image.new("RGB", (64, 48), "teal").save(tmp_path / "teal.png")
     context = browser.new_context(viewport={"width": 390, "height": 844}, is_mobile=True, has_touch=True)
     page = context.new_page()
-    visit(page, serve(mini_gemini(DRAWN, "never asked")) + "?__theme=dark")
+    visit(page, serve(with_extras(mini_gemini(DRAWN, "never asked"))) + "?__theme=dark")
     page.get_by_role("button", name="Settings", exact=True).tap()
     expect(page.locator("#mv-generate")).to_contain_text(
         'not installed, so the description is shown: pip install -e ".'
