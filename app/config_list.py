@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from models.command_line import CONFIG_DIR, did_you_mean
+from models.command_line import CONFIG_DIR, did_you_mean, shown
 from models.errors import ConfigError, MiniVLMError
 
 if TYPE_CHECKING:
@@ -98,10 +98,10 @@ def _describe(one: Listed, *, with_memory: bool) -> str:
     from app.remote.config import RemoteConfig
     from models.fetching.plan import gib
 
-    shown = one.path.relative_to(Path.cwd()) if one.path.is_relative_to(Path.cwd()) else one.path
+    path = shown(one.path)
     if one.config is None:
-        return f"{shown}\n  error: {one.error}"
-    lines = [f"{shown}  [{STATES[one.verdict]}]", f"  {one.config.name or one.path.stem} ({one.config.family})"]
+        return f"{path}\n  error: {one.error}"
+    lines = [f"{path}  [{STATES[one.verdict]}]", f"  {one.config.name or one.path.stem} ({one.config.family})"]
     if isinstance(one.config, RemoteConfig):
         lines.append(f"  Asks {one.config.server_model or 'the model'} at {one.config.base_url}")
         return "\n".join(lines)
@@ -115,21 +115,20 @@ def _describe(one: Listed, *, with_memory: bool) -> str:
     if with_memory and one.verdict == "ready":
         lines.append(f"  {_memory(one.config)}")
     if one.verdict != "ready":
-        lines.append(f"  Fetch them: python -m models fetch {shown}")
+        lines.append(f"  Fetch them: python -m models fetch {path}")
     return "\n".join(lines)
 
 
 def _size(file: NeededFile) -> int | None:
     """Bytes of a file or folder that is here, or as it was released; None where nobody knows without a network."""
+    from app.library.offers import size_of
     from models.fetching.table import find_released
 
     path = file.path or file.cached
     if path is None:
         released = find_released(file.value)
         return released.size if released else None
-    if path.is_file():
-        return path.stat().st_size
-    return sum(one.stat().st_size for one in path.rglob("*") if one.is_file())
+    return size_of(path)
 
 
 def _memory(config: FamilyConfig) -> str:

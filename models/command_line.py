@@ -13,6 +13,12 @@ ROOT = Path(__file__).resolve().parents[1]  # of the checkout
 CONFIG_DIR = ROOT / "eval_configs"  # those that ship
 
 
+def shown(path: Path) -> Path:
+    """A path as people type it here."""
+    place = path.absolute()
+    return place.relative_to(Path.cwd()) if place.is_relative_to(Path.cwd()) else path
+
+
 class OneLineParser(argparse.ArgumentParser):
     """An argument parser whose errors are one line, as all errors of this program are."""
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import models.families
-from models.command_line import CONFIG_DIR
+from models.command_line import CONFIG_DIR, shown
 from models.conversion.folder import configuration_in
 from models.errors import ConfigError
 from models.family import Family
@@ -99,14 +99,10 @@ def _meant(path: Path) -> str:
     """The file beside a path, or among those that ship, whose name is nearly that of the path."""
     files = {file.stem: file for folder in (CONFIG_DIR, path.parent) for file in sorted(folder.glob("*.yaml"))}
     name = path.name.removesuffix(".yaml").removesuffix(".yml")
-    shown = {
-        stem: str(file.relative_to(Path.cwd()) if file.is_relative_to(Path.cwd()) else file)
-        for stem, file in files.items()
-    }
-    if name in shown:
-        return f" Did you mean {shown[name]}?"
-    near = difflib.get_close_matches(name, shown, n=1, cutoff=0.7)
-    return f" Did you mean {shown[near[0]]}?" if near else ""
+    if name in files:
+        return f" Did you mean {shown(files[name])}?"
+    near = difflib.get_close_matches(name, files, n=1, cutoff=0.7)
+    return f" Did you mean {shown(files[near[0]])}?" if near else ""
 
 
 def apply_override(values: dict[str, Any], override: str) -> None:

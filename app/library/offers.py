@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from models.command_line import shown
 from models.errors import MiniVLMError
 
 
@@ -108,9 +109,3 @@ def size_of(place: Path) -> int:
     if place.is_dir():
         return sum(file.stat().st_size for file in place.rglob("*") if file.is_file())
     return place.stat().st_size
-
-
-def shown(path: Path) -> Path:
-    """A path as people type it here."""
-    place = path.absolute()
-    return place.relative_to(Path.cwd()) if place.is_relative_to(Path.cwd()) else path

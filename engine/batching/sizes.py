@@ -11,9 +11,7 @@ from models.devices import free_bytes
 from models.errors import NotEnoughMemory
 from models.memory import sizes as memory
 
-_SHARE_OF_FREE = 0.5  # of free memory for the KV cache; activations, the vision tower and other programs need the rest
 _COPY_SHARE = 0.25  # of the KV cache's memory for contiguous copies (see steady_decoder.py), if one conversation fits
-_PARKED = 2.0  # pages for so many times the running chats, so that prefixes stay cached between two questions of a chat
 
 
 def batching_config(
@@ -31,12 +29,12 @@ def batching_config(
 
     Raises NotEnoughMemory when the KV cache has no room for one conversation of `context_tokens`.
     """
-    budget = int(free_bytes(language_model.device) * _SHARE_OF_FREE) if kv_bytes is None else kv_bytes
+    budget = int(free_bytes(language_model.device) * memory.SHARE_OF_FREE) if kv_bytes is None else kv_bytes
     copied = kv_bytes_per_token(language_model)
     per_token = copied + mask_bytes_per_token(language_model, max_batch_tokens)
     one = math.ceil(context_tokens / page_size) + 1
-    # The library stops admitting prompts when less than 15 % is free; one chat must fit below that mark.
-    least, wanted = math.ceil(one / 0.85), math.ceil(one * max_concurrent * _PARKED)
+    # One chat must fit below the mark from which on the library admits no more prompts.
+    least, wanted = math.ceil(one / memory.USABLE), math.ceil(one * max_concurrent * memory.PARKED)
     affordable = budget // (per_token * page_size)
     if affordable < least:
         raise NotEnoughMemory(

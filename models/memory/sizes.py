@@ -18,10 +18,10 @@ _QUANTIZED_BYTES = {"8bit": 1.0 + 4 / 1024, "4bit": 0.5 + 4 / 64}
 HEADROOM = 1.05  # activations and allocator slack, as a share of the weights
 _MOST_CHATS = 8  # at once, where nobody says how many
 _LEAST_CHATS = 2
-_PARKED = 2.0  # pages for so many times the running chats: the rest keeps prefixes of chats between two questions
+PARKED = 2.0  # pages for so many times the running chats: the rest keeps prefixes of chats between two questions
 _LITTLE = 2**30  # bytes for keys and values that nobody needs to be asked for
-_USABLE = 0.85  # of the pages: with fewer free ones the batching library admits no more prompts
-_SHARE_OF_FREE = 0.5  # for keys and values; the rest is for activations and whatever else runs on the machine
+USABLE = 0.85  # of the pages: with fewer free ones the batching library admits no more prompts
+SHARE_OF_FREE = 0.5  # for keys and values; the rest is for activations and whatever else runs on the machine
 CPU_STEP_TOKENS, GPU_STEP_TOKENS = 512, 2048  # of a step, for each of which there is a row in the attention mask
 
 
@@ -98,14 +98,14 @@ def plan_keys_and_values(
     one = context_tokens * kv_bytes_per_token(config, dtype)
     count, asked_bytes = serving.max_chats, serving.kv_bytes
     mask = context_tokens * (CPU_STEP_TOKENS if on_cpu else GPU_STEP_TOKENS) * dtype.itemsize
-    paged = int((one + mask) / _USABLE)
+    paged = int((one + mask) / USABLE)
     if count is None:
         few = min(_MOST_CHATS, max(_LEAST_CHATS, ((asked_bytes or _LITTLE) - one) // paged))
         count = few if on_cpu else _MOST_CHATS
     # Where it costs little: pages for chats between two questions as well, and copies of all for decoding.
-    most = count * (int(_PARKED * paged * _USABLE) + one)
+    most = count * (int(PARKED * paged * USABLE) + one)
     if asked_bytes is None:
-        half = int(free * _SHARE_OF_FREE)
+        half = int(free * SHARE_OF_FREE)
         asked_bytes = min(half, max(count * paged + one, _LITTLE)) if on_cpu else half
     return KeysAndValues(chats=count, num_bytes=min(most, asked_bytes), one_chat=paged + one)
 
