@@ -57,7 +57,7 @@ class GenerationLoop:
         max_batch_tokens: int,
         busy_prefill_tokens: int | None,
         page_size: int,
-        kv_bytes: int | None,
+        kv_bytes: int,
         reuses_prefixes: bool = True,
         eos_token_ids: Sequence[int],
         penalised_ids: Sequence[int],

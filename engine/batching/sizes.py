@@ -7,7 +7,6 @@ import math
 from transformers import PreTrainedModel
 from transformers.generation.configuration_utils import ContinuousBatchingConfig
 
-from models.devices import free_bytes
 from models.errors import NotEnoughMemory
 from models.memory import sizes as memory
 
@@ -21,7 +20,7 @@ def batching_config(
     max_concurrent: int,
     max_batch_tokens: int,
     page_size: int,
-    kv_bytes: int | None,
+    kv_bytes: int,
     with_copies: bool,
     reuses_prefixes: bool = True,
 ) -> tuple[ContinuousBatchingConfig, int]:
@@ -29,21 +28,20 @@ def batching_config(
 
     Raises NotEnoughMemory when the KV cache has no room for one conversation of `context_tokens`.
     """
-    budget = int(free_bytes(language_model.device) * memory.SHARE_OF_FREE) if kv_bytes is None else kv_bytes
     copied = kv_bytes_per_token(language_model)
     per_token = copied + mask_bytes_per_token(language_model, max_batch_tokens)
     one = math.ceil(context_tokens / page_size) + 1
     # One chat must fit below the mark from which on the library admits no more prompts.
     least, wanted = math.ceil(one / memory.USABLE), math.ceil(one * max_concurrent * memory.PARKED)
-    affordable = budget // (per_token * page_size)
+    affordable = kv_bytes // (per_token * page_size)
     if affordable < least:
         raise NotEnoughMemory(
             f"One conversation of {context_tokens} tokens needs {least * per_token * page_size / 2**20:.1f} MiB for "
-            f"its keys and values, but {budget / 2**20:.1f} MiB are set aside on {language_model.device}. Close other "
-            "programs, set more aside (--kv-memory), or use a smaller model, quantization or a shorter context."
+            f"its keys and values, but {kv_bytes / 2**20:.1f} MiB are set aside on {language_model.device}. Close "
+            "other programs, set more aside (--kv-memory), or use a smaller model, quantization or a shorter context."
         )
-    copy_tokens = max(context_tokens, min(max_concurrent * context_tokens, int(budget * _COPY_SHARE) // copied))
-    beside_copy = (budget - copied * copy_tokens) // (per_token * page_size)
+    copy_tokens = max(context_tokens, min(max_concurrent * context_tokens, int(kv_bytes * _COPY_SHARE) // copied))
+    beside_copy = (kv_bytes - copied * copy_tokens) // (per_token * page_size)
     if beside_copy < least or not with_copies:
         copy_tokens, beside_copy = 0, affordable
     config = ContinuousBatchingConfig(

@@ -21,7 +21,7 @@ _LEAST_CHATS = 2
 PARKED = 2.0  # pages for so many times the running chats: the rest keeps prefixes of chats between two questions
 _LITTLE = 2**30  # bytes for keys and values that nobody needs to be asked for
 USABLE = 0.85  # of the pages: with fewer free ones the batching library admits no more prompts
-SHARE_OF_FREE = 0.5  # for keys and values; the rest is for activations and whatever else runs on the machine
+_SHARE_OF_FREE = 0.5  # for keys and values; the rest is for activations and whatever else runs on the machine
 CPU_STEP_TOKENS, GPU_STEP_TOKENS = 512, 2048  # of a step, for each of which there is a row in the attention mask
 
 
@@ -105,7 +105,7 @@ def plan_keys_and_values(
     # Where it costs little: pages for chats between two questions as well, and copies of all for decoding.
     most = count * (int(PARKED * paged * USABLE) + one)
     if asked_bytes is None:
-        half = int(free * SHARE_OF_FREE)
+        half = int(free * _SHARE_OF_FREE)
         asked_bytes = min(half, max(count * paged + one, _LITTLE)) if on_cpu else half
     return KeysAndValues(chats=count, num_bytes=min(most, asked_bytes), one_chat=paged + one)
 
