@@ -19,6 +19,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 import psutil
 import pytest
+from hypothesis import settings
 
 from tests.paths import GOLDENS
 from tests.ready_python import ready_python
@@ -27,6 +28,12 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
     from models.vision_language_model import VisionLanguageModel
+
+
+# Made-up inputs are the same in every run, so that a change is judged by what it changes; `make fuzz` makes up others.
+settings.register_profile("the same each time", derandomize=True)
+if "FUZZ_CASES" not in os.environ:
+    settings.load_profile("the same each time")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -36,7 +36,7 @@ def cut(source: str) -> list[str]:
             has_item = False
         pieces[-1].append(line)
         fence = _fence_after(fence, line)
-        has_item = has_item or is_item
+        has_item = has_item or _ITEM.match(line.lstrip(" ")) is not None  # up to three spaces may stand before an item
         is_after_blank = is_blank
     return ["".join(piece) for piece in pieces]
 

@@ -15,6 +15,7 @@ import termios
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from app.terminal.line_editor import history_file
@@ -55,6 +56,17 @@ class Keyboard:
             shown += os.read(self._ours, 1).decode(errors="replace")
         return shown
 
+    def press_ctrl_c(self) -> None:
+        """As a person does, when what was typed before is on the screen and the program waits for more.
+
+        A signal between a key that was read and the wait for the next is seen only with that next key (CPython's
+        readline): nobody's fingers are as fast, but one write of this test is.
+        """
+        process = psutil.Process(self.process.pid)
+        while process.status() != psutil.STATUS_SLEEPING:
+            time.sleep(0.01)
+        self.type("\x03")
+
     def close(self) -> None:
         self.process.kill()
         self.process.wait()
@@ -82,7 +94,9 @@ def test_keys_do_what_they_do_in_a_shell(tmp_path: Path) -> None:
         keyboard.type("\x1b[A!\r")  # up, and something more
         keyboard.until("about <tell me a lot!>")
         keyboard.until("> ")
-        keyboard.type("never sent\x03")  # the program and the chat go on
+        keyboard.type("never sent")
+        keyboard.until("never sent")
+        keyboard.press_ctrl_c()  # the program and the chat go on
         keyboard.until("> ")
         keyboard.type("\x1b[200~first line\nsecond line\x1b[201~\r")
         keyboard.until("about <first line\r\nsecond line>")
