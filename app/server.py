@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 
     from app.api.access import Access
     from app.api.library_models import LibraryModels
-    from app.api.metrics import Counters
     from app.api.openai.served import OneModel
     from app.library.library import ModelLibrary
     from app.limits.serving import LimitedServer
+    from engine.stats import Counters
 
 
 CLOSING_SECONDS = 5.0  # after the grace, for connections, threads and files

@@ -97,6 +97,29 @@ def test_no_circles(package: str) -> None:
     TopologicalSorter(imports).prepare()  # raises CycleError with the circle
 
 
+def rooms_of(folder: Path) -> dict[str, set[str]]:
+    """For each folder inside this one that holds code, the names of its sibling folders that it imports from."""
+    package = ".".join(folder.relative_to(ROOT).parts)
+    rooms = {path.parent.name for path in folder.glob("*/*.py")}
+    return {
+        room: {
+            name.removeprefix(f"{package}.").partition(".")[0]
+            for path in sorted((folder / room).rglob("*.py"))
+            for name, _ in imports_of(path)
+            if is_under(name, package)
+        }
+        & rooms - {room}
+        for room in sorted(rooms)
+    }
+
+
+@pytest.mark.parametrize("package", [*PACKAGES, "benchmarks"])
+def test_no_circles_between_sibling_folders(package: str) -> None:
+    """Of two folders side by side one builds on the other, never both on each other, by whatever modules."""
+    for folder in sorted({path.parent.parent for path in (ROOT / package).rglob("*/*.py")}):
+        TopologicalSorter(rooms_of(folder)).prepare()  # raises CycleError with the circle
+
+
 @pytest.mark.parametrize("room", TRAINING_IMPORTS)
 def test_inside_training_imports_point_one_way(room: str) -> None:
     """Commands (train, prepare, evaluate …) stand above all folders; no folder imports them."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from app.api.metrics import Counters
 from app.api.openai.errors import ApiError
 from app.api.openai.served import Models, ServedModel, State, unknown_model
 from app.library.library import ModelLibrary
+from engine.stats import Counters
 from models.errors import MiniVLMError
 
 

@@ -25,7 +25,7 @@ from app.limits.request import Request
 from app.limits.routes import ANSWERS, LINKED, WORK, Kind, route_of
 from app.limits.uploads import FULL, UploadFolder
 from app.limits.visits import Visits
-from models.files.disk import is_disk_full
+from models.disk import is_disk_full
 
 logger = logging.getLogger(__name__)
 TIDY_SECONDS = 10.0

@@ -13,9 +13,9 @@ from models.conversion.folder import check_whole, configuration_in, read_manifes
 from models.devices import free_bytes
 from models.errors import CheckpointMissing, ConfigError
 from models.family_config import FamilyConfig
+from models.fetching.checkpoints import CHECKPOINTS_DIR, NeededFile, describe_missing, needed_files
 from models.fetching.hashes import HashLedger
 from models.fetching.table import find_released, released_files
-from models.files.checkpoints import CHECKPOINTS_DIR, NeededFile, describe_missing, needed_files
 from models.files.released import ReleasedFiles
 from models.inspection.contents import describe
 from models.inspection.headers import Headers, read_headers

@@ -22,10 +22,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from models.config import family_module, parse_keys
+from models.disk import written_whole
 from models.errors import ConfigError
 from models.family_config import FamilyConfig
-from models.files.checkpoints import find_local
-from models.files.disk import written_whole
+from models.fetching.checkpoints import find_local
 from training.health import refuse_non_finite
 from training.recipe import Recipe
 
