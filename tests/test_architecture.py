@@ -17,7 +17,7 @@ import pytest
 
 from models.config import available_families, load_config
 from tests.paths import ROOT
-from tests.sources import PACKAGES, imports_of, page_files, program_files, relative, source_files, tree_of
+from tests.sources import PACKAGES, blocks_of, imports_of, page_files, program_files, relative, source_files, tree_of
 
 MAX_FILE_LINES = 300
 MAX_FUNCTION_LINES = 60
@@ -181,7 +181,10 @@ def test_files_and_functions_are_short(path: Path) -> None:
 
 @pytest.mark.parametrize("path", page_files(), ids=relative)
 def test_the_pages_files_are_short(path: Path) -> None:
-    assert len(path.read_text(encoding="utf-8").splitlines()) <= MAX_FILE_LINES
+    lines = path.read_text(encoding="utf-8").splitlines()
+    assert len(lines) <= MAX_FILE_LINES
+    for first, length in blocks_of(lines):
+        assert length <= MAX_FUNCTION_LINES, f"{relative(path)}:{first} begins a block of {length} lines"
 
 
 def test_no_folder_has_many_files() -> None:
