@@ -23,7 +23,7 @@ from app.page.choosing.picker import Picker, add_picker
 from app.page.code_sheet import add_code_sheet
 from app.page.comparing.bar import CompareBar, add_compare_bar, make_bar
 from app.page.comparing.rating import add_rating
-from app.page.conversation import QuickBlocks, make_conversation, make_pixels, wanted_pixels
+from app.page.conversation_component import QuickBlocks, make_conversation, make_pixels, wanted_pixels
 from app.page.examples import FOLDER, examples_html, examples_in
 from app.page.fixed_texts import TITLE, chips_html, header_html, placeholder_html, tasks_html, toy_html
 from app.page.handlers import Handlers

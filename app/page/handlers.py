@@ -17,7 +17,7 @@ from app.page.attachments import Attachments, is_filled
 from app.page.boxes.box_tool import box_of, tool_value
 from app.page.choosing.page_models import PageModels
 from app.page.comparing.rival import rival_of
-from app.page.conversation import conversation_value
+from app.page.conversation_component import conversation_value
 from app.page.examples import Examples, no_examples
 from app.page.messages import messages_of
 from app.page.notices import LOST, LOST_AT_START, error_line, notice_of

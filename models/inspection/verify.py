@@ -17,8 +17,8 @@ from models.fetching.checkpoints import CHECKPOINTS_DIR, NeededFile, describe_mi
 from models.fetching.hashes import HashLedger
 from models.fetching.table import find_released, released_files
 from models.files.released import ReleasedFiles
-from models.inspection.contents import describe
-from models.inspection.headers import Headers, read_headers
+from models.inspection.file_headers import Headers, read_headers
+from models.inspection.file_kinds import describe
 from models.inspection.remote import repository_lines
 from models.loader import check_parts, parts_of
 from models.memory.serving import size

@@ -7,7 +7,7 @@ import uuid
 from dataclasses import dataclass, field
 from typing import Any
 
-from app.api.openai.conversation import Conversation
+from app.api.openai.from_messages import Conversation
 from app.api.openai.regions import regions_of_text
 from app.api.openai.stop_text import before_stop, certain_part
 from models.conversation import Answer, FinishReason

@@ -30,7 +30,12 @@ NAMES = {
     "routes": ("templates",),
     "http_server": ("Server", "start_server"),
 }  # fmt: skip
-FILES = ("app/limits/gradio_app.py", "app/limits/serving.py", "app/page/components.py", "app/page/conversation.py")
+FILES = (
+    "app/limits/gradio_app.py",
+    "app/limits/guarded_server.py",
+    "app/page/components.py",
+    "app/page/conversation_component.py",
+)
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +67,7 @@ def test_the_name_exists(owner: str, name: str, owners: dict[str, Any]) -> None:
 
 
 def test_the_server_is_started_with_these_arguments() -> None:
-    """What replaces it in app/limits/serving.py takes the first three by name and passes on those for TLS."""
+    """What replaces it in app/limits/guarded_server.py takes the first three by name and passes on those for TLS."""
     assert list(inspect.signature(http_server.start_server).parameters)[:3] == ["app", "server_name", "server_port"]
 
 
