@@ -1,4 +1,4 @@
-"""The library as the API has it: what can be asked now, what else there is, and what asking for that does."""
+"""The library for the API: which models answer now, which could be loaded, and what a question to one of those does."""
 
 from __future__ import annotations
 

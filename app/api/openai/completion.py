@@ -1,4 +1,4 @@
-"""An answer as OpenAI's objects: `chat.completion`, and the chunks of a stream."""
+"""An answer as the objects of OpenAI's API: `chat.completion`, and the chunks of a stream."""
 
 from __future__ import annotations
 

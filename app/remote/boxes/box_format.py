@@ -1,4 +1,4 @@
-"""What a reader of boxes is."""
+"""The contract of a box format: it reads and writes boxes as the models of one kind do."""
 
 from __future__ import annotations
 

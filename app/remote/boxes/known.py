@@ -1,4 +1,4 @@
-"""The formats by the names they have in a YAML, and which of them a model most likely writes."""
+"""The box formats by their names in a YAML, and which of them a model most likely writes, by the model's name."""
 
 from __future__ import annotations
 
