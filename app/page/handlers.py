@@ -93,12 +93,16 @@ class Handlers:
             raise RequestError(LOST)
         return kept
 
+    def kept(self, key: object) -> PageState | None:
+        """The conversation whose key a browser kept; None if it is not there any more, and for what is no key."""
+        return self.store.get(key) if key and isinstance(key, str) else None
+
     def resume(self, kept_key: str) -> Iterator[View]:
         """The page was opened: show the conversation whose key this browser kept, and go on showing its answer."""
         if not kept_key:
             yield View()  # gradio would empty every part of the page for a listener that says nothing
             return
-        kept = self.store.get(kept_key) if isinstance(kept_key, str) else None
+        kept = self.kept(kept_key)
         if kept is None:
             yield View(notice=error_line(LOST_AT_START), key="")
             return

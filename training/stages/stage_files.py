@@ -71,6 +71,12 @@ def fresh_lora(inputs: int, outputs: int, rank: int, seed: int) -> tuple[Tensor,
     return lora_a, torch.zeros(outputs, rank)
 
 
+def write_stage(config: FamilyConfig, tensors: Mapping[str, Tensor], folder: Path) -> Path:
+    """`checkpoint.pth` of a MiniGPT stage and, beside it, `eval.yaml`, which loads it. Gives the YAML's path."""
+    checkpoint = save_checkpoint(tensors, folder / "checkpoint.pth")
+    return write_eval_config(config, {"checkpoint": checkpoint.name}, folder / "eval.yaml")
+
+
 def save_checkpoint(tensors: Mapping[str, Tensor], path: Path) -> Path:
     """A MiniGPT stage file, {"model": tensors}; written beside its place first, so that it is there whole or not."""
     state = {name: tensor.detach().float().cpu().contiguous() for name, tensor in tensors.items()}
