@@ -11,11 +11,17 @@ from engine.per_image import PerImage
 
 
 def test_it_is_made_once_for_an_object_and_goes_with_it() -> None:
-    asked: list[tuple[int, int]] = []
-    width_of = PerImage(lambda image: asked.append(image.size) or image.width)
+    asked: list[Image.Image] = []
+
+    def make(image: Image.Image) -> int:
+        asked.append(image)
+        return image.width
+
+    width_of = PerImage(make)
     image, alike = Image.new("RGB", (3, 4)), Image.new("RGB", (3, 4))
     assert [width_of(image), width_of(image), width_of(alike)] == [3, 3, 3]
-    assert asked == [(3, 4), (3, 4)]
+    assert [one is image for one in asked] == [True, False]
+    asked.clear()
     del image
     gc.collect()
     assert len(width_of) == 1
