@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 from transformers.models.mixtral.modeling_mixtral import MixtralExperts
 
-from models.memory.freed import give_back_freed_memory
 from models.parts.sparse_decoders import VocabularyHead
 from models.parts.sparse_moe import GatedExperts, PlainExperts, run_experts
 from models.quantization import pack_four_bits
 from models.tensors.deferred import release
+from models.tensors.freed import give_back_freed_memory
 
 _LEAST_WEIGHTS = 2**19  # in a matrix; the products of smaller ones take as long as oneDNN's preparations
 _HAS_ONEDNN = torch.backends.mkldnn.is_available() and torch.backends.cpu.get_cpu_capability().startswith("AVX")

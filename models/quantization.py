@@ -15,8 +15,8 @@ from torch.nn import functional
 from transformers import BitsAndBytesConfig, PreTrainedModel
 
 from models.errors import ConfigError
-from models.memory.freed import give_back_freed_memory
 from models.tensors import four_bits
+from models.tensors.freed import give_back_freed_memory
 from models.tensors.weights import Part
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""Where what a listener was sent ends: a value that it can't use is one line for its sender and one in the log."""
+"""Gradio listeners that are sent values they can't use: one line for the sender and one in the log, no traceback."""
 
 from __future__ import annotations
 

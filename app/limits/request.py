@@ -1,4 +1,4 @@
-"""One request on its way through the layer: who sent it, its body, and what is read along of its answer."""
+"""One request on its way through the layer: who sent it, its body, and what the layer reads of the answer to it."""
 
 from __future__ import annotations
 

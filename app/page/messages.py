@@ -1,4 +1,4 @@
-"""The conversation as bubbles of HTML, made from the session and from nothing else; conversation.py shows them.
+"""The conversation as bubbles of HTML, made from the session and nothing else; conversation_component.py shows them.
 
 Buttons carry `data-action`; app.js hands them to the page's listener together with `data-index`.
 

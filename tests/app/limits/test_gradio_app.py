@@ -34,9 +34,9 @@ NAMES = {
 FILES = (
     "app/limits/gradio_app.py",
     "app/limits/boundary.py",
-    "app/limits/serving.py",
+    "app/limits/guarded_server.py",
     "app/page/components.py",
-    "app/page/conversation.py",
+    "app/page/conversation_component.py",
 )
 
 
@@ -79,7 +79,7 @@ def test_a_session_keeps_no_description_of_the_page(serve_limited: ServeLimited)
 
 
 def test_the_server_is_started_with_these_arguments() -> None:
-    """What replaces it in app/limits/serving.py takes the first three by name and passes on those for TLS."""
+    """What replaces it in app/limits/guarded_server.py takes the first three by name and passes on those for TLS."""
     assert list(inspect.signature(http_server.start_server).parameters)[:3] == ["app", "server_name", "server_port"]
 
 

@@ -1,4 +1,4 @@
-// The conversation: what has changed of it is drawn, and nothing else. What a value is, app/page/conversation.py says.
+// The conversation: what has changed of it is drawn, and nothing else. What a value is, app/page/conversation_component.py says.
 (() => {
   const page = window.minivlm;
   const ASK_AGAIN = 2000; // milliseconds between two requests for all bubbles

@@ -1,4 +1,4 @@
-"""Whether one request is served: what each kind is checked for and counted as, for as long as it takes."""
+"""Whether a request is served: what each kind of request is checked for, and which budget it counts against."""
 
 from __future__ import annotations
 

@@ -15,9 +15,9 @@ from app.limits.addresses import parse_networks
 from app.limits.connections import OpenConnections, protocol_for
 from app.limits.gradio_app import GradioApp
 from app.limits.layer import Front, LimitsLayer
-from app.limits.origins import Origins
 from app.limits.policy import Limits, limits_for
 from app.limits.refusal import RepeatedLines
+from app.limits.web_origins import Origins
 
 if TYPE_CHECKING:
     from gradio.routes import App
