@@ -4,6 +4,7 @@
   const { grow, nodesOf, setAttributes } = page.growing;
   const ASK_AGAIN = 2000; // milliseconds between two requests for all bubbles
 
+  let frame;
   let scroller;
   let log;
   let rows = []; // one for each bubble: { id, html, node, parts: null or [{ html, nodes }] }
@@ -68,6 +69,8 @@
     });
     rows.splice(ids.length).forEach((row) => row.node.remove());
     scroller.classList.toggle("mv-empty", !rows.length);
+    log.classList.toggle("mv-paired", rows.some(({ node }) => node.classList.contains("mv-side")));
+    frame.classList.toggle("mv-begun", rows.length > 0);
     page.pictures.fill(log);
     document.dispatchEvent(new Event("mv-shown"));
   }
@@ -84,6 +87,7 @@
     scroller = element.querySelector(".mv-scroller");
     log = element.querySelector(".mv-log");
     scroller.classList.add("mv-empty");
+    frame = page.frame(element);
     watch("value", () => show(props.value));
     if (props.value) show(props.value);
   }
