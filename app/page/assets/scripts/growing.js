@@ -19,6 +19,14 @@
     }
   }
 
+  const OWN = ["data-label", "data-name"]; // of a button that says "Copied" for a moment
+
+  function dropAttributes(node, wanted, kept) {
+    for (const { name } of [...node.attributes]) {
+      if (!wanted.hasAttribute(name) && !kept.includes(name) && !OWN.includes(name)) node.removeAttribute(name);
+    }
+  }
+
   // The children of a node become those of another one, beginning with these two, of which either may be null.
   function morph(node, before, wanted) {
     while (wanted) {
@@ -30,7 +38,9 @@
       else if (old.nodeType !== Node.ELEMENT_NODE) old.data = now.data;
       else {
         // A phrase that was pressed stays so, and boxes that it has lit.
-        setAttributes(old, now, old.matches(".mv-phrase, .mv-box, .mv-label") ? ["class", "aria-pressed"] : []);
+        const kept = old.matches(".mv-phrase, .mv-box, .mv-label") ? ["class", "aria-pressed"] : [];
+        setAttributes(old, now, kept);
+        dropAttributes(old, now, kept);
         morph(old, old.firstChild, now.firstChild);
       }
     }
