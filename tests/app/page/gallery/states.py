@@ -169,7 +169,7 @@ def saved(page: Page, is_phone: bool) -> Page:
 
 
 def refused(page: Page, is_phone: bool) -> None:
-    ask(page, "describe it")
+    ask(page, "[identify] what is this")
     expect(page.get_by_role("alert")).to_be_visible()
 
 
