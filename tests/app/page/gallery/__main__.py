@@ -10,6 +10,7 @@ import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from PIL import Image, ImageDraw
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
@@ -21,7 +22,11 @@ from tests.app.page.gallery.states import STATES, State
 
 DESKTOP = {"viewport": {"width": 1280, "height": 900}}
 PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
-WINDOWS = {"390": PHONE, "1280": DESKTOP, "1920": {"viewport": {"width": 1920, "height": 1080}}}
+WINDOWS: dict[str, dict[str, Any]] = {
+    "390": PHONE,
+    "1280": DESKTOP,
+    "1920": {"viewport": {"width": 1920, "height": 1080}},
+}
 SHEET = {"1280-light": (0, 0, 853), "390-light": (863, 0, 277), "390-dark": (1150, 0, 277)} | {
     "1280-dark": (0, 610, 853),
     "1920-light": (863, 610, 564),
@@ -52,10 +57,10 @@ def take(context: BrowserContext, name: str, site: Site, window: str, folder: Pa
     shown = state.act(page, site, window == "390") or page
     for size in ("390",) if window == "390" else ("1280", "1920"):
         if not state.window:
-            page.set_viewport_size(WINDOWS[size]["viewport"])  # type: ignore[arg-type]
+            page.set_viewport_size(WINDOWS[size]["viewport"])
         for theme in ("light", "dark"):
             page.emulate_media(
-                color_scheme=theme,  # type: ignore[arg-type]
+                color_scheme="dark" if theme == "dark" else "light",
                 media="print" if state.is_print else None,
                 forced_colors="active" if state.is_forced else None,
                 reduced_motion="reduce",
