@@ -41,6 +41,10 @@ class BoundedBlocks(gr.Blocks):
             message = f"That could not be done. The program's log says more under {number}."
             raise gr.Error(message, print_exception=False) from error
 
+    def get_state_ids_to_track(self, *_: Any) -> tuple[list[int], list[Any]]:
+        """None: no listener waits for a change of what is kept for a visitor, which gradio would look for each time."""
+        return [], []
+
     def _log(self, error: Exception) -> str:
         """One line, and the traceback if this place had none lately; the number that both are found by."""
         number = uuid.uuid4().hex[:8]

@@ -56,6 +56,7 @@ class LimitedServer:
         assert inside is not None
         gradio = GradioApp(app)
         gradio.serve_in_turns()
+        gradio.keep_little()
         layer = self.layer = LimitsLayer(inside, gradio, self.limits, self.front)
         app.middleware_stack = layer
         tidying = asyncio.create_task(layer.tidy_forever())

@@ -37,8 +37,8 @@ ASSETS = Path(__file__).parent / "assets"
 SCRIPT_FOLDER, STYLE_FOLDER = ASSETS / "scripts", ASSETS / "styles"
 # In this order; each is a function of its own that leaves nothing but `window.minivlm`.
 SCRIPTS = (
-    *("elements.js", "phrases.js", "app.js", "pictures.js", "conversation.js", "follow.js", "keep.js", "lines.js"),
-    *("send.js", "input.js", "roles.js", "chat_file.js", "tabs.js", "library.js", "code.js", "compare.js"),
+    *("elements.js", "phrases.js", "app.js", "pictures.js", "growing.js", "conversation.js", "follow.js", "keep.js"),
+    *("lines.js", "send.js", "input.js", "roles.js", "chat_file.js", "tabs.js", "library.js", "code.js", "compare.js"),
     *STAGE_SCRIPTS,
 )
 STYLES = (  # later ones outweigh

@@ -50,8 +50,9 @@
         else retried.delete(exchange);
         seen.set(exchange, now);
       }
+      const there = new Set(list.map(({ dataset }) => dataset.exchange));
       for (const exchange of [...seen.keys()]) {
-        if (!list.some((answer) => answer.dataset.exchange === exchange)) seen.delete(exchange), retried.delete(exchange);
+        if (!there.has(exchange)) seen.delete(exchange), retried.delete(exchange);
       }
     }
 

@@ -41,6 +41,9 @@
     return node;
   }
 
+  const lookOf = ({ region: { number, label, colour }, isOther, box, isOnly }) =>
+    JSON.stringify([number, label, colour, isOther, box, isOnly ?? null]);
+
   // `isOnly`, where two answers are compared: whether this one alone has the box.
   function shapes({ region, isOther, isOnly, box: [x0, y0, x1, y1] }, lines, tags) {
     const { number, label, colour } = region;
@@ -71,7 +74,8 @@
   function write({ mark, plates, texts }, { form, left, top }) {
     const text = texts[form] ?? "";
     const isDot = !text;
-    mark.tag.setAttribute("transform", `translate(${isDot ? left - DOT : left} ${isDot ? top - DOT : top})`);
+    const transform = `translate(${isDot ? left - DOT : left} ${isDot ? top - DOT : top})`;
+    if (mark.transform !== transform) mark.tag.setAttribute("transform", (mark.transform = transform));
     if (mark.written === text) return;
     mark.written = text;
     const [width, height] = isDot ? [2 * DOT, 2 * DOT] : plates[form];
@@ -85,18 +89,22 @@
     let marks = []; // one for each box that is drawn
     let family = ""; // of the labels' fonts
     let lines = null; // the group of all boxes, in fractions of the picture: one transform moves them all
+    let tags = null; // that of all labels
 
     // `regions` of the answer that is shown, and `others`, of the one that it is compared with. Gives how many boxes
-    // there are and how many of them are drawn.
+    // there are and how many of them are drawn. Of an answer that grows, what is there already stays.
     function set(regions, others = []) {
-      layer.replaceChildren();
       family ||= getComputedStyle(layer).fontFamily;
-      lines = make("g", {}, layer);
-      const tags = make("g", {}, layer); // above all boxes
+      lines ??= make("g", {}, layer);
+      tags ??= make("g", {}, layer); // above all boxes
       const all = [...others.map((one) => [one, true]), ...regions.map((one) => [one, false])].flatMap(
         ([region, isOther]) => region.boxes.map((box, index) => ({ region, isOther, box, isOnly: region.only?.[index] })),
       ).filter(({ isOther, isOnly }) => !(isOther && isOnly === false)); // both answers have it: once is enough
-      marks = all.slice(0, MOST).map((mark) => ({ ...mark, ...shapes(mark, lines, tags) }));
+      const drawn = all.slice(0, MOST).map((mark) => ({ ...mark, look: lookOf(mark) }));
+      const same = drawn.findIndex(({ look }, index) => marks[index]?.look !== look);
+      const kept = same < 0 ? drawn.length : same;
+      marks.splice(kept).forEach(({ group, tag }) => [group, tag].forEach((node) => node.remove()));
+      marks.push(...drawn.slice(kept).map((mark) => ({ ...mark, ...shapes(mark, lines, tags) })));
       place();
       return { all: all.length, drawn: marks.length };
     }
