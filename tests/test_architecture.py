@@ -119,7 +119,7 @@ def rooms_of(folder: Path) -> dict[str, set[str]]:
     }
 
 
-@pytest.mark.parametrize("package", [*PACKAGES, "benchmarks"])
+@pytest.mark.parametrize("package", [*PACKAGES, "benchmarks", "tests"])
 def test_no_circles_between_sibling_folders(package: str) -> None:
     """Of two folders side by side one builds on the other, never both on each other, by whatever modules."""
     for folder in sorted({path.parent.parent for path in (ROOT / package).rglob("*/*.py")}):
