@@ -58,15 +58,15 @@ def take(context: BrowserContext, name: str, site: Site, window: str, folder: Pa
     shown = state.act(page, site, window == "390") or page
     for size in ("390",) if window == "390" else ("1280", "1920"):
         if not state.window:
-            page.set_viewport_size(WINDOWS[size]["viewport"])
+            shown.set_viewport_size(WINDOWS[size]["viewport"])
         for theme in THEMES:
-            page.emulate_media(
+            shown.emulate_media(
                 color_scheme=theme,
                 media="print" if state.is_print else None,
                 forced_colors="active" if state.is_forced else None,
                 reduced_motion="reduce",
             )
-            page.evaluate(f"document.body.classList.toggle('dark', {str(theme == 'dark').lower()})")
+            shown.evaluate(f"document.body.classList.toggle('dark', {str(theme == 'dark').lower()})")
             shot(shown, folder / f"{name}-{size}-{theme}.png", state)
             if size != "1920":  # where nothing is other than at 1280 but the room
                 found += [f"{name}, {size}, {theme}: {one}" for one in faults(shown)]
