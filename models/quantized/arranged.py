@@ -1,0 +1,68 @@
+"""A loaded model's layers of 8 and 4 bits, and its output head, as a CPU multiplies them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from models.memory.freed import give_back_freed_memory
+from models.quantized.eight_bits import LEVELS, EightBitLinear, quantize_rows
+from models.quantized.four_bits import FourBitLinear
+from models.tensors.deferred import release
+from models.tensors.weights import HEAD
+
+
+def stand_in(weight: Tensor, dtype: torch.dtype) -> Tensor:
+    """What has the form of a weight [N, K] and takes no memory."""
+    return torch.zeros(1, 1, dtype=dtype).expand(weight.shape)
+
+
+def arrange(module: nn.Module, head: Iterable[Tensor] | None = None) -> None:
+    """Replace the layers of a module on a CPU that bitsandbytes has shrunk, one after the other, and its output head.
+
+    The head's weights are those of `head`, pieces of whole rows, or its own. One that is the embedding stays. The
+    module can only be used for inference afterwards, and its weights are in no `state_dict`.
+    """
+    _arrange_children(module)
+    output = module.get_output_embeddings() if isinstance(module, PreTrainedModel) else None
+    is_tied = HEAD in (getattr(module, "all_tied_weights_keys", None) or ())
+    if isinstance(output, nn.Linear) and not is_tied:
+        weight = output.weight.detach()
+        rows = max(1, 2**18 // weight.shape[1])
+        integers, scales = quantize_rows(weight.split(rows) if head is None else head, weight.shape)
+        module.set_output_embeddings(EightBitLinear(integers, scales, output.bias))
+        release(weight)
+        del output, weight
+    give_back_freed_memory()
+
+
+def _arrange_children(parent: nn.Module) -> None:
+    import bitsandbytes
+
+    for name in [name for name, _ in parent.named_children()]:
+        child: Any = parent.get_submodule(name)
+        if isinstance(child, bitsandbytes.nn.Linear8bitLt):
+            largest = child.state.SCB if child.weight.SCB is None else child.weight.SCB
+            setattr(parent, name, EightBitLinear(child.weight.data, largest / LEVELS, child.bias))
+        elif isinstance(child, bitsandbytes.nn.Linear4bit):
+            setattr(parent, name, _four_bits(child))
+        else:
+            _arrange_children(child)
+            continue
+        del child
+        give_back_freed_memory()
+
+
+def _four_bits(layer: Any) -> FourBitLinear:
+    from bitsandbytes.functional import dequantize_blockwise
+
+    state = layer.weight.quant_state
+    scales = state.absmax
+    if state.nested:  # scales that are quantized themselves
+        scales = dequantize_blockwise(scales, state.state2) + state.offset
+    is_fused = layer.support_avx512bf16_for_cpu
+    return FourBitLinear(layer.weight.data, scales.float(), state.shape, layer.bias, is_fused=is_fused)
