@@ -46,8 +46,8 @@ def _arrange_children(parent: nn.Module) -> None:
     for name in [name for name, _ in parent.named_children()]:
         child: Any = parent.get_submodule(name)
         if isinstance(child, bitsandbytes.nn.Linear8bitLt):
-            largest = child.state.SCB if child.weight.SCB is None else child.weight.SCB
-            setattr(parent, name, EightBitLinear(child.weight.data, largest / LEVELS, child.bias))
+            scales: Tensor = (child.state.SCB if child.weight.SCB is None else child.weight.SCB) / LEVELS
+            setattr(parent, name, EightBitLinear(child.weight.data, scales, child.bias))
         elif isinstance(child, bitsandbytes.nn.Linear4bit):
             setattr(parent, name, _four_bits(child))
         else:

@@ -1,13 +1,13 @@
 """Linear layers with 8-bit weights on a CPU: products of integers, whose sums are exact.
 
 A row of weights has one scale, and so has each token: q = round(127 x / a) with a = max |x|, and y = a s (q W) / 127.
-A token's result is the same to the bit whoever else is in the batch, as neither scales nor sums depend on others.
-N outputs, K inputs, T tokens.
+Where the largest number of a token stands far above the others, most of them would be lost: what rounding has left of
+such a token is multiplied as a second one, in the same product. A token's result is the same to the bit whoever else is
+in the batch, as neither scales nor sums depend on others. N outputs, K inputs, T tokens.
 """
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterable
 from functools import cache
 
@@ -16,13 +16,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 LEVELS = 127  # of a number above zero
-_MIDDLE = 128  # what stands for zero in the unsigned numbers that these products take
 LEAST = 1e-30  # a token of zeros is divided by this
+_PEAK = 8.0  # times the root of the mean square, above which a token's largest number stands far above the others
+_MIDDLE = 128  # what stands for zero in the unsigned numbers that oneDNN multiplies by signed ones
 _FEW = 4  # tokens for which weights are better read once by a product of mixed formats than written as fp32
 _TILE = 2**18  # weights that are in fp32 at a time: 1 MiB, which a core's own cache holds
 
-# Tokens [T, K] fp32, within -1 and 1, which it may overwrite -> their products [T, N] fp32.
-Product = Callable[[Tensor], Tensor]
+Product = Callable[[Tensor], Tensor]  # tokens [T, K] -> [T, N], in fp32
 # Weights [N, K] int8 and their scales [N] -> the product, which keeps them in a layout of its own.
 Route = Callable[[Tensor, Tensor], Product]
 
@@ -46,10 +46,17 @@ class EightBitLinear(nn.Module):
     def forward(self, inputs: Tensor) -> Tensor:
         """See the class."""
         tokens = inputs.reshape(-1, self.in_features).float()
-        largest = torch.linalg.vector_norm(tokens, float("inf"), dim=-1, keepdim=True).clamp_(min=LEAST)
-        output = self._product(tokens / largest)
-        output = output.mul_(largest) if self.bias is None else torch.addcmul(self.bias, output, largest)
-        return output[:, : self.out_features].to(inputs.dtype).reshape(*inputs.shape[:-1], self.out_features)
+        output = self._product(tokens)
+        if self.bias is not None:
+            output += self.bias
+        if self.out_features < output.shape[1]:
+            output = output[:, : self.out_features]
+        return output.to(inputs.dtype).reshape(*inputs.shape[:-1], self.out_features)
+
+
+def largest_of(rows: Tensor) -> Tensor:
+    """The largest absolute value of each row [T, K], and never zero: [T, 1]; NaN where one is in the row."""
+    return rows.abs().amax(-1, keepdim=True).clamp_(min=LEAST)
 
 
 def quantize_rows(pieces: Iterable[Tensor], shape: torch.Size) -> tuple[Tensor, Tensor]:
@@ -65,83 +72,72 @@ def quantize_rows(pieces: Iterable[Tensor], shape: torch.Size) -> tuple[Tensor, 
 
 @cache
 def best_route() -> Route:
-    """The first way of multiplying integers that this CPU and this build of torch have and that is exact.
-
-    Where there is none, weights are multiplied as the numbers that they stand for.
-    """
-    return next((route for route in (_fbgemm, _onednn) if _is_exact(route)), _numbers)
+    """How this CPU multiplies: integers where it and this build of torch do so exactly, else what they stand for."""
+    return _integers if _is_exact(_integers) else _numbers
 
 
 def has_exact_integers() -> bool:
     """Whether this CPU multiplies integers so that their sums are right."""
-    return best_route() is not _numbers
+    return best_route() is _integers
 
 
 def _is_exact(route: Route) -> bool:
     """Whether the largest sums come out right: on CPUs without instructions for them, kernels add in 16 bits."""
-    integers = torch.full((64, 256), LEVELS, dtype=torch.int8)
-    integers[1::2] = -LEVELS
-    integers[2::4, ::2] = 1
+    weights = torch.full((64, 256), LEVELS, dtype=torch.int8)
+    weights[1::2] = -LEVELS
+    weights[2::4, ::2] = 1
     tokens = torch.ones(3, 256)
     tokens[1], tokens[2, 1::2] = -1, -1
-    expected = tokens @ integers.float().T
     try:
-        found = route(integers, torch.ones(64))(tokens)
+        found = route(weights, torch.ones(64))(tokens)
     except (RuntimeError, AttributeError):  # not in this build of torch
         return False
-    return torch.allclose(found, expected, rtol=1e-5, atol=1e-3)
+    return torch.allclose(found, tokens @ weights.float().T, rtol=1e-5, atol=1e-2)
 
 
-def _fbgemm(integers: Tensor, scales: Tensor) -> Product:
-    """FBGEMM, which torch brings on x86: the tokens are made integers inside of it."""
-    engine = torch.backends.quantized.engine
+def _integers(weights: Tensor, scales: Tensor) -> Product:
+    """oneDNN's product of unsigned by signed bytes, on CPUs with VNNI or AMX.
+
+    What tokens are above zero for being unsigned, comes out as the same number in every token's result.
+    """
+    packed = torch.ops.onednn.qlinear_prepack(weights, None)
     zeros = torch.zeros(len(scales), dtype=torch.int64)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # these tensors are to go one day; `_onednn` needs none
-        weight = torch._empty_per_channel_affine_quantized(
-            (len(scales), 0), scales=scales.double(), zero_points=zeros, axis=0, dtype=torch.qint8
-        )
-    weight.set_(integers.untyped_storage(), integers.storage_offset(), integers.shape, integers.stride())  # no copy
-    try:
-        torch.backends.quantized.engine = "fbgemm"
-        packed = torch.ops.quantized.linear_prepack(weight, None)
-    finally:
-        torch.backends.quantized.engine = engine
-    multiply = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32
-
-    def product(tokens: Tensor) -> Tensor:
-        output: Tensor = multiply(tokens, 1 / LEVELS, _MIDDLE, packed)
-        return output
-
-    return product
-
-
-def _onednn(integers: Tensor, scales: Tensor) -> Product:
-    """oneDNN, which also knows the instructions of CPUs without AVX-512."""
-    packed = torch.ops.onednn.qlinear_prepack(integers, None)
-    zeros = torch.zeros(len(scales), dtype=torch.int64)
+    excess = weights.sum(dim=1, dtype=torch.int32) * scales * (-_MIDDLE / LEVELS)
+    peak = _PEAK / weights.shape[1] ** 0.5
     multiply = torch.ops.onednn.qlinear_pointwise.default
 
     def product(tokens: Tensor) -> Tensor:
-        unsigned = tokens.mul_(LEVELS).round_().add_(_MIDDLE).to(torch.uint8)
+        largest = largest_of(tokens)
+        rounded = _rounded(tokens, largest)
+        found = (largest > peak * torch.linalg.vector_norm(tokens, dim=-1, keepdim=True)).view(-1).nonzero().view(-1)
+        if len(found):
+            rest = tokens[found] - rounded[found] * (largest[found] / LEVELS)
+            largest = torch.cat((largest, largest_of(rest)))
+            rounded = torch.cat((rounded, _rounded(rest, largest[len(tokens) :])))
+        unsigned = rounded.bitwise_xor_(-_MIDDLE).view(torch.uint8)
         output: Tensor = multiply(
-            unsigned, 1 / LEVELS, _MIDDLE, packed, scales, zeros, None, 1.0, 0, torch.float32, "none", [], ""
-        )
-        return output
+            unsigned, 1 / LEVELS, 0, packed, scales, zeros, excess, 1.0, 0, torch.float32, "none", [], ""
+        ).mul_(largest)
+        return output[: len(tokens)].index_add_(0, found, output[len(tokens) :]) if len(found) else output
 
     return product
 
 
-def _numbers(integers: Tensor, scales: Tensor) -> Product:
-    """Products in fp32 with weights that are read as bytes; sums are rounded, in an order that the kernel chooses."""
-    rows = max(1, _TILE // integers.shape[1])
+def _rounded(tokens: Tensor, largest: Tensor) -> Tensor:
+    """Tokens [T, K] as integers of at most LEVELS, which stands for the largest of each [T, 1]."""
+    return (tokens * (LEVELS / largest)).round_().to(torch.int8)
+
+
+def _numbers(weights: Tensor, scales: Tensor) -> Product:
+    """Products of fp32 with weights that are read as bytes; sums are rounded, in an order that the kernel chooses."""
+    rows = max(1, _TILE // weights.shape[1])
 
     def product(tokens: Tensor) -> Tensor:
         if len(tokens) <= _FEW:
-            few: Tensor = torch.ops.aten._weight_int8pack_mm(tokens, integers, scales)
+            few: Tensor = torch.ops.aten._weight_int8pack_mm(tokens, weights, scales)
             return few
-        output = tokens.new_empty(len(tokens), len(integers))
-        for part, place in zip(integers.split(rows), output.split(rows, dim=1), strict=True):
+        output = tokens.new_empty(len(tokens), len(weights))
+        for part, place in zip(weights.split(rows), output.split(rows, dim=1), strict=True):
             place.copy_(functional.linear(tokens, part.float()))
         return output.mul_(scales)
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.quantized.eight_bits import LEAST, LEVELS, has_exact_integers
+from models.quantized.eight_bits import LEVELS, has_exact_integers, largest_of
 
 BLOCK = 64  # weights that share one scale
 _ROWS = 32  # of weights that bitsandbytes' product takes together
@@ -64,14 +64,14 @@ class FourBitLinear(nn.Module):
         output = tokens.new_empty(len(tokens), self.out_features)
         is_integer = len(tokens) >= _MANY and multiplies_integers_faster()
         if is_integer:
-            largest = torch.linalg.vector_norm(tokens, float("inf"), dim=-1, keepdim=True).clamp_(min=LEAST)
+            largest = largest_of(tokens)
             tokens = (tokens * (LEVELS / largest)).round_().to(torch.int8)
         rows = max(1, _TILE // self.in_features)
         for start in range(0, self.out_features, rows):
             place = output[:, start : start + rows]
             weight = self._numbers(start, start + place.shape[1])
             if is_integer:
-                size = torch.linalg.vector_norm(weight, float("inf"), dim=-1, keepdim=True).clamp_(min=LEAST)
+                size = largest_of(weight)
                 integers = weight.mul_(LEVELS / size).round_().to(torch.int8)
                 place.copy_(torch._int_mm(tokens, integers.T)).mul_(size.view(-1) / LEVELS**2)
             else:

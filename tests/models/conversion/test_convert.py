@@ -76,8 +76,8 @@ def test_quantized_weights_are_those_of_quantized_loading(case: str, quantizatio
         # fail or take wrong scales (models/quantization.py).
         config = replace(load_config(source), quantization=quantization)
         part = parts_of(config, ReleasedFiles(config))["language_model"]
-        options = {"dtype": torch.float32, "quantization": quantization, "arranged": False}
-        wanted = materialise(part, device=torch.device("cpu"), **options).state_dict()
+        cpu, dtype = torch.device("cpu"), torch.float32
+        wanted = materialise(part, device=cpu, dtype=dtype, quantization=quantization, arranged=False).state_dict()
         other = AutoModelForCausalLM.from_pretrained(tmp_path / "out" / "language_model", device_map={"": "cpu"})
         read = other.state_dict()
         assert read.keys() == wanted.keys()
