@@ -46,8 +46,7 @@ def _arrange_children(parent: nn.Module) -> None:
     for name in [name for name, _ in parent.named_children()]:
         child: Any = parent.get_submodule(name)
         if isinstance(child, bitsandbytes.nn.Linear8bitLt):
-            scales: Tensor = (child.state.SCB if child.weight.SCB is None else child.weight.SCB) / LEVELS
-            setattr(parent, name, EightBitLinear(child.weight.data, scales, child.bias))
+            setattr(parent, name, _eight_bits(child))
         elif isinstance(child, bitsandbytes.nn.Linear4bit):
             setattr(parent, name, _four_bits(child))
         else:
@@ -55,6 +54,11 @@ def _arrange_children(parent: nn.Module) -> None:
             continue
         del child
         give_back_freed_memory()
+
+
+def _eight_bits(layer: Any) -> EightBitLinear:
+    largest = layer.state.SCB if layer.weight.SCB is None else layer.weight.SCB
+    return EightBitLinear(layer.weight.data, largest / LEVELS, layer.bias)
 
 
 def _four_bits(layer: Any) -> FourBitLinear:
