@@ -28,9 +28,9 @@ def arrange(module: nn.Module, head: Iterable[Tensor] | None = None) -> None:
     module can only be used for inference afterwards, and its weights are in no `state_dict`.
     """
     _arrange_children(module)
-    output = module.get_output_embeddings() if isinstance(module, PreTrainedModel) else None
-    is_tied = HEAD in (getattr(module, "all_tied_weights_keys", None) or ())
-    if isinstance(output, nn.Linear) and not is_tied:
+    if isinstance(module, PreTrainedModel) and HEAD not in (module.all_tied_weights_keys or ()):
+        output = module.get_output_embeddings()
+        assert isinstance(output, nn.Linear)
         weight = output.weight.detach()
         rows = max(1, 2**18 // weight.shape[1])
         integers, scales = quantize_rows(weight.split(rows) if head is None else head, weight.shape)
