@@ -93,24 +93,27 @@ def measure(path: Path, *, dtype: str | None, quantization: str | None, options:
     from models.conversation import Sampling, Turn
     from models.loader import load_model
 
+    begun = time.perf_counter(), time.process_time()
+
     def step(name: str, **found: Any) -> None:
-        print(json.dumps({"step": name, **found, **memory.end()}), flush=True)
+        nonlocal begun
+        now = time.perf_counter(), time.process_time()
+        seconds, cpu = (end - start for end, start in zip(now, begun, strict=True))
+        print(json.dumps({"step": name, "seconds": seconds, "cpu": cpu, **found, **memory.end()}), flush=True)
         memory.begin()
+        begun = time.perf_counter(), time.process_time()
 
     step("program", threads=torch.get_num_threads())
-    start = time.perf_counter()
     announced: list[str] = []
     model = load_model(
         path, device="cpu", dtype=dtype, quantization=quantization, overrides=options, report=announced.append
     )
-    step("loaded", seconds=time.perf_counter() - start, announced=announced)
-    start = time.perf_counter()
+    step("loaded", announced=announced)
     with ChatEngine(model) as engine:
-        step("engine started", seconds=time.perf_counter() - start)
+        step("engine started")
         image = picture(1, 512)
-        start = time.perf_counter()
         model.encode_images([image])
-        step("image encoded", seconds=time.perf_counter() - start)
+        step("image encoded")
         if not tokens:
             return
         sampling = Sampling(temperature=0, repetition_penalty=1.0, max_new_tokens=tokens)
@@ -155,9 +158,9 @@ def show(steps: Sequence[dict[str, Any]]) -> None:
         print(f"  at rest {rest - program['own'] - program['mapped']:.2f} GiB more than the program alone")
         for name, step in (("loading", loaded), ("the engine's start", started)):
             print(f"  worst moment of {name}: {step['most both'] / rest:.2f} times the memory at rest")
-        print(f"  loaded in {loaded['seconds']:.1f} s, engine started in {started['seconds']:.1f} s")
-    if "image encoded" in by_name:
-        print(f"  an image in {by_name['image encoded']['seconds']:.1f} s")
+    for name in ("loaded", "engine started", "image encoded", "answered"):
+        if name in by_name:
+            print(f"  {name}: {by_name[name]['seconds']:.1f} s, {by_name[name]['cpu']:.1f} s of CPU time")
     if "answered" in by_name:
         answer = by_name["answered"]
         print(f"  first token after {answer['first_token']:.1f} s, then {answer['per_second']:.2f} tokens per second")

@@ -14,12 +14,14 @@ import torch
 from torch import Tensor, nn
 from transformers.models.mixtral.modeling_mixtral import MixtralExperts
 
-from models.memory.freed import give_back_freed_memory
 from models.parts.sparse_decoders import VocabularyHead
 from models.parts.sparse_moe import GatedExperts, PlainExperts, run_experts
 from models.tensors.deferred import release
+from models.tensors.freed import give_back_freed_memory
 
 _LEAST_WEIGHTS = 2**19  # in a matrix; the products of smaller ones take as long as oneDNN's preparations
+# In a piece of a larger matrix. While a piece is packed it is there twice; the outputs of several have to be joined.
+_MOST_WEIGHTS = 2**27
 _HAS_ONEDNN = torch.backends.mkldnn.is_available() and torch.backends.cpu.get_cpu_capability().startswith("AVX")
 _HAS_BF16 = _HAS_ONEDNN and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())  # AVX2 alone is not enough
 
@@ -36,6 +38,24 @@ class PackedLinear(nn.Module):
     def forward(self, inputs: Tensor) -> Tensor:
         """See the class."""
         return _product(inputs, self.weight, self.bias)
+
+
+class PackedPieces(nn.Module):
+    """`PackedLinear` of a very large matrix (an output head), packed a run of outputs at a time."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        super().__init__()
+        self.out_features, self.in_features = weight.shape
+        count = -(-weight.numel() // _MOST_WEIGHTS)
+        biases = [None] * count if bias is None else bias.tensor_split(count)
+        self.pieces = nn.ModuleList()
+        for rows, some in zip(weight.tensor_split(count), biases, strict=True):
+            self.pieces.append(PackedLinear(rows, some))
+            release(rows)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """See `PackedLinear`."""
+        return torch.cat([piece(inputs) for piece in self.pieces], dim=-1)
 
 
 class PackedExperts(nn.Module):
@@ -75,9 +95,9 @@ def pack_weights(model: nn.Module, *, least_weights: int = _LEAST_WEIGHTS) -> No
     """Replace the large linear layers and experts of a model that is on a CPU; elsewhere, and what does not fit, stay.
 
     The model can only be used for inference afterwards. Memory stays as it is, at every moment: each layer's plain
-    weights are let go before the next is packed, and where they were a mapped file, its pages are given back. Layers of
-    8 and 4 bits, shared weights (an output head that is the embedding) and CPUs that oneDNN has nothing for are left
-    alone.
+    weights are let go before the next is packed, and where they were a mapped file, its pages are given back, those of
+    very large matrices piece by piece. Layers of 8 and 4 bits, shared weights (an output head that is the embedding)
+    and CPUs that oneDNN has nothing for are left alone.
     """
     uses = Counter(id(parameter) for module in model.modules() for parameter in module.parameters(recurse=False))
     _pack_children(model, uses, least_weights=least_weights)
@@ -93,7 +113,9 @@ def _pack_children(parent: nn.Module, uses: Counter[int], *, least_weights: int)
         if are_packable and all(uses[id(parameter)] == 1 for parameter in parameters):
             # Classes derived from these, as bitsandbytes' and peft's, do more than a product.
             if isinstance(child, nn.Linear) and type(child) in (nn.Linear, VocabularyHead):
-                packed = PackedLinear(child.weight[: child.out_features], child.bias)
+                weight = child.weight[: child.out_features]
+                packed = (PackedPieces if weight.numel() > _MOST_WEIGHTS else PackedLinear)(weight, child.bias)
+                del weight
             elif isinstance(child, GatedExperts | PlainExperts | MixtralExperts):
                 packed = PackedExperts(child)
         if packed is None:

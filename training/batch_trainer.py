@@ -8,6 +8,7 @@ import math
 import os
 import shutil
 from collections.abc import Mapping
+from dataclasses import asdict
 from importlib import import_module
 from multiprocessing import get_all_start_methods
 from pathlib import Path
@@ -17,13 +18,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import ProgressCallback, Trainer, TrainerControl, TrainerState, TrainingArguments
 from transformers.integrations import TensorBoardCallback
-from transformers.trainer_utils import TrainOutput
+from transformers.trainer_utils import TrainOutput, rotate_checkpoints
 
+from models.disk import DiskFull, one_line_if_full
 from models.errors import CheckpointCorrupt, CheckpointMismatch
-from models.files.disk import DiskFull, one_line_if_full
-from training.health import StepWatch, TrainingDiverged, refuse_non_finite
+from training.health import StepHistory, StepWatch, TrainingDiverged, refuse_non_finite
 
 STATE_FILE = "trainable.safetensors"
+_HISTORY_FILE = "losses.json"
 _log = logging.getLogger(__name__)
 
 
@@ -56,7 +58,8 @@ class BatchTrainer(Trainer):
     learns, the optimiser, the schedule and every generator: a resumed run has the losses of one that was never stopped.
 
     A run that is ill ends with TrainingDiverged, before the step that would spoil its weights, or once its loss has
-    exploded: see `StepWatch`, also for `guess_loss`. While the weights are in doubt, nothing is saved.
+    exploded: see `StepWatch`, also for `guess_loss`. While the weights are in doubt, nothing is saved. Of the newest
+    checkpoints as many are kept as the arguments say, but the last good one in any case.
     """
 
     def __init__(
@@ -67,6 +70,8 @@ class BatchTrainer(Trainer):
         if self.pop_callback(ProgressCallback) is not None:  # there is none where no bar is wanted
             self.add_callback(self._bar)
         self._whole = model  # `self.model` and `model_wrapped` may be shards of it
+        # transformers deletes by age alone, and the good ones may be the oldest.
+        self._most_checkpoints, self.args.save_total_limit = self.args.save_total_limit, None
         self._watch = StepWatch(may_overflow=bool(self.args.fp16), guess_loss=guess_loss)
         self._save_is_due = False
         self._trainable = frozenset(name for name, parameter in model.named_parameters() if parameter.requires_grad)
@@ -100,10 +105,14 @@ class BatchTrainer(Trainer):
             raise TrainingDiverged(f"step {step}: {fault}. {self._last_good(step)}")
         return norm
 
+    def _good_checkpoint(self, step: int) -> Path | None:
+        """The newest checkpoint that is known to be good. `step` is the newest whose loss is known."""
+        # A step's loss is that of the weights after the step before it.
+        return latest_checkpoint(Path(str(self.args.output_dir)).parent, before=step - self._watch.num_doubtful)
+
     def _last_good(self, step: int) -> str:
         """Where the last good weights are, and what to do. `step` is the newest whose loss is known."""
-        # A step's loss is that of the weights after the step before it.
-        checkpoint = latest_checkpoint(Path(str(self.args.output_dir)).parent, before=step - self._watch.num_doubtful)
+        checkpoint = self._good_checkpoint(step)
         saved = "Nothing was saved before" if checkpoint is None else f"The last good checkpoint is {checkpoint}"
         return f"{saved}; begin again in another output_dir with a lower learning rate (schedule.init_lr)."
 
@@ -122,6 +131,11 @@ class BatchTrainer(Trainer):
         except DiskFull:
             shutil.rmtree(folder, ignore_errors=True)  # its part would only take room
             raise
+        if self.args.should_save:
+            good = self._good_checkpoint(self.state.global_step)
+            rotate_checkpoints(
+                str(folder.parent), self._most_checkpoints, best_model_checkpoint=None if good is None else str(good)
+            )
 
     def _save(self, output_dir: str | None = None, state_dict: Mapping[str, Tensor] | None = None) -> None:
         """What learns, without the frozen rest."""
@@ -136,6 +150,7 @@ class BatchTrainer(Trainer):
         except TrainingDiverged as error:
             raise TrainingDiverged(f"{error} {self._last_good(self.state.global_step)}") from error
         save_file(learnt, folder / STATE_FILE)
+        (folder / _HISTORY_FILE).write_text(json.dumps(asdict(self._watch.history)), encoding="utf-8")
 
     def _save_rng_state(self, output_dir: str) -> None:
         super()._save_rng_state(output_dir)
@@ -163,6 +178,9 @@ class BatchTrainer(Trainer):
                 f"{file} is from a run that trained other parameters; resume with its recipe or change output_dir."
             )
         self._put_back(state)
+        history = file.with_name(_HISTORY_FILE)
+        if history.is_file():  # older ones have none
+            self._watch.history = StepHistory(**json.loads(history.read_text(encoding="utf-8")))
 
     def _put_back(self, state: Mapping[str, Tensor]) -> None:
         self._whole.load_state_dict(state, strict=False)

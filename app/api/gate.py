@@ -11,8 +11,8 @@ from fastapi import FastAPI, Request, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.access import Access
+from app.api.application import make_api
 from app.api.metrics import as_text
-from app.api.openai.app import make_api
 from app.api.openai.errors import ApiError
 from app.api.openai.routes import Service
 from app.api.openai.served import Models, check_ready
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from gradio.routes import App
 
-    from app.api.metrics import Counters
+    from engine.stats import Counters
 
 ALLOWED_METHODS = "GET, POST, OPTIONS"
 PREFLIGHT_SECONDS = 600

@@ -11,9 +11,9 @@ from transformers import AutoConfig, PreTrainedConfig
 
 from models.errors import CheckpointCorrupt, CheckpointMismatch, CheckpointMissing, ConfigError
 from models.family_config import FamilyConfig
+from models.fetching.checkpoints import find_local, find_near, resolve, resolve_base
 from models.files.adapters import adapter_values, is_adapter_folder, read_lora, trained_in_full
-from models.files.checkpoints import find_local, find_near, resolve, resolve_base
-from models.files.module_config import as_config_error
+from models.tensors.module_config import as_config_error
 from models.tensors.state_dicts import load_pickle
 from models.tensors.weights import Lora, Tensors, read_tensors
 

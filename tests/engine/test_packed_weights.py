@@ -20,7 +20,7 @@ from transformers.models.mixtral.modeling_mixtral import MixtralExperts
 from benchmarks.random_models import BACKBONES, SMALL, Size, fill, picture, random_model
 from engine import packed_weights
 from engine.chat_engine import ChatEngine
-from engine.packed_weights import PackedExperts, PackedLinear, pack_weights
+from engine.packed_weights import PackedExperts, PackedLinear, PackedPieces, pack_weights
 from models.conversation import Sampling, Turn
 from models.loader import load_model, materialise
 from models.parts.sparse_decoders import VocabularyHead
@@ -59,6 +59,42 @@ def test_a_linear_layer_gives_the_same(has_bias: bool, dtype: torch.dtype) -> No
             ours, theirs = packed(inputs.to(dtype)), plain(inputs.to(dtype))
         # fp32 sums come in another order.
         torch.testing.assert_close(ours, theirs, rtol=0 if dtype == BF16 else 1e-5, atol=0 if dtype == BF16 else 1e-5)
+
+
+@pytest.mark.parametrize("has_bias", [False, True])
+def test_a_very_large_layer_gives_the_same(has_bias: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packed_weights, "_MOST_WEIGHTS", 96 * 40)
+    plain = made(nn.Linear(96, 130, bias=has_bias), FP32)
+    packed = copy.deepcopy(plain)
+    pack_weights(packed, least_weights=0)
+    assert isinstance(packed[0], PackedPieces)
+    assert len(packed[0].pieces) == 4
+    for inputs in (torch.randn(1, 96), torch.randn(2, 9, 96), torch.randn(0, 96)):
+        with torch.inference_mode():
+            torch.testing.assert_close(packed(inputs), plain(inputs), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads Linux's own figures")
+def test_a_large_head_in_a_mapped_file_is_read_a_piece_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(packed_weights, "_MOST_WEIGHTS", 2**21)
+    head = nn.Linear(1024, 2**13, bias=False)
+    torch.save({"weight": head.weight.detach()}, tmp_path / "head.pth")
+    head.load_state_dict(torch.load(tmp_path / "head.pth", mmap=True, weights_only=True), assign=True)
+    model, before, most = nn.Sequential(head), own_and_mapped()[1], 0
+    del head
+    pack = packed_weights._packed
+
+    def look(weight: Tensor) -> Tensor:
+        nonlocal most
+        packed = pack(weight)
+        most = max(most, own_and_mapped()[1] - before)
+        return packed
+
+    monkeypatch.setattr(packed_weights, "_packed", look)
+    pack_weights(model)
+    assert 7 * 2**20 < most < 12 * 2**20  # of 32 MiB
 
 
 @pytest.mark.parametrize("has_bf16", [False, True])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 
 import pytest
 import torch
@@ -40,7 +41,7 @@ def test_steps_without_gradient_must_follow_each_other() -> None:
         assert fault(watch, 1.0, 0.5) is None
     for _ in range(MOST_IDLE_STEPS - 1):
         fault(watch, 1.0, 0.0)
-    assert watch.num_idle == MOST_IDLE_STEPS - 1
+    assert watch.history.num_idle == MOST_IDLE_STEPS - 1
     assert str(fault(watch, 1.0, 0.0)).startswith(f"{MOST_IDLE_STEPS} steps in a row had no gradient")
 
 
@@ -116,6 +117,23 @@ def test_weights_are_in_doubt_from_the_first_large_loss() -> None:
     assert (watch.is_doubtful, watch.num_doubtful) == (False, 7)
     assert "nan" in str(fault(watch, math.nan, 1.0, expects_gradient=False))
     assert (watch.is_doubtful, watch.num_doubtful) == (True, 8)
+
+
+def test_what_was_good_once_is_called_good_ever_after() -> None:
+    """Whatever the losses: else a checkpoint that was kept as the last good one could turn out to be none."""
+    draw = random.Random(0)
+    for _ in range(200):
+        watch, good, losses = StepWatch(may_overflow=False, guess_loss=GUESS), set[int](), [0.5, 2.0, 4.0, 7.0, 12.0]
+        for step in range(1, 60):
+            fault(watch, draw.choice(losses), float(draw.random() > 0.1))
+            now = set(range(step - watch.num_doubtful))
+            assert good <= now
+            good = now
+
+
+def test_weights_without_gradient_are_in_doubt() -> None:
+    watch = StepWatch(may_overflow=False)
+    assert [(fault(watch, 1.0, norm), watch.num_doubtful)[1] for norm in (1.0, 0.0, 0.0, 1.0)] == [0, 1, 2, 0]
 
 
 def test_the_first_tensor_that_is_not_finite_is_named() -> None:

@@ -11,6 +11,7 @@
   }
 
   function drop() {
+    pending?.closest(".mv-page").classList.remove("mv-sending");
     pending?.remove();
     pending = null;
   }
@@ -40,6 +41,7 @@
     thinking.innerHTML = "<i></i><i></i><i></i><span>Sending the question</span>";
     pending.append(question, thinking);
     document.querySelector("#mv-chat .mv-scroller").append(pending);
+    page.frame(pending).classList.add("mv-sending");
     page.followAgain();
   }
 

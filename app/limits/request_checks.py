@@ -1,4 +1,4 @@
-"""Whether one request is served: what each kind is checked for and counted as, for as long as it takes."""
+"""Whether a request is served: what each kind of request is checked for, and which budget it counts against."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from typing import Any
 
 from app.limits.addresses import SCOPE_KEY
-from app.limits.bodies import check_length, parse_object, replay
+from app.limits.bodies import FilesOfAForm, check_length, parse_object, replay
 from app.limits.budgets import Gauge, Lanes, Rate
 from app.limits.gradio_app import GradioApp
 from app.limits.policy import KIB, Limits
@@ -225,12 +225,13 @@ class Admission:
 
     # How much
 
-    def _buffer_until(self, stack: AsyncExitStack) -> Callable[[int], None]:
+    def _buffer_until(self, stack: AsyncExitStack) -> Callable[[bytes], None]:
         """Counts parts of a body as held by the server until the request ends."""
         held = 0
 
-        def count(size: int) -> None:
+        def count(part: bytes) -> None:
             nonlocal held
+            size = len(part)
             if self._buffered + size > self._limits.buffered_bytes:
                 raise Refused(503, "The server is reading as much as it can. Try again.", retry_after=5)
             held += size
@@ -250,9 +251,12 @@ class Admission:
             raise Refused(429, "Too much was uploaded from this address lately.", retry_after=60)
         self._uploads.check_room(size)
 
-        def count(part: int) -> None:
-            self._bytes.use(client, part)
-            self._uploads.count(part)
+        files = FilesOfAForm(request.scope, self._limits.upload_files)
+
+        def count(part: bytes) -> None:
+            self._bytes.use(client, len(part))
+            self._uploads.count(len(part))
+            files.count(part)
             if self._bytes.left(client) < 0:
                 raise Refused(429, "Too much was uploaded from this address lately.", retry_after=60)
 

@@ -1,4 +1,4 @@
-"""Whose turn it is: a few places that everybody waits for, given to those who had them least."""
+"""A few places that all clients wait for, given first to those who had them least."""
 
 from __future__ import annotations
 

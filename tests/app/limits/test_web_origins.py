@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from app.limits.origins import Origins
 from app.limits.refusal import Refused
+from app.limits.web_origins import Origins
 
 
 def scope_with(**headers: str) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 
-from models.inspection.headers import TensorHeader
+from models.inspection.file_headers import TensorHeader
 
 Tensors = Mapping[str, TensorHeader]
 

@@ -6,7 +6,7 @@ import pytest
 from transformers import CLIPVisionConfig
 
 from models.errors import ConfigError
-from models.files.module_config import module_config
+from models.tensors.module_config import module_config
 
 
 def test_overrides_win_and_a_mistyped_one_is_named_with_those_there_are() -> None:

@@ -53,7 +53,7 @@ def _is_skipped(value: Any) -> bool:
 def make_conversation(placeholder: str) -> gr.HTML:
     """The component; `placeholder` is the HTML that is shown while there is no message."""
     template = (
-        f'<div class="mv-scroller"><div class="mv-placeholder">{placeholder}</div>'
+        f'<div class="mv-scroller"><div class="mv-placeholder" tabindex="0">{placeholder}</div>'
         '<div class="mv-log" role="log" aria-live="polite" aria-label="Conversation"></div></div>'
         '<button type="button" class="mv-to-end" aria-label="To the end of the conversation" hidden>'
         '<span aria-hidden="true">↓</span></button>'

@@ -15,9 +15,9 @@ from app.limits.addresses import parse_networks
 from app.limits.connections import OpenConnections, protocol_for
 from app.limits.gradio_app import GradioApp
 from app.limits.layer import Front, LimitsLayer
-from app.limits.origins import Origins
 from app.limits.policy import Limits, limits_for
 from app.limits.refusal import RepeatedLines
+from app.limits.web_origins import Origins
 
 if TYPE_CHECKING:
     from gradio.routes import App
@@ -56,6 +56,7 @@ class LimitedServer:
         assert inside is not None
         gradio = GradioApp(app)
         gradio.serve_in_turns()
+        gradio.keep_little()
         layer = self.layer = LimitsLayer(inside, gradio, self.limits, self.front)
         app.middleware_stack = layer
         tidying = asyncio.create_task(layer.tidy_forever())

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.page.text import markdown
+from app.page.text.cuts import ROWS, cut, cut_rows
 from app.page.text.markdown import markdown_html
-from app.page.text.pieces import ROWS, cut, cut_rows
 
 LINES = (
     *(

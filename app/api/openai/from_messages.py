@@ -1,4 +1,4 @@
-"""Messages as the conversation they are, by the rules of the page: then both get the same answers."""
+"""The messages of a request as turns, by the rules of the page, so that both get the same answers."""
 
 from __future__ import annotations
 

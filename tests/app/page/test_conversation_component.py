@@ -7,7 +7,7 @@ import pytest
 from gradio.state_holder import SessionState
 
 from app.chat.exchange import Exchange, IllustratedAnswer
-from app.page.conversation import QuickBlocks, conversation_value, pixels_of
+from app.page.conversation_component import QuickBlocks, conversation_value, pixels_of
 from app.page.messages import Bubble
 from app.page.page_state import PageState
 from models.conversation import Answer, Sampling

@@ -9,7 +9,7 @@ import pytest
 
 from models.config import load_config
 from models.errors import ConfigError
-from models.files.checkpoints import find_near
+from models.fetching.checkpoints import find_near
 from models.files.released import ReleasedFiles
 
 

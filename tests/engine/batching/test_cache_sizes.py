@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from engine.batching.sizes import batching_config, kv_bytes_per_token, mask_bytes_per_token
+from engine.batching.cache_sizes import batching_config, kv_bytes_per_token, mask_bytes_per_token
 from models.errors import NotEnoughMemory
 from models.vision_language_model import VisionLanguageModel
 

@@ -14,8 +14,8 @@ from models.command_line import ROOT
 from models.config import load_config
 from models.errors import ConfigError
 from models.family_config import FamilyConfig
+from models.fetching.checkpoints import CHECKPOINTS_DIR, NeededFile, is_placeholder, needed_files
 from models.fetching.table import HubFile, ReleasedFile, find_released, terms_of
-from models.files.checkpoints import CHECKPOINTS_DIR, NeededFile, is_placeholder, needed_files
 
 APP_FILE = "space.py"
 _PROGRAM = ("demo.py", "pyproject.toml", "LICENSE", "app", "engine", "models")

@@ -1,7 +1,7 @@
-"""Where a Markdown text can be cut so that its pieces mean the same alone: of an answer that is being written only the
-last piece is then new, and a table of hundreds of rows costs what its last rows cost.
+"""Where a Markdown text can be cut into pieces that render alone as they do together.
 
-What is not sure is not cut.
+Of an answer that is being written only the last piece is then rendered anew, so that a table of hundreds of rows costs
+what its last rows cost. Where it is not sure, the text is not cut.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ import contextvars
 import threading
 from collections.abc import Callable
 
-from app.chat.decoding.turns import Turns
+from app.chat.decoding.fair_places import Turns
 from engine.asker import ASKER, Asker
 from tests.waiting import eventually
 

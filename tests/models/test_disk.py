@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from models.files.disk import DiskFull, written_whole
+from models.disk import DiskFull, written_whole
 from tests.small_disk import small_disk
 
 LARGE = torch.arange(50_000.0)
