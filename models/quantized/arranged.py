@@ -65,6 +65,7 @@ def _four_bits(layer: Any) -> FourBitLinear:
     from bitsandbytes.functional import dequantize_blockwise
 
     state = layer.weight.quant_state
+    layer.weight.module = None  # a circle, in which the old weights would stay until Python looks for such
     scales = state.absmax
     if state.nested:  # scales that are quantized themselves
         scales = dequantize_blockwise(scales, state.state2) + state.offset
