@@ -106,7 +106,7 @@ def pack_weights(model: nn.Module, *, least_weights: int = _LEAST_WEIGHTS) -> No
     _pack_children(model, uses, least_weights=least_weights)
 
 
-def _pack_children(parent: nn.Module, uses: Counter[int], *, least_weights: int) -> None:
+def _pack_children(parent: nn.Module, uses: Counter[tuple[int, int]], *, least_weights: int) -> None:
     """`pack_weights` of what is inside; `uses` counts how many modules have each parameter, whatever it is in them."""
     for name in [name for name, _ in parent.named_children()]:
         child = parent.get_submodule(name)
