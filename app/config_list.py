@@ -15,7 +15,7 @@ from models.errors import ConfigError, MiniVLMError
 if TYPE_CHECKING:
     from app.remote.config import RemoteConfig
     from models.family_config import FamilyConfig
-    from models.files.checkpoints import NeededFile
+    from models.fetching.checkpoints import NeededFile
 
 STATES = {"ready": "ready", "missing": "files missing", "download": "will be downloaded"}
 """The words that choose configurations by their state, and how the list shows it."""
@@ -83,7 +83,7 @@ def find_config(name: str) -> Path:
 def _listed(path: Path) -> Listed:
     from app.remote.config import remote_config
     from models.config import load_config
-    from models.files.checkpoints import needed_files
+    from models.fetching.checkpoints import needed_files
 
     try:
         if remote := remote_config(path, [], url=None, key=None, model=None):

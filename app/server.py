@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 
     from app.api.access import Access
     from app.api.library_models import LibraryModels
-    from app.api.metrics import Counters
     from app.api.openai.served import OneModel
     from app.library.library import ModelLibrary
-    from app.limits.serving import LimitedServer
+    from app.limits.guarded_server import LimitedServer
+    from engine.stats import Counters
 
 
 CLOSING_SECONDS = 5.0  # after the grace, for connections, threads and files
@@ -87,7 +87,7 @@ def serve(
         print("note: --share without --auth lets anyone who has the link use this machine.", file=sys.stderr)
     from app.api.gate import add_api
     from app.api.metrics import log_to_stderr
-    from app.limits.serving import LimitedServer
+    from app.limits.guarded_server import LimitedServer
 
     limited = LimitedServer(args)
     with limited.starting():

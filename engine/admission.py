@@ -1,4 +1,4 @@
-"""Admission: a fixed number of requests at once, and a bounded queue for the others, served by turns."""
+"""Admission: a fixed number of requests run at once; the others wait in a bounded queue, client by client in turn."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Who is being served: what all share (places at the model, decoders, memory) is shared fairly.
+"""Who asks: a client and one of its browsers, so that places at the model, decoders and memory are shared fairly.
 
-The layer in front of the server says who it is (app/limits); in the terminal and in tests it is nobody in particular.
+The layer in front of the server sets it for each request (app/limits); in the terminal and in tests it is NOBODY.
 """
 
 from __future__ import annotations

@@ -9,13 +9,13 @@ turns -> prompt segments -> token ids (an image is ids too: image_tokens.py) -> 
     sampling        choosing a token                               stats           the counters
     memory          how many conversations fit                     first_answer    what the log says of the first one
     packed_weights  weights laid out for a CPU                     routing_tracer  which experts tokens go to
+    per_image       what is computed once for an image object
     batching/       transformers' continuous batching: the generation loop, its KV cache and decode steps
 """
 
 from __future__ import annotations
 
 import threading
-import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
@@ -33,6 +33,7 @@ from engine.image_encoder import ImageEncoder
 from engine.image_tokens import ImageBank, ImageIdsExhausted, ImageTokenEmbedding, PinnedImages
 from engine.memory import is_out_of_memory, plan_conversations
 from engine.packed_weights import pack_weights
+from engine.per_image import PerImage
 from engine.routing_tracer import trace_routing
 from engine.stats import EngineStats
 from models.conversation import Sampling, Turn
@@ -114,7 +115,7 @@ class ChatEngine(ChatModel):
             stops=stop_check(model.tokenizer.decode, model.prompt_format),
             in_caller=in_caller,
         )
-        self._keys: dict[int, tuple[weakref.ref[Image.Image], str]] = {}
+        self._key = PerImage(model.image_key)  # by content
         self._lock = threading.Lock()
         # On a CPU two take twice the time.
         self._encoder = ImageEncoder(model, at_once=1 if on_cpu else _IMAGES_AT_ONCE)
@@ -281,17 +282,3 @@ class ChatEngine(ChatModel):
             self._encoded += was_encoded
             self._reused += not was_encoded
         return ids
-
-    def _key(self, image: Image.Image) -> str:
-        """The content key, computed once per image object: a long chat asks for the same one every turn."""
-        known = self._keys.get(id(image))
-        if known is not None and known[0]() is image:
-            return known[1]
-        key = self._model.image_key(image)
-        number = id(image)
-
-        def forget(_: object) -> None:
-            self._keys.pop(number, None)
-
-        self._keys[number] = (weakref.ref(image, forget), key)
-        return key

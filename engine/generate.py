@@ -49,10 +49,7 @@ class _Finite(LogitsProcessor):
 
     def __call__(self, _: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
         if not scores.amax(dim=-1).isfinite().all():
-            raise NotFinite(
-                "The model computed NaN or infinity. The number format is too small for it: use --dtype bfloat16 or "
-                "float32."
-            )
+            raise NotFinite.computed_by("The language model")
         return scores
 
 

@@ -112,10 +112,7 @@ class PinnedImages:
             if not slot.is_ready:
                 features = encode()
                 if not is_finite(features):
-                    raise NotFinite(
-                        "The vision tower computed NaN or infinity for this image. If that happens with others too, "
-                        "start the model with --dtype bfloat16 or float32."
-                    )
+                    raise NotFinite.computed_by("The vision tower")
                 self._bank.embedding.write(slot.index, features)
                 slot.is_ready = True
         return self._bank.ids(slot.index, slot.generation)

@@ -1,4 +1,5 @@
-"""Memory: how much for conversations, what is only taken when it is written to, errors that mean there is none left."""
+"""The engine's memory: how large the KV cache may be, tensors whose pages the system gives as they are written to, and
+which errors mean that there is none left."""
 
 from __future__ import annotations
 

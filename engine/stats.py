@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
-from typing import Literal
+from typing import Any, ClassVar, Literal, Protocol
 
 Kind = Literal["in use", "level", "total"]
 """In use: zero whenever no request runs or waits. Level: any other number that goes up and down, or is fixed at the
@@ -13,6 +13,12 @@ start. Total: counted since the start."""
 def counter(kind: Kind, text: str) -> dict[str, str]:
     """The metadata of a counter's field, for `/metrics` and the log."""
     return {"kind": kind, "help": text}
+
+
+class Counters(Protocol):
+    """A dataclass whose fields say in their metadata what they count: EngineStats, and those of a model elsewhere."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
 
 
 @dataclass(frozen=True, kw_only=True)

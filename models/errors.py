@@ -21,6 +21,8 @@ Anything else that is raised is a bug and keeps its traceback.
 
 from __future__ import annotations
 
+from typing import Self
+
 MAX_MESSAGE = 4000  # characters
 
 
@@ -79,6 +81,14 @@ class NotLoaded(RequestError):
 
 class NotFinite(MiniVLMError):
     """The model computed NaN or infinity for this request."""
+
+    @classmethod
+    def computed_by(cls, part: str) -> Self:
+        """The error for what this part of the model ("The vision tower") has computed."""
+        return cls(
+            f"{part} computed NaN or infinity, so this answer was ended. If that happens again, "
+            "the number format is too small for the model: start it with --dtype bfloat16 or float32."
+        )
 
 
 class Busy(MiniVLMError):

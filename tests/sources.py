@@ -29,6 +29,17 @@ def page_files() -> list[Path]:
     return sorted(path for kind in ("js", "css") for path in (ROOT / "app" / "page" / "assets").rglob(f"*.{kind}"))
 
 
+def blocks_of(lines: list[str]) -> Iterator[tuple[int, int]]:
+    """Of a script or style sheet, the first line of every indented block and how many lines it has.
+
+    It is told by the indentation, as the files are written; a script's outermost function is the file itself.
+    """
+    for first, line in enumerate(lines, start=1):
+        indent = line[: len(line) - len(line.lstrip())]
+        if indent and line.endswith("{"):
+            yield first, next(n for n, other in enumerate(lines[first:], start=2) if other.startswith(f"{indent}}}"))
+
+
 def relative(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
 

@@ -17,7 +17,7 @@ import pytest
 
 from models.config import available_families, load_config
 from tests.paths import ROOT
-from tests.sources import PACKAGES, imports_of, page_files, program_files, relative, source_files, tree_of
+from tests.sources import PACKAGES, blocks_of, imports_of, page_files, program_files, relative, source_files, tree_of
 
 MAX_FILE_LINES = 300
 MAX_FUNCTION_LINES = 60
@@ -62,6 +62,12 @@ def is_under(name: str, package: str) -> bool:
     return name == package or name.startswith(package + ".")
 
 
+@each_program
+def test_only_the_cluster_imports_ray(path: Path) -> None:
+    names = [name for name, _ in imports_of(path) if is_under(name, "ray")]
+    assert not names or is_under(relative(path).replace("/", "."), "app.cluster"), names
+
+
 @each_source
 def test_imports_point_one_way(path: Path) -> None:
     package = path.relative_to(ROOT).parts[0]
@@ -95,6 +101,29 @@ def test_no_circles(package: str) -> None:
             name if (ROOT / f"{name.replace('.', '/')}.py").is_file() else name.rpartition(".")[0] for name in names
         }
     TopologicalSorter(imports).prepare()  # raises CycleError with the circle
+
+
+def rooms_of(folder: Path) -> dict[str, set[str]]:
+    """For each folder inside this one that holds code, the names of its sibling folders that it imports from."""
+    package = ".".join(folder.relative_to(ROOT).parts)
+    rooms = {path.parent.name for path in folder.glob("*/*.py")}
+    return {
+        room: {
+            name.removeprefix(f"{package}.").partition(".")[0]
+            for path in sorted((folder / room).rglob("*.py"))
+            for name, _ in imports_of(path)
+            if is_under(name, package)
+        }
+        & rooms - {room}
+        for room in sorted(rooms)
+    }
+
+
+@pytest.mark.parametrize("package", [*PACKAGES, "benchmarks", "tests"])
+def test_no_circles_between_sibling_folders(package: str) -> None:
+    """Of two folders side by side one builds on the other, never both on each other, by whatever modules."""
+    for folder in sorted({path.parent.parent for path in (ROOT / package).rglob("*/*.py")}):
+        TopologicalSorter(rooms_of(folder)).prepare()  # raises CycleError with the circle
 
 
 @pytest.mark.parametrize("room", TRAINING_IMPORTS)
@@ -158,7 +187,10 @@ def test_files_and_functions_are_short(path: Path) -> None:
 
 @pytest.mark.parametrize("path", page_files(), ids=relative)
 def test_the_pages_files_are_short(path: Path) -> None:
-    assert len(path.read_text(encoding="utf-8").splitlines()) <= MAX_FILE_LINES
+    lines = path.read_text(encoding="utf-8").splitlines()
+    assert len(lines) <= MAX_FILE_LINES
+    for first, length in blocks_of(lines):
+        assert length <= MAX_FUNCTION_LINES, f"{relative(path)}:{first} begins a block of {length} lines"
 
 
 def test_no_folder_has_many_files() -> None:

@@ -20,8 +20,8 @@ from transformers import ProgressCallback, Trainer, TrainerControl, TrainerState
 from transformers.integrations import TensorBoardCallback
 from transformers.trainer_utils import TrainOutput, rotate_checkpoints
 
+from models.disk import DiskFull, one_line_if_full
 from models.errors import CheckpointCorrupt, CheckpointMismatch
-from models.files.disk import DiskFull, one_line_if_full
 from training.health import StepHistory, StepWatch, TrainingDiverged, refuse_non_finite
 
 STATE_FILE = "trainable.safetensors"

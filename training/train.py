@@ -24,9 +24,9 @@ from accelerate import PartialState  # type: ignore[import-untyped]
 from transformers import TrainerCallback
 
 from models.devices import pick_devices
+from models.disk import written_whole
 from models.errors import ConfigError, MiniVLMError
 from models.family_config import FamilyConfig
-from models.files.disk import written_whole
 from models.files.released import ReleasedFiles
 from models.loader import build_model
 from training.batch_trainer import SavedTensorBoard, begin_wandb_run, latest_checkpoint, tensorboard_writer

@@ -1,14 +1,14 @@
-"""The library as the API has it: what can be asked now, what else there is, and what asking for that does."""
+"""The library for the API: which models answer now, which could be loaded, and what a question to one of those does."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from app.api.metrics import Counters
 from app.api.openai.errors import ApiError
 from app.api.openai.served import Models, ServedModel, State, unknown_model
 from app.library.library import ModelLibrary
+from engine.stats import Counters
 from models.errors import MiniVLMError
 
 

@@ -6,19 +6,12 @@ import dataclasses
 import logging
 import threading
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, Protocol
 
 from engine import first_answer
-from engine.stats import EngineStats
+from engine.stats import Counters, EngineStats
 
 logger = logging.getLogger(__name__)
 LOG_INTERVAL = 60.0  # seconds between two lines, which are written only while something happens
-
-
-class Counters(Protocol):
-    """A dataclass whose fields say in their metadata what they count: EngineStats, RemoteStats."""
-
-    __dataclass_fields__: ClassVar[dict[str, Any]]
 
 
 def as_text(stats: Mapping[str, Counters]) -> str:

@@ -16,7 +16,7 @@ from typing import Generic, Protocol, TypeVar
 
 from app.chat.shelf import Shelf
 from engine.asker import ASKER, Asker
-from models.memory.freed import give_back_freed_memory
+from models.tensors.freed import give_back_freed_memory
 
 logger = logging.getLogger(__name__)
 

@@ -17,9 +17,12 @@ from engine.chat_model import ChatModel, Stream
 from models.conversation import Answer, Sampling, Turn
 
 UPDATE_INTERVAL = 0.02  # seconds between two updates of the page, at least
-RESTING = 3  # the page rests this many times as long as its last update took, and leaves the time to others
-LONGEST_REST = 0.25  # seconds of rest at most, unless the update itself took longer
+RESTING = 3  # a page rests this many times as long as its last update took, once for each answer that is being written
+LONGEST_REST = 0.25  # seconds of rest for each of them, at most
+LONGEST_OF_ALL = 1.0  # seconds of rest, however many there are; unless the update itself took longer
 HEARTBEAT = 0.5  # seconds after which the last state is repeated, so that a closed tab is noticed
+
+_being_written: set[LiveAnswer] = set()  # of all conversations
 
 
 class LiveAnswer:
@@ -60,6 +63,7 @@ class LiveAnswer:
 
     def start(self) -> LiveAnswer:
         """Ask the model; if `stop` came before, nothing is asked."""
+        _being_written.add(self)
         self._thread.start()
         return self
 
@@ -97,6 +101,7 @@ class LiveAnswer:
         if self.is_running and self._on_end is not None:
             self._on_end(error)
         how.set()
+        _being_written.discard(self)
         self._changed.notify_all()
 
     def _read(self, model: ChatModel, turns: Sequence[Turn], sampling: Sampling) -> None:
@@ -153,5 +158,6 @@ def updates_of(lives: Sequence[LiveAnswer]) -> Iterator[None]:
 
 
 def _rest(drawing: float) -> float:
-    """Seconds until the next update after one that took this long."""
-    return max(UPDATE_INTERVAL, drawing, min(RESTING * drawing, LONGEST_REST))
+    """Seconds until the next update after one that took this long: all pages together leave time to the model."""
+    rest = len(_being_written) * min(RESTING * drawing, LONGEST_REST)
+    return max(UPDATE_INTERVAL, drawing, min(rest, LONGEST_OF_ALL))

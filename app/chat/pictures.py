@@ -6,9 +6,7 @@ saved are all made from it.
 
 from __future__ import annotations
 
-import base64
 import hashlib
-import io
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -20,6 +18,7 @@ from PIL import Image
 
 from app.chat.decoding.decode import ADVICE, Decoded, DecodeError, begins_as_picture
 from app.chat.decoding.pool import POOL
+from app.chat.picture_uri import picture_uri
 from engine.asker import ASKER, NOBODY, Asker
 from models.errors import ImageError
 
@@ -78,7 +77,7 @@ class Picture:
     @cached_property
     def preview_uri(self) -> str:
         """The preview as a data URI: it needs no server file, so nobody else can fetch it and nothing expires."""
-        return self.first.preview_uri if self.first else data_uri(self.preview)
+        return self.first.preview_uri if self.first else _preview_uri(self.preview)
 
     @cached_property
     def key(self) -> str:
@@ -183,16 +182,10 @@ def check_beginning(path: str | Path) -> None:
         raise ImageError(f"{path.name} is not an image that can be read. {ADVICE}")
 
 
-def data_uri(image: Image.Image) -> str:
-    """An RGB image as a `data:` URI."""
-    buffer = io.BytesIO()
-    lossless = image.width * image.height <= LOSSLESS_PREVIEW_PIXELS
-    if lossless:
-        image.save(buffer, "PNG", optimize=True)
-    else:
-        image.save(buffer, "JPEG", quality=88)
-    kind = "png" if lossless else "jpeg"
-    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+def _preview_uri(image: Image.Image) -> str:
+    if image.width * image.height <= LOSSLESS_PREVIEW_PIXELS:
+        return picture_uri(image, "png", optimize=True)
+    return picture_uri(image, "jpeg", quality=88)
 
 
 def _read(path: Path, name: str, num_bytes: int = -1) -> bytes:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import base64
 import binascii
-import io
 from collections.abc import Mapping
 from math import prod
 
 from PIL import Image
 
 from app.chat.json_fields import Value
+from app.chat.picture_uri import file_uri, picture_file
 from app.chat.pictures import Picture, open_picture
 
 MAX_BYTES = 25 * 1024 * 1024  # of a file
@@ -25,7 +25,7 @@ def pictures_json(pictures: Mapping[str, Picture]) -> dict[str, dict[str, str]]:
     """Name and data URI of each; they are scaled down so far that all fit."""
     files = next(files for side in SIDES if _fit(files := {key: _file(p, side) for key, p in pictures.items()}, side))
     return {
-        key: {"name": pictures[key].name, "data": f"data:image/{kind};base64,{base64.b64encode(file).decode()}"}
+        key: {"name": pictures[key].name, "data": file_uri(file, f"image/{kind}")}
         for key, (kind, file) in files.items()
     }
 
@@ -38,13 +38,8 @@ def _file(picture: Picture, side: int) -> tuple[str, bytes]:
     """A picture at no more than `side` pixels a side, as PNG if that is small enough to keep every pixel, else JPEG."""
     image = picture.image.copy()
     image.thumbnail((side, side), Image.Resampling.LANCZOS)
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG")
-    if buffer.tell() <= side * side // 8:
-        return "png", buffer.getvalue()
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=92)
-    return "jpeg", buffer.getvalue()
+    file = picture_file(image, "png")
+    return ("png", file) if len(file) <= side * side // 8 else ("jpeg", picture_file(image, "jpeg", quality=92))
 
 
 def read_pictures(value: Value) -> dict[str, Picture]:

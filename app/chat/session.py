@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import secrets
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import wraps
+from typing import Concatenate, ParamSpec
 
 from app.chat.answering import Answering, Rival, asked, asked_again
 from app.chat.exchange import Branches, Exchange, Pair, WantedExtras
@@ -25,6 +27,21 @@ _STARTING = threading.Lock()
 
 class StillAnswering(RequestError):
     """Refused because an answer is being written; outdated as soon as that has ended."""
+
+
+Updates = Iterator[Exchange]
+P = ParamSpec("P")
+
+
+def _watched(begin: Callable[Concatenate[ChatSession, P], Exchange]) -> Callable[Concatenate[ChatSession, P], Updates]:
+    """As `begin`; yields the exchange whenever its answer has grown. Closing the iterator stops the answer."""
+
+    @wraps(begin)
+    def begin_and_watch(session: ChatSession, *args: P.args, **kwargs: P.kwargs) -> Updates:
+        begin(session, *args, **kwargs)
+        return session._until_closed()
+
+    return begin_and_watch
 
 
 class ChatSession:
@@ -64,22 +81,6 @@ class ChatSession:
         """The first exchange that the model sees then."""
         return first_seen(self.exchanges[: upto + 1], model)
 
-    def ask(
-        self,
-        model: ChatModel,
-        text: str,
-        pictures: Sequence[Picture] = (),
-        sampling: Sampling | None = None,
-        *,
-        box: Box | None = None,
-        extras: WantedExtras | None = None,
-        replacing: int | None = None,
-        rival: Rival | None = None,
-    ) -> Iterator[Exchange]:
-        """As `begin`; yields the exchange whenever its answer has grown. Closing the iterator stops the answer."""
-        self.begin(model, text, pictures, sampling, box=box, extras=extras, replacing=replacing, rival=rival)
-        return self._until_closed()
-
     def begin(
         self,
         model: ChatModel,
@@ -118,18 +119,6 @@ class ChatSession:
             self._put(exchange, index)
             return self._answer(model, exchange, rival)
 
-    def retry(
-        self,
-        model: ChatModel,
-        sampling: Sampling | None = None,
-        *,
-        extras: WantedExtras | None = None,
-        rival: Rival | None = None,
-    ) -> Iterator[Exchange]:
-        """As `begin_again`; yields and closes as `ask`."""
-        self.begin_again(model, sampling, extras=extras, rival=rival)
-        return self._until_closed()
-
     def begin_again(
         self,
         model: ChatModel,
@@ -151,7 +140,10 @@ class ChatSession:
             self.exchanges[-1] = exchange
             return self._answer(model, exchange, rival, old)
 
-    def watch(self) -> Iterator[Exchange]:
+    ask = _watched(begin)
+    retry = _watched(begin_again)
+
+    def watch(self) -> Updates:
         """The exchange that is being answered whenever its answer has grown, and once more when it has ended.
 
         Any number of readers may watch; closing the iterator does not stop the answer.
@@ -159,7 +151,7 @@ class ChatSession:
         if self._answering is not None:
             yield from self._answering.updates()
 
-    def _until_closed(self) -> Iterator[Exchange]:
+    def _until_closed(self) -> Updates:
         answering = self._answering
         try:
             yield from self.watch()

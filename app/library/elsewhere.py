@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 from contextlib import ExitStack
 
-from app.api.metrics import Counters
 from app.library.entry import Loaded
 from app.library.offers import Offer
 from app.remote.config import remote_config
 from app.remote.remote_model import RemoteModel
 from app.remote.served_elsewhere import find_served
+from engine.stats import Counters
 from models.errors import RequestError, ServerLoading
 
 

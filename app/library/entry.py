@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
-from app.api.metrics import Counters
 from app.library.offers import Offer
 from engine.chat_model import ChatModel
+from engine.stats import Counters
 
 State = Literal["not here", "downloading", "here", "waiting", "loading", "loaded", "unloading"]
 BUSY: Sequence[State] = ("downloading", "waiting", "loading", "unloading")  # states that change by themselves

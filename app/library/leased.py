@@ -1,4 +1,4 @@
-"""A model of the library as whoever asks has it: there all the time, answering while it is loaded."""
+"""LibraryModel: the ChatModel under an offer's name. It exists all the time, and answers while its model is loaded."""
 
 from __future__ import annotations
 

@@ -12,11 +12,11 @@ import threading
 import time
 from collections.abc import Collection, Mapping, Sequence
 
-from app.api.metrics import Counters
 from app.library.entry import BUSY, Entry, Loaded, Loader, State
 from app.library.leased import LibraryModel
 from app.library.offers import Offer, describe
 from engine.chat_model import ChatModel
+from engine.stats import Counters
 from models.errors import MiniVLMError, NotEnoughMemory, NotLoaded, RequestError
 from models.memory.serving import size
 

@@ -27,8 +27,8 @@ from models.family_config import FamilyConfig
 from models.files.mapped import FileWatch, copy_weights, mapped_bytes, mapped_files
 from models.files.released import ReleasedFiles
 from models.loader import build_model, parts_of
-from models.memory.freed import give_back_freed_memory
 from models.memory.sizes import HEADROOM, weight_bytes
+from models.tensors.freed import give_back_freed_memory
 from models.vision_language_model import VisionLanguageModel
 
 if TYPE_CHECKING:

@@ -66,8 +66,8 @@ def describe(path: Path, name: str, overrides: tuple[str, ...] = ()) -> Offer:
     """What is known of a configuration without loading it."""
     from app.remote.config import remote_config
     from models.config import load_config
+    from models.fetching.checkpoints import needed_files
     from models.fetching.table import find_released
-    from models.files.checkpoints import needed_files
     from models.memory.serving import size
 
     try:

@@ -1,4 +1,4 @@
-"""Where what a listener was sent ends: a value that it can't use is one line for its sender and one in the log."""
+"""Gradio listeners that are sent values they can't use: one line for the sender and one in the log, no traceback."""
 
 from __future__ import annotations
 
@@ -40,6 +40,10 @@ class BoundedBlocks(gr.Blocks):
             number = self._log(error)
             message = f"That could not be done. The program's log says more under {number}."
             raise gr.Error(message, print_exception=False) from error
+
+    def get_state_ids_to_track(self, *_: Any) -> tuple[list[int], list[Any]]:
+        """None: no listener waits for a change of what is kept for a visitor, which gradio would look for each time."""
+        return [], []
 
     def _log(self, error: Exception) -> str:
         """One line, and the traceback if this place had none lately; the number that both are found by."""

@@ -47,6 +47,10 @@ class Rate:
         """When that much will be there, in whole seconds from now."""
         return max(1, int((amount - self.left(client)) / self._per_second + 0.999))
 
+    def seconds_in_debt(self, client: str) -> float:
+        """How long it takes until what was used beyond the bucket is there again; 0 if nothing was."""
+        return max(0.0, -self.left(client)) / self._per_second
+
 
 class Gauge:
     """How many of something each client has open; clients with none take no memory."""

@@ -1,4 +1,5 @@
-"""Connections: how many each client has open, and how long one may stay without a request, or without reading.
+"""Connections: how many each client has open, how long one may stay without a request or without reading, and how much
+of the processor a client's bytes may take before they are a request.
 
 A connection that sends nothing never reaches the program, so this is where uvicorn accepts it.
 """
@@ -14,8 +15,10 @@ from typing import Any
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from app.limits.addresses import Network, client_of, is_in
-from app.limits.policy import Limits
+from app.limits.budgets import Rate
+from app.limits.policy import KIB, Limits
 
+PIECE = 8 * KIB  # read at once: a body in chunks of one byte takes a millisecond for some two hundred bytes
 FILES_KEPT = 256  # of those the process may have open: weights, pictures, logs
 
 
@@ -40,15 +43,26 @@ class OpenConnections:
         self.allowed = allowed_connections(limits)
         self._trusted = trusted  # proxies, whose connections are many clients'
         self._by_client: dict[str, dict[LimitedProtocol, None]] = {}  # in the order of their beginning
+        self._reading = Rate(limits.reading_share, limits.reading_seconds)
         self.total = 0
         self.refused = 0
+
+    def reading_took(self, connection: LimitedProtocol, seconds: float) -> None:
+        """Count the processor's time that went into a client's bytes."""
+        if not connection.is_proxy:
+            self._reading.use(connection.limited_client, seconds)
+
+    def reading_waits(self, connection: LimitedProtocol) -> float:
+        """Seconds until more of its client's bytes may be looked at."""
+        return self._reading.seconds_in_debt(connection.limited_client)
 
     def add(self, connection: LimitedProtocol, address: str) -> bool:
         """Count a new connection; whether it may stay."""
         client = connection.limited_client = client_of(address)
         own = self._by_client.setdefault(client, {})
         per_client = min(self.limits.connections_per_client, self.allowed * 3 // 4)
-        if is_in(address, self._trusted):
+        connection.is_proxy = is_in(address, self._trusted)
+        if connection.is_proxy:
             per_client = self.allowed
         may_stay = True
         if len(own) >= per_client or self.total >= self.allowed:
@@ -82,9 +96,12 @@ class LimitedProtocol(H11Protocol):
     def __init__(self, *args: Any, **settings: Any) -> None:
         super().__init__(*args, **settings)
         self.limited_client = ""
+        self.is_proxy = False  # whose requests are many clients'
         self._watch: asyncio.TimerHandle | None = None
         self._quiet_since: float | None = None
         self._unread_since: float | None = None  # more was written than its client has read
+        self._received = bytearray()  # and not looked at yet
+        self._reading: asyncio.Handle | None = None  # when more of it will be
 
     @property
     def is_busy(self) -> bool:
@@ -101,8 +118,50 @@ class LimitedProtocol(H11Protocol):
         self._quiet_since = time.monotonic()
         self._look_again()
 
+    def data_received(self, data: bytes) -> None:
+        """Bytes have come: they are looked at a piece at a time, as the client's share of the processor allows."""
+        self._received += data
+        if self._reading is None:
+            self._read_piece()
+        else:
+            self.transport.pause_reading()
+
+    def _read_piece(self) -> None:
+        self._reading = None
+        if not self._received or self.transport.is_closing():
+            return
+        if (seconds := self.open_connections.reading_waits(self)) > 0:
+            self.transport.pause_reading()
+            self._reading = self.loop.call_later(seconds, self._read_piece)
+            return
+        piece = bytes(self._received[:PIECE])
+        del self._received[:PIECE]
+        super().data_received(piece)
+        if self._received:
+            self.transport.pause_reading()
+            self._reading = self.loop.call_soon(self._read_piece)
+        elif not self.flow.read_paused:
+            self.transport.resume_reading()
+
+    def handle_events(self) -> None:
+        """What of the bytes is a request, or a part of one."""
+        begun = time.thread_time()
+        super().handle_events()
+        self.open_connections.reading_took(self, time.thread_time() - begun)
+
+    def send_400_response(self, msg: str) -> None:
+        """What comes is no HTTP: said, unless another answer has begun; the connection ends in any case."""
+        if self.is_busy and self.cycle.response_started:
+            self.cycle.disconnected = True  # what is still written of it goes nowhere
+            self.transport.abort()
+        else:
+            super().send_400_response(msg)
+
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection has ended."""
+        if self._reading is not None:
+            self._reading.cancel()
+            self._received.clear()
         if self._watch is not None:
             self._watch.cancel()
             self._watch = None

@@ -6,15 +6,17 @@ Everything here that is private to gradio is in this file and in fair_queue.py.
 from __future__ import annotations
 
 from http.cookies import CookieError, SimpleCookie
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import gradio.routes
+from gradio.state_holder import SessionState, StateHolder
 
 from app.limits.fair_queue import FairQueue
 from app.limits.refusal import Refused
 
 if TYPE_CHECKING:
-    from gradio.blocks import BlockFunction
+    from gradio.blocks import BlockFunction, Blocks
     from gradio.routes import App
 
 
@@ -59,6 +61,12 @@ class GradioApp:
         """Begin the questions of all visitors by turns; from now on."""
         queue = self._blocks._queue
         queue.get_events = FairQueue(queue).get_events  # type: ignore[method-assign]
+
+    def keep_little(self) -> None:
+        """Sessions from now on keep what visitors did and no description of the page."""
+        states = _States()
+        states.set_blocks(self._blocks)
+        self._app.state_holder = states
 
     # Sessions
 
@@ -105,6 +113,26 @@ class GradioApp:
         """Whether these cookies are those of somebody who has logged in, or nobody needs to."""
         names = (f"access-token-{self._app.cookie_id}", f"access-token-unsecure-{self._app.cookie_id}")
         return not self.asks_for_login or any(cookies.get(name) in self._app.tokens for name in names)
+
+
+class _States(StateHolder):
+    def __getitem__(self, session: str) -> SessionState:
+        if session not in self.session_data:
+            self.session_data[session] = _Session(self.blocks)
+        return super().__getitem__(session)
+
+
+class _Session(SessionState):
+    """A session without a description of every component as it is now.
+
+    Gradio writes them for links to a page's state (which are closed here) while everybody waits: 4.5 ms of processor
+    time for a new session of our page, and more at each press that changes a component.
+    """
+
+    def __init__(self, blocks: Blocks) -> None:
+        described: Any = SimpleNamespace(default_config=blocks.default_config, blocks={})  # none of them
+        super().__init__(described)
+        self.blocks_config.config_for_block = lambda *_: {}  # type: ignore[method-assign]
 
 
 def put_into_html(script: str) -> None:

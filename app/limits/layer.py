@@ -14,18 +14,18 @@ from pathlib import Path
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.limits.addresses import Network, resolve
-from app.limits.admission import Admission
 from app.limits.bodies import drain
 from app.limits.gradio_app import GradioApp
-from app.limits.headers import security_headers, with_headers
-from app.limits.origins import Origins
 from app.limits.policy import Limits
 from app.limits.refusal import AuditLog, Refused
 from app.limits.request import Request
+from app.limits.request_checks import Admission
+from app.limits.response_headers import security_headers, with_headers
 from app.limits.routes import ANSWERS, LINKED, WORK, Kind, route_of
 from app.limits.uploads import FULL, UploadFolder
 from app.limits.visits import Visits
-from models.files.disk import is_disk_full
+from app.limits.web_origins import Origins
+from models.disk import is_disk_full
 
 logger = logging.getLogger(__name__)
 TIDY_SECONDS = 10.0

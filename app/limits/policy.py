@@ -30,11 +30,14 @@ class Limits:
     presses_per_client: int = 32  # at once; more of them wait
     idle_seconds: float = 20.0  # a connection that has sent no request, or half of one's headers
     unread_seconds: float = 60.0  # a connection whose client does not read what it asked for
+    reading_share: float = 0.25  # of one processor, that a client's bytes take until they are requests
+    reading_seconds: float = 0.5  # of it at once
     # bodies
     json_bytes: int = 4 * MIB  # of a press on the page, and of a call of /chat with its history
     api_bytes: int = 64 * MIB  # of a request to /v1, whose images are part of the JSON
     form_bytes: int = 16 * KIB  # of a login
     upload_bytes: int = 512 * MIB  # of one request; each file in it has the page's own limit
+    upload_files: int = 100  # of one request
     buffered_bytes: int = 256 * MIB  # of all bodies that are being read or used, without uploads
     body_seconds: float = 15.0  # until a body must keep up with the rate
     body_rate: float = 16 * KIB  # bytes per second, on average from there on
@@ -45,7 +48,7 @@ class Limits:
     visits_per_minute: float = 600.0  # pages opened by a browser that had none open
     session_seconds: float = 45.0  # that a session lives on after its page is gone; its conversation, for longer
     # work
-    waiting_per_client: int = 96  # questions that are asked and not answered yet
+    waiting_per_client: int = 48  # questions that are asked and not answered yet
     waiting_per_visit: int = 16
     unread_messages: int = 256  # about answers of a session, with which it may ask the next question
     # files
@@ -70,6 +73,7 @@ PUBLIC = Limits(
     json_bytes=1 * MIB,
     api_bytes=32 * MIB,
     upload_bytes=128 * MIB,
+    upload_files=32,
     buffered_bytes=128 * MIB,
     body_seconds=10.0,
     sessions_per_client=64,

@@ -1,4 +1,4 @@
-"""One request on its way through the layer: who sent it, its body, and what is read along of its answer."""
+"""One request on its way through the layer: who sent it, its body, and what the layer reads of the answer to it."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Request:
                     self.on_answer(self._status, self._captured)
         await self.send(message)
 
-    def limited(self, limits: Limits, size: int, count: Callable[[int], None]) -> LimitedBody:
+    def limited(self, limits: Limits, size: int, count: Callable[[bytes], None]) -> LimitedBody:
         """Read the body within limits from here on. Raises Refused for an announced length over the limit."""
         check_length(self.scope, size)
         self.body = LimitedBody(self.raw_receive, limits, size, count)

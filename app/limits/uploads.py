@@ -1,4 +1,4 @@
-"""The folder of uploads: how full it is, whose each file is, and what is deleted when."""
+"""The folder of uploads: how full it is, to whom each file belongs, and which files are deleted when."""
 
 from __future__ import annotations
 

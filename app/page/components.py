@@ -23,7 +23,7 @@ from app.page.choosing.picker import Picker, add_picker
 from app.page.code_sheet import add_code_sheet
 from app.page.comparing.bar import CompareBar, add_compare_bar, make_bar
 from app.page.comparing.rating import add_rating
-from app.page.conversation import QuickBlocks, make_conversation, make_pixels, wanted_pixels
+from app.page.conversation_component import QuickBlocks, make_conversation, make_pixels, wanted_pixels
 from app.page.examples import FOLDER, examples_html, examples_in
 from app.page.fixed_texts import TITLE, chips_html, header_html, placeholder_html, tasks_html, toy_html
 from app.page.handlers import Handlers
@@ -37,8 +37,8 @@ ASSETS = Path(__file__).parent / "assets"
 SCRIPT_FOLDER, STYLE_FOLDER = ASSETS / "scripts", ASSETS / "styles"
 # In this order; each is a function of its own that leaves nothing but `window.minivlm`.
 SCRIPTS = (
-    *("phrases.js", "app.js", "pictures.js", "conversation.js", "follow.js", "keep.js", "lines.js", "send.js"),
-    *("input.js", "roles.js", "chat_file.js", "tabs.js", "library.js", "code.js", "compare.js"),
+    *("elements.js", "phrases.js", "app.js", "pictures.js", "growing.js", "conversation.js", "follow.js", "keep.js"),
+    *("lines.js", "send.js", "input.js", "roles.js", "chat_file.js", "tabs.js", "library.js", "code.js", "compare.js"),
     *STAGE_SCRIPTS,
 )
 STYLES = (  # later ones outweigh
@@ -229,7 +229,7 @@ class _Parts:
             label="Question",
             show_label=False,
             container=False,
-            placeholder="Drop, paste or choose an image, and ask about it",
+            placeholder="Add an image and ask about it",
             file_types=None,  # what a file holds decides, not its name: our own listener refuses what is no picture
             file_count="multiple",
             sources=["upload"],

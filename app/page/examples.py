@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import mimetypes
 from collections.abc import Callable, Sequence
@@ -10,6 +9,7 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
+from app.chat.picture_uri import file_uri
 from models.model_info import ModelInfo
 from models.tasks import Task
 
@@ -76,9 +76,9 @@ def examples_html(examples: Sequence[PageExample]) -> str:
 
 def _card(index: int, example: PageExample) -> str:
     # The files are small, smaller than a data URI of the pixels: the page's start is what waits for them.
-    kind, data = mimetypes.guess_type(example.path)[0], base64.b64encode(example.path.read_bytes()).decode()
+    uri = file_uri(example.path.read_bytes(), mimetypes.guess_type(example.path)[0] or "image/*")
     question = escape(example.question)
     return (
         f'<button type="button" class="mv-card" data-action="example" data-index="{index}">'
-        f'<img src="data:{kind};base64,{data}" alt="" loading="lazy"><span>{question}</span></button>'
+        f'<img src="{uri}" alt="" loading="lazy"><span>{question}</span></button>'
     )

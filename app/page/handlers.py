@@ -17,7 +17,7 @@ from app.page.attachments import Attachments, is_filled
 from app.page.boxes.box_tool import box_of, tool_value
 from app.page.choosing.page_models import PageModels
 from app.page.comparing.rival import rival_of
-from app.page.conversation import conversation_value
+from app.page.conversation_component import conversation_value
 from app.page.examples import Examples, no_examples
 from app.page.messages import messages_of
 from app.page.notices import LOST, LOST_AT_START, error_line, notice_of
@@ -93,12 +93,16 @@ class Handlers:
             raise RequestError(LOST)
         return kept
 
+    def kept(self, key: object) -> PageState | None:
+        """The conversation whose key a browser kept; None if it is not there any more, and for what is no key."""
+        return self.store.get(key) if key and isinstance(key, str) else None
+
     def resume(self, kept_key: str) -> Iterator[View]:
         """The page was opened: show the conversation whose key this browser kept, and go on showing its answer."""
         if not kept_key:
             yield View()  # gradio would empty every part of the page for a listener that says nothing
             return
-        kept = self.store.get(kept_key) if isinstance(kept_key, str) else None
+        kept = self.kept(kept_key)
         if kept is None:
             yield View(notice=error_line(LOST_AT_START), key="")
             return

@@ -1,4 +1,4 @@
-"""The conversation as bubbles of HTML, made from the session and from nothing else; conversation.py shows them.
+"""The conversation as bubbles of HTML, made from the session and nothing else; conversation_component.py shows them.
 
 Buttons carry `data-action`; app.js hands them to the page's listener together with `data-index`.
 
@@ -282,7 +282,11 @@ def _drawing(exchange: Exchange, view: _Shown, entities: list[Entity], known: _K
     known.entities = entities
     known.opening = stage_data(view.index, picture, entities, side=exchange.side, only=only)
     has_boxes = entities and picture is not None
-    known.figure = picture_figure(picture, entities, labels=labels, only=only) if picture and has_boxes else ""
+    # It is told in words once, at the end: they would change the beginning of what grows.
+    words = "The image with marked regions" if exchange.is_running else ""
+    known.figure = ""
+    if picture and has_boxes:
+        known.figure = picture_figure(picture, entities, labels=labels, only=only, description=words)
     return known.opening, known.figure
 
 

@@ -42,7 +42,7 @@ class PageState:
     attached: dict[str, Picture] = field(default_factory=dict)  # by file, what the next question brings along
     refused_meanwhile: bool = False  # whether the page says that an answer is still being written
     routing: dict[Exchange, RoutingTrace] = field(default_factory=dict)  # of the answers whose experts are shown
-    sent: set[str] = field(default_factory=set)  # names of the bubbles that the page has been sent: conversation.py
+    sent: set[str] = field(default_factory=set)  # names of bubbles that the page has: conversation_component.py
 
     def __getstate__(self) -> dict[str, Any]:
         """For a copy or a file: routing views are made again when they are asked for."""

@@ -6,13 +6,12 @@ own means (`<details name=…>`), so that the page needs no script for it.
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Sequence
 from html import escape
 
 from PIL import Image
 
+from app.chat.picture_uri import picture_uri
 from app.chat.pictures import Picture
 from app.chat.regions import PALETTE
 from app.page.boxes.overlay import drawing_size
@@ -93,9 +92,7 @@ def patch_uri(experts: Sequence[int], grid: PatchGrid) -> str:
         if place < 0:  # CLS, which is nowhere in the picture
             continue
         pixels.putpixel((place % grid.side, place // grid.side), (*_rgb(colour(expert)), 255))
-    buffer = io.BytesIO()
-    pixels.save(buffer, "PNG")
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+    return picture_uri(pixels, "png")
 
 
 def colour(expert: int) -> str:

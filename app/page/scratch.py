@@ -12,7 +12,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from models.files.disk import written_whole
+from models.disk import written_whole
 
 KEEP = 600.0  # seconds; gradio's own copies expire with the uploads
 

@@ -21,6 +21,7 @@ STAGE_SCRIPTS = (
     "stage/drawing.js",
     "stage/actions.js",
     "stage/thumbs.js",
+    "stage/compared.js",
     "stage/layers.js",
     "stage/screen.js",
     "stage/stage.js",

@@ -1,4 +1,4 @@
-"""What a listener has to say about the page: new values of its parts."""
+"""What a listener returns to gradio: new values for parts of the page."""
 
 from __future__ import annotations
 

@@ -12,10 +12,11 @@ from typing import Any
 import httpx
 
 from app.remote.answer import Reading
-from app.remote.request import PictureFiles, request_body, session_id
+from app.remote.request import request_body, session_id, uri_as_sent
 from app.remote.served_elsewhere import ServedElsewhere, headers
 from app.remote.stream import RemoteStream, ask
 from engine.chat_model import ChatModel
+from engine.per_image import PerImage
 from engine.stats import counter
 from models.conversation import Sampling, Turn
 from models.model_info import ModelInfo
@@ -42,7 +43,7 @@ class RemoteModel(ChatModel):
 
     def __init__(self, served: ServedElsewhere) -> None:
         self._served = served
-        self._files = PictureFiles()
+        self._uri_of = PerImage(uri_as_sent)
         self._loop = asyncio.new_event_loop()
         self._client: httpx.AsyncClient | None = None
         self._thread = threading.Thread(target=self._loop.run_forever, name="other server", daemon=True)
@@ -85,8 +86,8 @@ class RemoteModel(ChatModel):
         stream = RemoteStream(self._served, turns, reading, on_end=self._ended)
 
         def make_body() -> tuple[dict[str, Any], dict[str, str]]:
-            body = request_body(self._served, turns, sampling, self._files)
-            return body, {"x-session-id": session_id(turns, self._files)}
+            body = request_body(self._served, turns, sampling, self._uri_of)
+            return body, {"x-session-id": session_id(turns, self._uri_of)}
 
         client = self._client
         return stream.start(self._submit, lambda: ask(client, self._served, make_body, reading, stream.hear))

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
-import io
-import threading
-import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from PIL import Image
 
+from app.chat.picture_uri import picture_uri
 from app.chat.questions import question_part, task_of
 from app.remote.boxes.box_format import Size
 from app.remote.served_elsewhere import ServedElsewhere
@@ -22,48 +19,25 @@ from models.sampling_settings import settings_of
 
 LOSSLESS_PIXELS = 1024 * 1024  # larger pictures are sent as JPEG, at a quality at which nobody sees the difference
 JPEG_QUALITY = 95
+UriOf = Callable[[Image.Image], str]
 OPENAI_NAMES = {"temperature": "temperature", "top_p": "top_p", "max_new_tokens": "max_tokens", "seed": "seed"}
 
 
-class PictureFiles:
-    """Pictures as data URIs, each encoded once while it is in use: a long chat sends the same one every turn."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._known: dict[int, tuple[weakref.ref[Image.Image], str]] = {}
-
-    def uri(self, image: Image.Image) -> str:
-        """The picture as PNG, or as JPEG if it is large."""
-        number = id(image)
-        with self._lock:
-            known = self._known.get(number)
-        if known is not None and known[0]() is image:
-            return known[1]
-        made = _uri(image)
-        with self._lock:
-            self._known[number] = weakref.ref(image, lambda _: self._known.pop(number, None)), made
-        return made
+def uri_as_sent(image: Image.Image) -> str:
+    """The picture as a data URI: PNG, or JPEG if it is large."""
+    if image.width * image.height <= LOSSLESS_PIXELS:
+        return picture_uri(image, "png")
+    return picture_uri(image, "jpeg", quality=JPEG_QUALITY, subsampling=0)
 
 
-def _uri(image: Image.Image) -> str:
-    buffer = io.BytesIO()
-    is_small = image.width * image.height <= LOSSLESS_PIXELS
-    if is_small:
-        image.save(buffer, "PNG")
-    else:
-        image.save(buffer, "JPEG", quality=JPEG_QUALITY, subsampling=0)
-    return f"data:image/{'png' if is_small else 'jpeg'};base64,{base64.b64encode(buffer.getvalue()).decode()}"
-
-
-def request_body(
-    served: ServedElsewhere, turns: Sequence[Turn], sampling: Sampling, files: PictureFiles
-) -> dict[str, Any]:
-    """What is posted. Raises RequestError for turns that do not end with a question."""
+def request_body(served: ServedElsewhere, turns: Sequence[Turn], sampling: Sampling, uri_of: UriOf) -> dict[str, Any]:
+    """What is posted, with pictures as `uri_of` gives them. Raises RequestError for turns that do not end with a
+    question."""
     if not turns or turns[-1].role != "user":
         raise RequestError("The conversation must end with a question.")
     body: dict[str, Any] = {
         "model": served.model,
-        "messages": [_message(served, turns, index, files) for index in range(len(turns))],
+        "messages": [_message(served, turns, index, uri_of) for index in range(len(turns))],
         "stream": True,
         "stream_options": {"include_usage": True},
     }
@@ -79,7 +53,7 @@ def request_body(
     return {name: value for name, value in body.items() if value is not None}
 
 
-def _message(served: ServedElsewhere, turns: Sequence[Turn], index: int, files: PictureFiles) -> dict[str, Any]:
+def _message(served: ServedElsewhere, turns: Sequence[Turn], index: int, uri_of: UriOf) -> dict[str, Any]:
     turn = turns[index]
     if turn.role == "assistant":
         return {"role": "assistant", "content": turn.text}
@@ -91,9 +65,7 @@ def _message(served: ServedElsewhere, turns: Sequence[Turn], index: int, files: 
         text = sent_text(turn.text, tasks, lambda box: served.boxes.write(box, size))
     if not turn.images:
         return {"role": "user", "content": text}
-    parts: list[dict[str, Any]] = [
-        {"type": "image_url", "image_url": {"url": files.uri(image)}} for image in turn.images
-    ]
+    parts: list[dict[str, Any]] = [{"type": "image_url", "image_url": {"url": uri_of(image)}} for image in turn.images]
     return {"role": "user", "content": [*parts, {"type": "text", "text": text}]}
 
 
@@ -102,11 +74,11 @@ def picture_size(turns: Sequence[Turn]) -> Size:
     return next((turn.images[-1].size for turn in reversed(turns) if turn.images), (1, 1))
 
 
-def session_id(turns: Sequence[Turn], files: PictureFiles) -> str:
+def session_id(turns: Sequence[Turn], uri_of: UriOf) -> str:
     """The same for all questions of a conversation, so that a router may send them to one machine, which knows the
     beginning already. It tells nothing that the request does not."""
     first = turns[0]
     digest = hashlib.sha256(first.text.encode("utf-8", "replace"))
     for image in first.images:
-        digest.update(files.uri(image).encode())
+        digest.update(uri_of(image).encode())
     return digest.hexdigest()[:32]

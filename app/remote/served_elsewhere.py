@@ -16,14 +16,14 @@ from app.remote.boxes.box_format import BoxFormat
 from app.remote.boxes.known import AUTO, MARKUP, box_format, guess
 from app.remote.config import DEFAULT_SAMPLING, FAMILY, RemoteConfig
 from app.remote.errors import http_error
-from app.remote.tasks import CHAT, RemoteTask
+from app.remote.tasks import RemoteTask
 from models.command_line import version
 from models.config import parse_keys
 from models.conversation import Sampling
 from models.errors import ConfigError, RequestError, ServerFailed, ServerLoading
 from models.model_info import ModelInfo
 from models.sampling_settings import check
-from models.tasks import Task
+from models.tasks import CHAT, Task
 
 OWN = "minivlm-chat"  # what `owned_by` says in this program's list
 START_SECONDS = 10.0  # for the list to come

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from app.chat.questions import question_part, task_of
 from models.grounding import Box, parse_boxes, replace_boxes
@@ -23,36 +24,9 @@ class RemoteTask(Task):
     template: str = "{}"
 
 
-CHAT = RemoteTask(label="Chat", hint="Type whatever you want to know about the image.")
-# Buttons that several kinds of models have; each gives them its own template.
-CAPTION = RemoteTask(
-    label="Caption",
-    identifier="[caption]",
-    prompt="[caption] ",
-    hint="A short description of the whole image.",
-)
-DETECTION = RemoteTask(
-    label="Detection",
-    identifier="[detection]",
-    prompt="[detection] ",
-    hint="Type a kind of object to see every place where it occurs.",
-    gives_boxes=True,
-)
-REFER = RemoteTask(
-    label="Refer",
-    identifier="[refer]",
-    prompt="[refer] ",
-    hint="Type a phrase for one object in the image to see where it is.",
-    gives_boxes=True,
-    phrasings=("{}",),
-)
-IDENTIFY = RemoteTask(
-    label="Identify",
-    identifier="[identify]",
-    prompt="[identify] what is this ",
-    hint="Draw a box on the image, then send.",
-    takes_box=True,
-)
+def asked_as(template: str, task: Task, **changes: Any) -> RemoteTask:
+    """A task that other models have as well, with the text that is sent for it and what else differs."""
+    return RemoteTask(**{**vars(task), **changes, "template": template})
 
 
 def sent_text(text: str, tasks: Sequence[Task], write_box: Callable[[Box], str]) -> str:

@@ -23,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--index", metavar="URL", help="where pip looks for packages, too: that of CPU builds of torch saves 3 GB"
     )
     args = parser.parse_args(argv)
-    from app.spaces.folder import make_folder
+    from app.spaces.space_folder import make_folder
 
     try:
         make_folder(args.lane, args.cfg_path, args.out, title=args.title, index=args.index)

@@ -12,7 +12,7 @@ from app.config_list import config_names, find_config
 from engine.chat_model import ChatModel
 from models.config import load_config
 from models.errors import CheckpointMissing, MiniVLMError, RequestError
-from models.files.checkpoints import describe_missing, needed_files
+from models.fetching.checkpoints import describe_missing, needed_files
 
 Open = Callable[[Path], AbstractContextManager[ChatModel]]
 

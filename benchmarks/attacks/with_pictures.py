@@ -9,7 +9,7 @@ from collections import Counter
 from typing import Any
 
 from benchmarks.attacks.pictures import LARGE, jpeg_with_scans, large_png, numbered, odd_pictures
-from benchmarks.attacks.target import Target, at_once
+from benchmarks.attacks.target import Browser, Target, at_once
 
 
 def many_large_in_one_question(target: Target) -> object:
@@ -69,11 +69,17 @@ def _model(target: Target) -> str:
     return str(target.client().get("/v1/models").json()["data"][0]["id"])
 
 
-def _asked(target: Target, files: list[bytes], *, browsers: int) -> object:
-    """Every file is uploaded, and then asked about, all at once, each in a session of its own."""
+def _uploaded(target: Target, files: list[bytes], browsers: int) -> tuple[list[Browser], list[list[str]]]:
+    """Browsers, which have uploaded the files in turn, and where those lie; the attack begins now."""
     crowd = [target.browser() for _ in range(browsers)]
     paths = [crowd[index % browsers].upload(file) for index, file in enumerate(files)]
     target.begin()
+    return crowd, paths
+
+
+def _asked(target: Target, files: list[bytes], *, browsers: int) -> object:
+    """Every file is uploaded, and then asked about, all at once, each in a session of its own."""
+    crowd, paths = _uploaded(target, files, browsers)
 
     def ask(index: int) -> str:
         browser, session = crowd[index % browsers], secrets.token_hex(6)
@@ -87,9 +93,7 @@ def _asked(target: Target, files: list[bytes], *, browsers: int) -> object:
 
 
 def _attached(target: Target, files: list[bytes], *, browsers: int) -> object:
-    crowd = [target.browser() for _ in range(browsers)]
-    paths = [crowd[index % browsers].upload(file) for index, file in enumerate(files)]
-    target.begin()
+    crowd, paths = _uploaded(target, files, browsers)
     return at_once(len(files), lambda index: crowd[index % browsers].attach(paths[index], session=secrets.token_hex(6)))
 
 

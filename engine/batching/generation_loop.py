@@ -15,12 +15,12 @@ from typing import cast
 import torch
 from transformers import PreTrainedModel
 
+from engine.batching.cache_sizes import batching_config, kv_bytes_per_token
 from engine.batching.cuda_graphs import GraphedRunner, can_use_graphs
 from engine.batching.in_caller import ManagerInCaller
 from engine.batching.mailbox import Mailbox, MailboxRouter
 from engine.batching.manager import Manager
 from engine.batching.request_sampler import NO_TOKEN, RequestSampler
-from engine.batching.sizes import batching_config, kv_bytes_per_token
 from engine.memory import is_out_of_memory
 from models.conversation import Sampling
 from models.errors import NotEnoughMemory

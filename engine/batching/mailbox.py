@@ -13,11 +13,6 @@ from transformers.generation.continuous_batching.requests import GenerationOutpu
 from engine.batching.request_sampler import NO_TOKEN
 from models.errors import NotFinite
 
-_BROKEN = (
-    "The model computed NaN or infinity, so this answer was ended. If that happens again, the number format is too "
-    "small for the model: start it with --dtype bfloat16 or float32."
-)
-
 
 class Mailbox:
     """The newest output of one request, for one reader. The loop overwrites it and never waits.
@@ -128,7 +123,7 @@ class MailboxRouter(OutputRouter):
     def deliver(self, output: GenerationOutput) -> None:
         if output.generated_tokens and output.generated_tokens[-1] == NO_TOKEN:
             self.on_broken()
-            self.fail(output.request_id, NotFinite(_BROKEN))
+            self.fail(output.request_id, NotFinite.computed_by("The language model"))
         elif mailbox := self._mailboxes.get(output.request_id):
             try:
                 mailbox.put(output)

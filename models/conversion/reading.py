@@ -20,8 +20,8 @@ import models.parts
 from models.conversion.folder import MODULE_FILE, Manifest, check_whole, read_manifest
 from models.errors import CheckpointCorrupt, CheckpointMismatch, ConfigError
 from models.family_config import FamilyConfig
-from models.files.module_config import as_config_error
 from models.tensors.deferred import deferred
+from models.tensors.module_config import as_config_error
 from models.tensors.weights import Part, Tensors, read_tensors
 
 _Class = TypeVar("_Class", bound=type)

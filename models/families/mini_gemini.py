@@ -19,7 +19,6 @@ from models.errors import CheckpointMismatch, CheckpointMissing, ConfigError
 from models.extras import Extras
 from models.family_config import FamilyConfig, released_file
 from models.files.adapters import ADAPTER_HINT
-from models.files.module_config import as_config_error, module_config
 from models.files.released import ReleasedFiles
 from models.formats.llava import FORMATS, LLAVA_TASKS, STOP_PIECES
 from models.parts.causal_lm import causal_lm_part
@@ -35,6 +34,7 @@ from models.parts.llava_vision import tower_part
 from models.parts.patch_mining import PatchMiningConnector
 from models.parts.trained_values import LLAVA_AS_RELEASED, check_as_released
 from models.preprocessing import CropAndResize, PadAndResize
+from models.tensors.module_config import as_config_error, module_config
 from models.tensors.origins import Origin
 from models.tensors.weights import Part, Rename, Tensors, rename, renamed_from, take_prefix
 from models.tokenizers.pieces import PieceTokenizer

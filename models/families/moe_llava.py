@@ -19,7 +19,6 @@ from models.conversation import Sampling
 from models.errors import CheckpointMismatch, ConfigError
 from models.family_config import FamilyConfig, released_file
 from models.files.adapters import ADAPTER_HINT
-from models.files.module_config import as_config_error
 from models.files.released import ReleasedFiles
 from models.formats.llava import FORMATS, LLAVA_TASKS
 from models.parts.llava_vision import MlpProjector, PatchTower, tower_part
@@ -29,6 +28,8 @@ from models.parts.sparse_moe import SparseLayers, sparse_layers_of
 from models.parts.trained_values import LLAVA_AS_RELEASED, check_as_released
 from models.preprocessing import CropAndResize, PadAndResize, SquareResize
 from models.prompt import PromptFormat
+from models.quantized.eight_bits import EightBitLinear
+from models.tensors.module_config import as_config_error
 from models.tensors.origins import Origin, origin_of
 from models.tensors.weights import Part, Rename, Tensors, rename, renamed_from, take_prefix
 from models.tokenizers.codegen import CodeGenTokenizer
@@ -213,7 +214,7 @@ def assemble(
     is_openchat = backbone == "mistral" and "<|end_of_turn|>" in tokenizer.special_tokens
     conversation = config.conversation or ("openchat" if is_openchat else backbone)
     head = llm.get_output_embeddings()
-    assert isinstance(head, VocabularyHead)
+    assert isinstance(head, VocabularyHead | EightBitLinear)
     head.limit(len(tokenizer))
     default_ratio = "pad" if config.projector is None else "square"  # stage 1 trains without padding
     return VisionLanguageModel(

@@ -18,7 +18,6 @@ from transformers import PhiConfig
 from models.conversation import Sampling
 from models.errors import CheckpointMismatch, ConfigError
 from models.family_config import released_file
-from models.files.module_config import as_config_error
 from models.files.released import ReleasedFiles
 from models.formats.minigpt import DESCRIBING_TASKS, GROUNDING_TASKS, MINIGPT_V2, VICUNA_V0
 from models.parts.connectors import BLIP2_UNUSED, QFormerConnector, qformer_config, qformer_tensors, released_in_qformer
@@ -36,6 +35,7 @@ from models.parts.minigpt import (
 from models.parts.phi import PostNormPhiForCausalLM, phi_config, released_in_phi, split_interleaved, split_qkv_layout
 from models.parts.trained_values import trained_alpha
 from models.tensors.completeness import check_size
+from models.tensors.module_config import as_config_error
 from models.tensors.origins import Origin, made_from
 from models.tensors.weights import (
     Drop,

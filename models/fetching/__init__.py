@@ -1,1 +1,1 @@
-"""Getting released files here: where each one lies on the web, what is missing, and the download itself."""
+"""Getting released files here: which a configuration needs, where each lies on the web, and the download itself."""

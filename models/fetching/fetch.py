@@ -8,13 +8,13 @@ from pathlib import Path
 from huggingface_hub.utils import tqdm
 
 from models.errors import DownloadFailed, MiniVLMError
+from models.fetching.checkpoints import CHECKPOINTS_DIR
 from models.fetching.hashes import HashLedger, git_blob_hash
 from models.fetching.plan import Item, Plan
 from models.fetching.repository import Repository, fetch_repository
 from models.fetching.table import ReleasedFile
 from models.fetching.transfer import OnBytes, download
 from models.fetching.web import WebError, explain
-from models.files.checkpoints import CHECKPOINTS_DIR
 
 Report = Callable[[str], None]
 

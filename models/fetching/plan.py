@@ -13,11 +13,11 @@ from huggingface_hub import constants
 
 from models.errors import DownloadFailed
 from models.family_config import FamilyConfig
+from models.fetching.checkpoints import CHECKPOINTS_DIR, NeededFile, is_placeholder, needed_files
 from models.fetching.repository import Repository, cached_folder, list_repository
 from models.fetching.table import HubFile, ReleasedFile, find_released, remark_on, terms_of
 from models.fetching.transfer import existing_folder, part_size
 from models.fetching.web import RemoteFile, WebError, explain, look_up, page_of, uses_mirror
-from models.files.checkpoints import CHECKPOINTS_DIR, NeededFile, is_placeholder, needed_files
 
 State = Literal["here", "to fetch", "missing"]
 

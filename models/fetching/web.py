@@ -22,10 +22,10 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
 
+from models.disk import is_disk_full
 from models.errors import DownloadFailed
 from models.fetching.hashes import is_sha256
 from models.fetching.table import Address, HubFile
-from models.files.disk import is_disk_full
 
 _PROXIES = ("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY")
 WebError = (HTTPError, OSError, EntryNotFoundError)  # what a request can raise; OfflineModeIsEnabled is an OSError

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from transformers import AutoConfig, PreTrainedConfig
 
-from models.errors import CheckpointCorrupt, CheckpointMismatch, CheckpointMissing, ConfigError
+from models.errors import CheckpointMismatch, CheckpointMissing, ConfigError
 from models.family_config import FamilyConfig
+from models.fetching.checkpoints import find_local, find_near, resolve, resolve_base
 from models.files.adapters import adapter_values, is_adapter_folder, read_lora, trained_in_full
-from models.files.checkpoints import find_local, find_near, resolve, resolve_base
-from models.files.module_config import as_config_error
+from models.files.json_file import json_values
+from models.tensors.module_config import as_config_error
 from models.tensors.state_dicts import load_pickle
 from models.tensors.weights import Lora, Tensors, read_tensors
 
@@ -110,15 +110,7 @@ class ReleasedFiles:
 
     def read_json(self, file: Path) -> dict[str, Any]:
         """The values of a JSON file; none if it does not exist. Raises CheckpointCorrupt."""
-        if not file.is_file():
-            return {}
-        try:
-            values: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        except (ValueError, RecursionError, OSError) as error:
-            raise CheckpointCorrupt(f"{file} can't be used: {str(error).splitlines()[0]}") from error
-        if not isinstance(values, dict):
-            raise CheckpointCorrupt(f"{file} can't be used: it holds no keys and values.")
-        return values
+        return json_values(file) if file.is_file() else {}
 
     def tower_folder(self, key: str, named: str | None, *, near: str = "language_model") -> Path | None:
         """A vision tower's own folder: the key's, where it is set; else one called as `named` near that of `near`.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from models.prompt import IMAGE_SLOT, PromptFormat
-from models.tasks import Task
+from models.tasks import CHAT, DESCRIBE, ODD, Task
 
 _IMAGE = {"image": f"{IMAGE_SLOT}\n", "image_separator": "", "numbers_images": True}
 
@@ -86,8 +86,8 @@ STOP_PIECES = {
 }
 
 LLAVA_TASKS = (
-    Task(label="Chat", prompt="", hint="Type whatever you want to know about the image."),
-    Task(label="Describe", prompt="Describe this image in detail.", hint="A detailed description of the image."),
+    CHAT,
+    DESCRIBE,
     Task(label="Read", prompt="What does the text in this image say?", hint="Text in the image, read out."),
-    Task(label="What is odd?", prompt="What is unusual about this image?", hint="What does not belong there."),
+    ODD,
 )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from models.prompt import IMAGE_SLOT, PromptFormat
-from models.tasks import Task
+from models.tasks import CAPTION, CHAT, DESCRIBE, DETECTION, GROUNDING, IDENTIFY, ODD, QUESTION, REFER, Task
 
 _SYSTEM = (
     "Give the following image: <Img>ImageContent</Img>. "
@@ -51,47 +53,17 @@ _REFER_PHRASINGS = (
 )
 
 DESCRIBING_TASKS = (
-    Task(label="Chat", prompt="", hint="Type whatever you want to know about the image."),
-    Task(label="Describe", prompt="Describe this image in detail.", hint="A detailed description of the image."),
+    CHAT,
+    DESCRIBE,
     Task(label="Story", prompt="Tell a short story about this image.", hint="Something to read about the image."),
-    Task(label="What is odd?", prompt="What is unusual about this image?", hint="What does not belong there."),
+    ODD,
 )
 GROUNDING_TASKS = (
-    Task(label="Chat", prompt="", hint="Type whatever you want to know about the image."),
-    Task(
-        label="Caption",
-        identifier="[caption]",
-        prompt="[caption] Briefly describe this image.",
-        hint="A short description of the whole image.",
-    ),
-    Task(label="Question", identifier="[vqa]", prompt="[vqa] ", hint="Type a question to get a short answer."),
-    Task(
-        label="Grounding",
-        identifier="[grounding]",
-        prompt="[grounding] describe this image in detail",
-        hint="A description in which every phrase comes with its box.",
-        gives_boxes=True,
-    ),
-    Task(
-        label="Refer",
-        identifier="[refer]",
-        prompt="[refer] ",
-        hint="Type a phrase for one object in the image to see where it is.",
-        gives_boxes=True,
-        phrasings=_REFER_PHRASINGS,
-    ),
-    Task(
-        label="Detection",
-        identifier="[detection]",
-        prompt="[detection] ",
-        hint="Type a kind of object, or a caption, to see every place where it occurs.",
-        gives_boxes=True,
-    ),
-    Task(
-        label="Identify",
-        identifier="[identify]",
-        prompt="[identify] what is this ",
-        hint="Draw a box on the image, then send.",
-        takes_box=True,
-    ),
+    CHAT,
+    CAPTION,
+    QUESTION,
+    GROUNDING,
+    replace(REFER, phrasings=_REFER_PHRASINGS),
+    replace(DETECTION, hint="Type a kind of object, or a caption, to see every place where it occurs."),
+    IDENTIFY,
 )

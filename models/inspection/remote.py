@@ -10,8 +10,8 @@ from huggingface_hub.utils import get_session, hf_raise_for_status
 from models.fetching.repository import Repository, RepositoryFile, list_repository
 from models.fetching.table import HubFile
 from models.fetching.web import WebError, explain, hub_headers, hub_url
-from models.inspection.contents import describe
-from models.inspection.headers import TensorHeader, dtypes_of, parse_safetensors
+from models.inspection.file_headers import TensorHeader, dtypes_of, parse_safetensors
+from models.inspection.file_kinds import describe
 
 _FIRST = 100_000  # bytes asked for at first, which most headers fit into
 _LONGEST = 100_000_000  # of a header, as the format's own library has it

@@ -13,12 +13,12 @@ from models.conversion.folder import check_whole, configuration_in, read_manifes
 from models.devices import free_bytes
 from models.errors import CheckpointMissing, ConfigError
 from models.family_config import FamilyConfig
+from models.fetching.checkpoints import CHECKPOINTS_DIR, NeededFile, describe_missing, needed_files
 from models.fetching.hashes import HashLedger
 from models.fetching.table import find_released, released_files
-from models.files.checkpoints import CHECKPOINTS_DIR, NeededFile, describe_missing, needed_files
 from models.files.released import ReleasedFiles
-from models.inspection.contents import describe
-from models.inspection.headers import Headers, read_headers
+from models.inspection.file_headers import Headers, read_headers
+from models.inspection.file_kinds import describe
 from models.inspection.remote import repository_lines
 from models.loader import check_parts, parts_of
 from models.memory.serving import size

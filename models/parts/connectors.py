@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from transformers import Blip2QFormerConfig, Blip2QFormerModel, Blip2VisionConfig
 
 from models.errors import ConfigError
-from models.files.module_config import module_config
 from models.parts.eva_vision import num_patches
+from models.tensors.module_config import module_config
 from models.tensors.origins import Origin
 from models.tensors.weights import Drop, Part, Rename, Tensors, rename, renamed_from, replaced, take_prefix
 

@@ -16,8 +16,8 @@ from torch.nn import functional
 from transformers import Blip2VisionConfig, Blip2VisionModel
 
 from models.errors import CheckpointMismatch, ConfigError
-from models.files.module_config import module_config
 from models.tensors.completeness import check_size
+from models.tensors.module_config import module_config
 from models.tensors.origins import Origin, joined, made_from, origin_of
 from models.tensors.weights import Drop, Part, Rename, Tensors, first_layers, rename, renamed_from, replaced
 

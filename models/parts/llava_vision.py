@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import CLIPVisionConfig, CLIPVisionModel, SiglipVisionConfig, SiglipVisionModel
 
 from models.errors import CheckpointMismatch
-from models.files.module_config import module_config
+from models.tensors.module_config import module_config
 from models.tensors.origins import Origin, origin_of
 from models.tensors.weights import Drop, Part, Rename, Tensors, first_layers, rename
 

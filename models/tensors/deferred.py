@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from models.memory.freed import c_library
+from models.tensors.freed import c_library
 
 # One number for each page of this process, in the order of their addresses, and what its bits say
 # (Linux, Documentation/admin-guide/mm/pagemap.rst).

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from transformers.initialization import no_init_weights
 from transformers.modeling_utils import local_torch_dtype
 
-from models.files.module_config import as_config_error
+from models.tensors.module_config import as_config_error
 from models.tensors.weights import Part
 
 

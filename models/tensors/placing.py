@@ -7,9 +7,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from models.memory.freed import give_back_freed_memory
 from models.tensors.completeness import expected_shapes
 from models.tensors.deferred import release
+from models.tensors.freed import give_back_freed_memory
 from models.tensors.reading import TensorReader
 from models.tensors.weights import Part
 

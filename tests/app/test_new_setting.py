@@ -11,7 +11,7 @@ from app.api.openai.errors import ApiError
 from app.api.openai.schema import ChatRequest, read_request, sampling_of
 from app.remote.boxes.known import MarkupBoxes
 from app.remote.config import RemoteConfig
-from app.remote.request import PictureFiles, request_body
+from app.remote.request import request_body, uri_as_sent
 from app.remote.served_elsewhere import ServedElsewhere
 from models.conversation import Sampling, Turn
 from models.sampling_settings import setting
@@ -35,5 +35,5 @@ def test_a_new_setting_reaches_every_door() -> None:
     config = RemoteConfig(source=Path("a.yaml"), server_url="http://a/v1")
     elsewhere = ServedElsewhere(config=config, model="name", info=INFO, boxes=MarkupBoxes())
     for value in (0.25, 0.0):
-        body = request_body(elsewhere, [Turn("user", "hi")], More(least_p=value), PictureFiles())
+        body = request_body(elsewhere, [Turn("user", "hi")], More(least_p=value), uri_as_sent)
         assert ("least_p" in body, body["max_tokens"]) == (value > 0, 300)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gc
-import weakref
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
@@ -181,15 +179,3 @@ def test_after_closing_the_model_is_as_before(model: VisionLanguageModel) -> Non
         last(engine, ask("hi"))
     assert model.language_model.get_input_embeddings() is embedding
     assert list(model.state_dict()) == names
-
-
-def test_an_images_key_is_never_that_of_another_object_and_goes_with_the_image(
-    engine: ChatEngine, model: VisionLanguageModel
-) -> None:
-    image, other = picture(1), picture(2)
-    engine._keys[id(image)] = (weakref.ref(other), "the key of an image that had this address before")
-    assert engine._key(image) == model.image_key(image)
-    assert engine._keys.keys() == {id(image)}
-    del image
-    gc.collect()
-    assert not engine._keys

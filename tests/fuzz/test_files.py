@@ -18,7 +18,7 @@ from app.batch.question_file import prepare, read_lines
 from app.chat.decoding.decode import decode
 from app.chat.saved import chat_json, read_chat
 from app.chat.session import ChatSession
-from models.inspection.headers import read_headers
+from models.inspection.file_headers import read_headers
 from models.tensors.weights import read_tensors
 from models.tokenizers.codegen import CodeGenTokenizer
 from models.tokenizers.pieces import PieceTokenizer

@@ -11,7 +11,7 @@ from models.config import available_families, family_module, load_config, read_y
 from models.conversation import Sampling
 from models.errors import CheckpointMissing, ConfigError, MiniVLMError
 from models.families import minigpt4, minigpt_v2, tinygpt_v
-from models.files.checkpoints import find_local, needed_files, resolve
+from models.fetching.checkpoints import find_local, needed_files, resolve
 from models.formats.minigpt import GROUNDING_TASKS
 from models.model_info import ModelInfo
 from tests.paths import GOLDENS, ROOT

@@ -15,7 +15,7 @@ from huggingface_hub import constants
 
 from models.config import load_config
 from models.errors import CheckpointMissing, DownloadFailed
-from models.files.checkpoints import resolve
+from models.fetching.checkpoints import resolve
 
 NO_HUB = "http://127.0.0.1:9"  # nothing listens there
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

@@ -25,7 +25,7 @@ from engine.chat_engine import ChatEngine
 from benchmarks.measure import peak_memory as peak
 from models.conversation import Sampling, Turn
 from models.loader import load_model
-from models.memory.freed import c_library
+from models.tensors.freed import c_library
 from tests.paths import ROOT
 
 # Every large block of memory is the system's again when it is freed: peaks are of what is held, not of what the

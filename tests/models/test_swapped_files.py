@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from models.errors import MiniVLMError
-from models.inspection.headers import read_headers
+from models.inspection.file_headers import read_headers
 from models.loader import load_model
 from tests.paths import GOLDENS
 

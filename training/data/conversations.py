@@ -11,11 +11,10 @@ from PIL import Image
 
 from models.conversation import Turn
 from models.errors import RequestError
-from training.data.annotations import Annotations, DataError, Item
+from training.data.annotations import DataError, Item
 from training.data.llava_sequences import read_turns
 from training.data.readers import (
-    DatasetPaths,
-    DatasetReader,
+    AllItemsReader,
     TrainingExample,
     is_there,
     make_example,
@@ -28,19 +27,12 @@ _COCO_NUMBER = re.compile(r"\d{12}")
 _BLANK = Image.new("RGB", (1, 1))  # stands for a picture where only fields are checked
 
 
-class _Conversations(DatasetReader):
+class _Conversations(AllItemsReader):
     """{id, image (optional), conversations: [{value}, …]} by turns from the human and the model, about one picture.
 
     `image` is the picture's file. Without it `id` is the picture's name without suffix or, with twelve digits as in the
     public files, the number of a COCO training picture.
     """
-
-    def __init__(self, paths: DatasetPaths) -> None:
-        super().__init__(paths)
-        self.items = Annotations(Path(paths.annotations))
-
-    def __len__(self) -> int:
-        return len(self.items)
 
     def image_path(self, index: int) -> Path:
         item = self.items[index]
@@ -87,15 +79,8 @@ class FirstTurnReader(_Conversations):
         return make_example((process_caption(question),), (answer,), (open_image(self.image_path(index)),))
 
 
-class UnnaturalInstructions(DatasetReader):
+class UnnaturalInstructions(AllItemsReader):
     """Unnatural Instructions: text alone. Source: MiniGPT-4, `UnnaturalDataset`."""
-
-    def __init__(self, paths: DatasetPaths) -> None:
-        super().__init__(paths)
-        self.items = Annotations(Path(paths.annotations))
-
-    def __len__(self) -> int:
-        return len(self.items)
 
     def image_path(self, index: int) -> None:
         """There is none."""
@@ -114,18 +99,11 @@ class UnnaturalInstructions(DatasetReader):
         return make_example((question,), (answer,))
 
 
-class LlavaReader(DatasetReader):
+class LlavaReader(AllItemsReader):
     """The LLaVA line's format, for Mini-Gemini (pretraining, instruction, generation) and MoE-LLaVA alike.
 
     {"id", "image": path or list of paths (optional), "conversations": [{"from": "human" | "gpt", "value"}, …]}.
     """
-
-    def __init__(self, paths: DatasetPaths) -> None:
-        super().__init__(paths)
-        self.items = Annotations(Path(paths.annotations))
-
-    def __len__(self) -> int:
-        return len(self.items)
 
     def _names(self, item: Item) -> list[str]:
         if not item.has("image"):

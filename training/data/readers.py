@@ -106,6 +106,17 @@ class DatasetReader(ABC):
         return self.image_path(index) is not None
 
 
+class AllItemsReader(DatasetReader):
+    """A JSON list of which every item is an example."""
+
+    def __init__(self, paths: DatasetPaths) -> None:
+        super().__init__(paths)
+        self.items = Annotations(Path(paths.annotations))
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+
 class JsonReader(DatasetReader):
     """A JSON list with one picture for each item."""
 

@@ -24,8 +24,8 @@ import transformers
 from engine.chat_engine import ChatEngine
 from engine.question_runner import QuestionRunner, Request, answered
 from models.conversation import Sampling, Turn
+from models.disk import written_whole
 from models.errors import ConfigError, MiniVLMError
-from models.files.disk import written_whole
 from models.loader import load_model
 from training.evaluation.expert_shares import expert_shares, share_figures
 from training.evaluation.low_resolution import leave_out_mining

@@ -14,7 +14,7 @@ from models.files.released import ReleasedFiles
 from models.parts.connectors import MERGED_PATCHES, qformer_config
 from training.data.prompts import minigpt_prompts
 from training.recipe import Recipe
-from training.stages.stage_files import config_without_checkpoint, fresh_linear, save_checkpoint, write_eval_config
+from training.stages.stage_files import config_without_checkpoint, fresh_linear, save_checkpoint, write_stage
 from training.stages.stage_model import Stage, State
 
 PROJECTION = r"^connector\.projection\."
@@ -45,7 +45,4 @@ def released_name(name: str) -> str:
 def export(recipe: Recipe, config: FamilyConfig, files: ReleasedFiles, state: State, folder: Path) -> Path:
     """`checkpoint.pth` with `llama_proj`, and its eval config."""
     del recipe, files
-    checkpoint = save_checkpoint(
-        {released_name(name): tensor for name, tensor in state.items()}, folder / "checkpoint.pth"
-    )
-    return write_eval_config(config, {"checkpoint": checkpoint.name}, folder / "eval.yaml")
+    return write_stage(config, {released_name(name): tensor for name, tensor in state.items()}, folder)

@@ -19,7 +19,7 @@ from training.stages.stage_files import (
     fresh_linear,
     fresh_lora,
     save_checkpoint,
-    write_eval_config,
+    write_stage,
 )
 from training.stages.stage_model import Stage, State
 
@@ -59,7 +59,4 @@ def released_name(name: str) -> str:
 def export(recipe: Recipe, config: FamilyConfig, files: ReleasedFiles, state: State, folder: Path) -> Path:
     """`checkpoint.pth` with `llama_proj` and LoRA, and its eval config."""
     del recipe, files
-    checkpoint = save_checkpoint(
-        {released_name(name): tensor for name, tensor in state.items()}, folder / "checkpoint.pth"
-    )
-    return write_eval_config(config, {"checkpoint": checkpoint.name}, folder / "eval.yaml")
+    return write_stage(config, {released_name(name): tensor for name, tensor in state.items()}, folder)

@@ -24,7 +24,7 @@ from training.stages.stage_files import (
     fresh_linear,
     fresh_lora,
     save_checkpoint,
-    write_eval_config,
+    write_stage,
 )
 from training.stages.stage_model import Stage, State
 
@@ -100,5 +100,4 @@ def export(recipe: Recipe, config: FamilyConfig, files: ReleasedFiles, state: St
             released[released_name(name).replace("q_proj", "query_key_value")] = tensor
         elif not any(f".self_attn.{part}_proj.lora_" in name for part in "kv"):
             released[released_name(name)] = tensor
-    checkpoint = save_checkpoint(as_wrapped(recipe, released), folder / "checkpoint.pth")
-    return write_eval_config(config, {"checkpoint": checkpoint.name}, folder / "eval.yaml")
+    return write_stage(config, as_wrapped(recipe, released), folder)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from training.scenes import vocabulary as vocab
+from training.scenes import world as vocab
 from training.scenes.scene import Scene, sample_scene, sample_text_scene
 
 _TOUCHING = 0.1  # what boxes count that overlap by less, or are no further apart than `_NEAR`

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from numpy.random import Generator
 
-from training.scenes import vocabulary as vocab
+from training.scenes import world as vocab
 from training.scenes.phrases import noun_phrase, pick_referable, plural, unique_phrases, with_article
 from training.scenes.samples import (
     VQA_LONG_FORM,

@@ -8,7 +8,7 @@ from PIL import Image
 
 from training.scenes.masks import MASK_SCALE, object_masks
 from training.scenes.scene import Background, Scene, SceneObject
-from training.scenes.vocabulary import IMAGE_SIZE
+from training.scenes.world import IMAGE_SIZE
 
 
 def render(scene: Scene, *, large: bool = False) -> NDArray[np.uint8]:

@@ -13,7 +13,7 @@ from numpy.random import Generator
 
 from models.grounding import Box, format_box, format_phrase
 from training.instructions import CAPTION_POOL, REFER_POOL
-from training.scenes import vocabulary as vocab
+from training.scenes import world as vocab
 from training.scenes.hard_scenes import covered_shares
 from training.scenes.phrases import (
     background_phrase,

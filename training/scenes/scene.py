@@ -10,7 +10,7 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from training.scenes import vocabulary as vocab
+from training.scenes import world as vocab
 from training.scenes.masks import object_masks
 
 Kind = Literal["shape", "digit", "word"]

@@ -22,10 +22,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from models.config import family_module, parse_keys
+from models.disk import written_whole
 from models.errors import ConfigError
 from models.family_config import FamilyConfig
-from models.files.checkpoints import find_local
-from models.files.disk import written_whole
+from models.fetching.checkpoints import find_local
 from training.health import refuse_non_finite
 from training.recipe import Recipe
 
@@ -69,6 +69,12 @@ def fresh_lora(inputs: int, outputs: int, rank: int, seed: int) -> tuple[Tensor,
         lora_a = torch.empty(rank, inputs)
         nn.init.kaiming_uniform_(lora_a, a=math.sqrt(5))
     return lora_a, torch.zeros(outputs, rank)
+
+
+def write_stage(config: FamilyConfig, tensors: Mapping[str, Tensor], folder: Path) -> Path:
+    """`checkpoint.pth` of a MiniGPT stage and, beside it, `eval.yaml`, which loads it. Gives the YAML's path."""
+    checkpoint = save_checkpoint(tensors, folder / "checkpoint.pth")
+    return write_eval_config(config, {"checkpoint": checkpoint.name}, folder / "eval.yaml")
 
 
 def save_checkpoint(tensors: Mapping[str, Tensor], path: Path) -> Path:

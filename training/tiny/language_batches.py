@@ -13,7 +13,7 @@ from training.scenes.hard_scenes import USUAL, SceneBlend
 from training.scenes.question_makers import vary
 from training.scenes.small_talk import small_talk
 from training.scenes.task_mixtures import TaskMixture
-from training.scenes.vocabulary import MAX_OBJECTS
+from training.scenes.world import MAX_OBJECTS
 from training.tiny.images import pixel_values_of
 from training.tiny.mention_supervision import MentionTargets, mention_targets
 from training.tiny.optimiser import LearningRates

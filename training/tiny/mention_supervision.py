@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from training.scenes import vocabulary as vocab
+from training.scenes import world as vocab
 from training.tiny.patch_supervision import (
     NAMES,
     NUM_BINS,

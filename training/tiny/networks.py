@@ -13,7 +13,7 @@ from transformers import Blip2QFormerConfig, LlamaConfig, LlamaForCausalLM, PreT
 
 from models.parts.connectors import MERGED_PATCHES, PatchMergeProjector, QFormerConnector, qformer_config
 from models.parts.eva_vision import EvaVisionTower, eva_vision_config
-from training.scenes.vocabulary import IMAGE_SIZE
+from training.scenes.world import IMAGE_SIZE
 from training.tiny.patch_supervision import Grid
 
 PATCH_SIZE = 12

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from training.scenes import vocabulary as vocab
+from training.scenes import world as vocab
 from training.scenes.render import owner_map
 from training.scenes.scene import Scene, SceneObject
 

@@ -10,7 +10,7 @@ from numpy.random import Generator
 from torch import Tensor, nn
 
 from models.parts.dual_vision import DualVisionTower
-from training.scenes import vocabulary as vocab
+from training.scenes import world as vocab
 from training.scenes.hard_scenes import USUAL, SceneBlend
 from training.tiny.images import pixel_values_of
 from training.tiny.networks import TinyModel

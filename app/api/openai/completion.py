@@ -1,4 +1,4 @@
-"""An answer as OpenAI's objects: `chat.completion`, and the chunks of a stream."""
+"""An answer as the objects of OpenAI's API: `chat.completion`, and the chunks of a stream."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import uuid
 from dataclasses import dataclass, field
 from typing import Any
 
-from app.api.openai.conversation import Conversation
+from app.api.openai.from_messages import Conversation
 from app.api.openai.regions import regions_of_text
 from app.api.openai.stop_text import before_stop, certain_part
 from models.conversation import Answer, FinishReason

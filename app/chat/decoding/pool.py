@@ -18,7 +18,7 @@ from typing import Any
 from PIL import Image
 
 from app.chat.decoding.decode import WORKING_PIXELS, Decoded, DecodeError
-from app.chat.decoding.turns import Turns
+from app.chat.decoding.fair_places import Turns
 
 logger = logging.getLogger(__name__)
 

@@ -45,9 +45,10 @@ def overlay_svg(
     """An `<svg>` with the picture and the boxes. `picture` is SVG markup that draws it over the whole drawing; `size`
     its width and height in pixels; `description` what it shows, by default what the boxes say.
 
-    Every entity is two groups with its number in `data-entity`: its boxes, and above all boxes its labels. Of more than
-    MAX_DRAWN boxes only the first are drawn; `undrawn_note` says so. `labels`: as in `place_labels`. `only`: boxes that
-    another answer lacks are bold, and all others step back.
+    Every entity is two groups with its number in `data-entity`: its boxes, and above all boxes its labels. All of a
+    kind are in one group, so that those of an answer that grows come at its end. Of more than MAX_DRAWN boxes only the
+    first are drawn; `undrawn_note` says so. `labels`: as in `place_labels`. `only`: boxes that another answer lacks are
+    bold, and all others step back.
     """
     width, height = drawing_size(*size)
     drawn = [(entity, box) for entity in entities for box in entity.boxes][:MAX_DRAWN]
@@ -64,7 +65,7 @@ def overlay_svg(
     plates = "".join(_group_svg("mv-label", number, shapes) for number, shapes in label_shapes.items())
     return (
         f'<svg class="mv-overlay" role="img" aria-label="{escape(description or describe(entities))}" '
-        f'viewBox="0 0 {width} {height}" xmlns="http://www.w3.org/2000/svg">{picture}{boxes}{plates}</svg>'
+        f'viewBox="0 0 {width} {height}" xmlns="http://www.w3.org/2000/svg">{picture}<g>{boxes}</g><g>{plates}</g></svg>'
     )
 
 

@@ -104,7 +104,7 @@ class Picker:
     def show(self, page: PageState, kept_key: str, chosen: str) -> Iterator[PickerView]:
         """The page was opened: show the model of the conversation that comes back. A new one begins with the model that
         was `chosen` last in this browser, if it is still offered, else with one that is loaded."""
-        kept = self._handlers.store.get(kept_key) if kept_key and isinstance(kept_key, str) else None
+        kept = self._handlers.kept(kept_key)
         page = kept or page
         loaded = self._library.loaded()
         names = {one.offer.id for one in self._library.entries if one.state not in ("not here", "downloading")}

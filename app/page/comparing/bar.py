@@ -69,8 +69,7 @@ class CompareBar:
 
     def show(self, page: PageState, kept_key: str) -> BarView:
         """The page was opened: the conversation that comes back may be one in which two are compared."""
-        kept = self._handlers.store.get(kept_key) if kept_key and isinstance(kept_key, str) else None
-        page = kept or page
+        page = self._handlers.kept(kept_key) or page
         return BarView() if page.rival is None else BarView(self._value(page))
 
     def _choose(self, page: PageState, name: str) -> Iterator[BarView]:

@@ -18,8 +18,8 @@ from markdown_it.rules_block import StateBlock
 from markdown_it.rules_inline import StateInline
 from markdown_it.token import Token
 
+from app.page.text.cuts import cut, cut_rows, joined
 from app.page.text.formulas import add_formulas, formula_html
-from app.page.text.pieces import cut, cut_rows, joined
 from app.page.text.placeholders import CARET, as_source, has_placeholder
 from app.page.text.unfinished import MAX_OPEN, open_ticks, with_table_rule, without_half_written_marks
 

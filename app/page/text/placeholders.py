@@ -42,24 +42,26 @@ def as_source(text: str) -> str:
 
 
 class Insertions:
-    """HTML with everything in its place, in pieces. Of HTML that grows at its end, what is settled is made once."""
+    """HTML with everything in its place. Of HTML that grows at its end, what is settled is made once, and is one string
+    that grows: gradio sends only what is new of that, and its page copies each string of a value several times."""
 
     def __init__(self) -> None:
         self._settled = ""  # the beginning of the HTML before
-        self._pieces: list[str] = []  # of that
+        self._text = ""  # of that, with everything in its place
         self._found: list[int] = []
 
     def insert(
         self, html: str, insertion: Callable[[int], str], source: Callable[[int], str], *, settled: int = 0
     ) -> tuple[list[str], list[int]]:
-        """The pieces, and the numbers of the insertions (not sources), in their order.
+        """What is settled and the pieces after it; and the numbers of the insertions (not sources), in their order.
 
         Insertions with a number below `settled` will be the same the next time.
         """
         if not html.startswith(self._settled):
-            self._settled, self._pieces, self._found = "", [], []
-        pieces, found, end = list(self._pieces), list(self._found), len(self._settled)
-        lasting = end, len(pieces), len(found)
+            self._settled, self._text, self._found = "", "", []
+        pieces: list[str] = []
+        found, end = list(self._found), len(self._settled)
+        lasting = end, 0, len(found)
         is_settled = True
         for match in _PLACEHOLDER.finditer(html, end):
             between, end = html[end : match.start()], match.end()
@@ -73,6 +75,11 @@ class Insertions:
             is_settled = is_settled and number < settled and CARET not in between
             if is_settled:
                 lasting = end, len(pieces), len(found)
-        pieces += _PIECE.split(html[end:])
-        self._settled, self._pieces, self._found = html[: lasting[0]], pieces[: lasting[1]], found[: lasting[2]]
-        return pieces, found
+        *whole, last = _PIECE.split(html[end:])
+        pieces += whole
+        if is_settled and not any(CARET in piece for piece in whole):
+            lasting = len(html) - len(last), len(pieces), len(found)
+        pieces.append(last)
+        self._settled, self._found = html[: lasting[0]], found[: lasting[2]]
+        self._text += "".join(pieces[: lasting[1]])
+        return [*filter(None, [self._text]), *pieces[lasting[1] :]], found

@@ -1,12 +1,12 @@
-"""What a reader of boxes is."""
+"""The contract of a box format: it reads and writes boxes as the models of one kind do."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from app.remote.tasks import RemoteTask
 from models.grounding import Box, BoxSpan
+from models.tasks import Task
 
 Size = tuple[int, int]  # width and height in pixels
 
@@ -15,7 +15,7 @@ class BoxFormat(Protocol):
     """One way to write boxes in text."""
 
     @property
-    def tasks(self) -> tuple[RemoteTask, ...]:
+    def tasks(self) -> tuple[Task, ...]:
         """The buttons that the page offers where a YAML names none."""
 
     @property

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from app.remote.boxes.box_format import Size
 from app.remote.boxes.tags import hidden
-from app.remote.tasks import CAPTION, DETECTION, IDENTIFY, RemoteTask
+from app.remote.tasks import RemoteTask, asked_as
 from models.grounding import Box, BoxSpan
+from models.tasks import CAPTION, DETECTION, GROUNDING, IDENTIFY, Task
 
 BINS = 1000
 _RUN = re.compile(r"(?:<loc_\d{1,3}>)+")
@@ -23,7 +24,7 @@ _LABEL_BEGINS = re.compile(r"[^<>\n]*\Z")
 MAX_LABEL = 500  # characters
 
 TASKS = (
-    replace(CAPTION, template="<CAPTION>"),
+    asked_as("<CAPTION>", CAPTION, prompt="[caption] "),
     RemoteTask(
         label="Describe",
         identifier="[describe]",
@@ -39,16 +40,14 @@ TASKS = (
         template="<OD>",
         gives_boxes=True,
     ),
-    replace(DETECTION, template="<OPEN_VOCABULARY_DETECTION>{}"),
-    RemoteTask(
-        label="Grounding",
-        identifier="[grounding]",
+    asked_as("<OPEN_VOCABULARY_DETECTION>{}", DETECTION),
+    asked_as(
+        "<CAPTION_TO_PHRASE_GROUNDING>{}",
+        GROUNDING,
         prompt="[grounding] ",
         hint="Type a description: each of its phrases gets its boxes.",
-        template="<CAPTION_TO_PHRASE_GROUNDING>{}",
-        gives_boxes=True,
     ),
-    replace(IDENTIFY, template="<REGION_TO_CATEGORY>{box}"),
+    asked_as("<REGION_TO_CATEGORY>{box}", IDENTIFY),
 )
 
 
@@ -56,7 +55,7 @@ TASKS = (
 class Florence2Boxes:
     """See the module."""
 
-    tasks: tuple[RemoteTask, ...] = TASKS
+    tasks: tuple[Task, ...] = TASKS
     extra_body: Mapping[str, Any] = field(default_factory=lambda: {"skip_special_tokens": False})
 
     def read(self, text: str, size: Size, *, is_whole: bool) -> tuple[BoxSpan, ...]:

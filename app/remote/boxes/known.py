@@ -1,4 +1,4 @@
-"""The formats by the names they have in a YAML, and which of them a model most likely writes."""
+"""The box formats by their names in a YAML, and which of them a model most likely writes, by the model's name."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from app.remote.boxes.box_format import BoxFormat, Size
 from app.remote.boxes.florence2 import Florence2Boxes
 from app.remote.boxes.kosmos2 import Kosmos2Boxes
 from app.remote.boxes.qwen import MAX_PIXELS, MIN_PIXELS, PER_THOUSAND, QwenBoxes
-from app.remote.tasks import CHAT, RemoteTask
 from models.grounding import Box, BoxSpan, format_box
+from models.tasks import CHAT, Task
 
 AUTO = "auto"
 MARKUP = "minigpt"
@@ -37,7 +37,7 @@ class MarkupBoxes:
     """The program's own markup, which is read where all answers are; or no boxes at all."""
 
     has_boxes: bool = True
-    tasks: tuple[RemoteTask, ...] = (CHAT,)
+    tasks: tuple[Task, ...] = (CHAT,)
     extra_body: Mapping[str, Any] = field(default_factory=dict)
 
     def read(self, text: str, size: Size, *, is_whole: bool) -> tuple[BoxSpan, ...] | None:

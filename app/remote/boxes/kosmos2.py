@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from app.remote.boxes.box_format import Size
 from app.remote.boxes.tags import hidden
-from app.remote.tasks import CAPTION, CHAT, IDENTIFY, REFER, RemoteTask
+from app.remote.tasks import asked_as
 from models.grounding import Box, BoxSpan
+from models.tasks import CAPTION, CHAT, GROUNDING, IDENTIFY, QUESTION, REFER, Task
 
 SIDE = 32  # patches
 _DELIMITER = "</delimiter_of_multi_objects/>"
@@ -25,30 +26,17 @@ _TAG = re.compile(rf"</?(?:grounding|phrase|object|image|s)>|<patch_index_\d{{1,
 
 TASKS = (
     CHAT,
-    replace(
+    asked_as(
+        "<grounding>An image of",
         CAPTION,
+        prompt="[caption] ",
         hint="A short description, every phrase with its box.",
-        template="<grounding>An image of",
         gives_boxes=True,
     ),
-    RemoteTask(
-        label="Grounding",
-        identifier="[grounding]",
-        prompt="[grounding] describe this image in detail",
-        hint="A description in which every phrase comes with its box.",
-        template="<grounding>Describe this image in detail:",
-        gives_boxes=True,
-    ),
-    RemoteTask(
-        label="Question",
-        identifier="[vqa]",
-        prompt="[vqa] ",
-        hint="Type a question to get a short answer.",
-        template="<grounding>Question: {} Answer:",
-        gives_boxes=True,
-    ),
-    replace(REFER, template="<grounding><phrase>{}</phrase>"),
-    replace(IDENTIFY, template="<grounding><phrase>It</phrase>{box} is"),
+    asked_as("<grounding>Describe this image in detail:", GROUNDING),
+    asked_as("<grounding>Question: {} Answer:", QUESTION, gives_boxes=True),
+    asked_as("<grounding><phrase>{}</phrase>", REFER),
+    asked_as("<grounding><phrase>It</phrase>{box} is", IDENTIFY),
 )
 
 
@@ -56,7 +44,7 @@ TASKS = (
 class Kosmos2Boxes:
     """See the module."""
 
-    tasks: tuple[RemoteTask, ...] = TASKS
+    tasks: tuple[Task, ...] = TASKS
     extra_body: Mapping[str, Any] = field(default_factory=lambda: {"skip_special_tokens": False})
 
     def read(self, text: str, size: Size, *, is_whole: bool) -> tuple[BoxSpan, ...]:

@@ -9,12 +9,13 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from app.remote.boxes.box_format import Size
-from app.remote.tasks import CAPTION, CHAT, DETECTION, IDENTIFY, REFER, RemoteTask
+from app.remote.tasks import asked_as
 from models.grounding import Box, BoxSpan
+from models.tasks import CAPTION, CHAT, DETECTION, IDENTIFY, REFER, Task
 
 # Of the released preprocessor_config.json; a server may have been started with others.
 MIN_PIXELS, MAX_PIXELS = 56 * 56, 14 * 14 * 4 * 16384
@@ -31,10 +32,10 @@ _WINDOW = 80  # characters before an object in which its list may begin
 
 TASKS = (
     CHAT,
-    replace(CAPTION, prompt="[caption] Briefly describe this image."),
-    replace(DETECTION, template="Locate every {} in the image and output the bbox coordinates in JSON format."),
-    replace(REFER, template="Locate {} in the image and output its bbox coordinates in JSON format."),
-    replace(IDENTIFY, template="Look at the region {box} of the image: {}"),
+    CAPTION,
+    asked_as("Locate every {} in the image and output the bbox coordinates in JSON format.", DETECTION),
+    asked_as("Locate {} in the image and output its bbox coordinates in JSON format.", REFER),
+    asked_as("Look at the region {box} of the image: {}", IDENTIFY),
 )
 
 
@@ -45,7 +46,7 @@ class QwenBoxes:
     grid: int | None = None
     min_pixels: int = MIN_PIXELS
     max_pixels: int = MAX_PIXELS
-    tasks: tuple[RemoteTask, ...] = TASKS
+    tasks: tuple[Task, ...] = TASKS
     extra_body: Mapping[str, Any] = field(default_factory=dict)
 
     def read(self, text: str, size: Size, *, is_whole: bool) -> tuple[BoxSpan, ...]:

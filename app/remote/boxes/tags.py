@@ -1,4 +1,4 @@
-"""Tags of a model's own language that nobody wants to read."""
+"""Special tokens that a server leaves in the text (`<loc_12>`, `</s>`): taken out of what is shown."""
 
 from __future__ import annotations
 

@@ -16,12 +16,11 @@ from PIL import Image
 
 from app.api.access import Access
 from app.api.gate import add_api
-from app.api.metrics import Counters
 from app.api.openai.routes import Service
 from app.api.openai.served import OneModel
 from app.page.components import build_demo
 from engine.chat_model import ChatModel
-from engine.stats import IN_USE, EngineStats
+from engine.stats import IN_USE, Counters, EngineStats
 from tests.waiting import free_port
 
 NAME = "scripted"

@@ -67,6 +67,7 @@ def test_there_is_an_update_before_the_model_says_anything() -> None:
 
 
 def test_a_page_that_draws_slowly_is_updated_as_slowly(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live_answer, "_being_written", set())
     model = ScriptedModel(gate=threading.Semaphore(0))
     live = LiveAnswer(model, TURNS, Sampling()).start()
     clock, pauses = iter([10, 13, 20, 20, 30, 30.0625, 40]), list[float]()
@@ -79,6 +80,23 @@ def test_a_page_that_draws_slowly_is_updated_as_slowly(monkeypatch: pytest.Monke
     live.stop()
     model.open_gate()
     assert eventually(lambda: model.open_streams == 0)
+
+
+def test_pages_rest_longer_the_more_answers_are_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of them together take a part of the processor, not each of them."""
+    monkeypatch.setattr(live_answer, "_being_written", set())
+    model = ScriptedModel(gate=threading.Semaphore(0))
+    lives = [LiveAnswer(model, TURNS, Sampling()).start() for _ in range(5)]
+    assert live_answer._rest(0.0625) == 5 * 3 * 0.0625
+    assert live_answer._rest(0.001) == live_answer.UPDATE_INTERVAL
+    assert live_answer._rest(0.5) == live_answer.LONGEST_OF_ALL
+    for live in lives[1:]:
+        live.stop()
+    assert live_answer._rest(0.0625) == 3 * 0.0625
+    lives[0].stop()
+    model.open_gate()
+    assert eventually(lambda: model.open_streams == 0)
+    assert live_answer._being_written == set()
 
 
 def test_stop_closes_a_stream_that_has_not_begun() -> None:

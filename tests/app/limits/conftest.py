@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from app.limits.guarded_server import LimitedServer
 from app.limits.policy import Limits
-from app.limits.serving import LimitedServer
 from tests.app.limits.visitors import ServeLimited, Visitor, arguments
 from tests.fakes import ScriptedModel
 from tests.waiting import free_port

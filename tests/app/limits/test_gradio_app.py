@@ -14,23 +14,30 @@ from gradio.queueing import Queue
 from gradio.routes import App
 from gradio.state_holder import StateHolder
 
+from tests.app.limits.visitors import ServeLimited, Visitor
 from tests.paths import ROOT
 
 # By owner: what is private or not documented.
 NAMES = {
-    "app": ("auth", "cookie_id", "get_blocks", "tokens", "uploaded_file_dir"),
-    "blocks": ("_queue", "fns", "postprocess_data", "state_holder"),
+    "app": ("auth", "cookie_id", "get_blocks", "state_holder", "tokens", "uploaded_file_dir"),
+    "blocks": ("_queue", "fns", "get_state_ids_to_track", "postprocess_data", "state_holder"),
     "queue": (
         "event_ids_to_events", "pending_event_ids_session", "pending_messages_per_session",
     ),
     "listener": ("api_name", "api_visibility", "fn", "outputs", "queue"),
-    "states": ("delete_state", "session_data", "time_last_used"),
-    "state": ("is_closed", "state_data"),
+    "states": ("delete_state", "session_data", "set_blocks", "time_last_used"),
+    "state": ("blocks_config", "is_closed", "state_data"),
     "component": ("_id", "stateful"),
     "routes": ("templates",),
     "http_server": ("Server", "start_server"),
 }  # fmt: skip
-FILES = ("app/limits/gradio_app.py", "app/limits/serving.py", "app/page/components.py", "app/page/conversation.py")
+FILES = (
+    "app/limits/gradio_app.py",
+    "app/limits/boundary.py",
+    "app/limits/guarded_server.py",
+    "app/page/components.py",
+    "app/page/conversation_component.py",
+)
 
 
 @pytest.fixture(scope="module")
@@ -61,8 +68,18 @@ def test_the_name_exists(owner: str, name: str, owners: dict[str, Any]) -> None:
     assert hasattr(owners[owner], name), f"gradio {gr.__version__}: {owner}.{name} of {', '.join(users)}"
 
 
+def test_a_session_keeps_no_description_of_the_page(serve_limited: ServeLimited) -> None:
+    """Gradio writes one for each session, while everybody waits, and for links that are closed here."""
+    url = serve_limited()
+    visitor = Visitor(url)
+    assert "A red circle." in visitor.ask("hello")
+    kept = serve_limited.demo.state_holder.session_data  # type: ignore[attr-defined]
+    assert len(kept) == 1
+    assert [one for state in kept.values() for one in state.config_values.values() if one] == []
+
+
 def test_the_server_is_started_with_these_arguments() -> None:
-    """What replaces it in app/limits/serving.py takes the first three by name and passes on those for TLS."""
+    """What replaces it in app/limits/guarded_server.py takes the first three by name and passes on those for TLS."""
     assert list(inspect.signature(http_server.start_server).parameters)[:3] == ["app", "server_name", "server_port"]
 
 

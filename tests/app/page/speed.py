@@ -24,7 +24,7 @@ from playwright.sync_api import Browser, sync_playwright
 
 from app.chat.exchange import Exchange
 from app.chat.pictures import Picture
-from app.page.conversation import conversation_value
+from app.page.conversation_component import conversation_value
 from app.page.messages import messages_of
 from app.page.page_state import PageState
 from engine.chat_model import GeneratorStream, Stream

@@ -9,9 +9,8 @@ import pytest
 from huggingface_hub import constants
 from huggingface_hub.utils import close_session
 
-from models.fetching import fetch, plan, table, transfer
+from models.fetching import checkpoints, fetch, plan, table, transfer
 from models.fetching.table import HubFile, OlderUpload, ReleasedFile, WebFile
-from models.files import checkpoints
 from tests.models.fetching.local_hub import Hub, serving, sha256, use_hub
 from tests.models.fetching.three_files import EVA, LLM, SPACE, STAGE
 

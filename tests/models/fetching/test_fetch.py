@@ -9,9 +9,9 @@ import pytest
 from huggingface_hub import snapshot_download, try_to_load_from_cache
 
 from models.config import load_config
+from models.fetching.checkpoints import resolve
 from models.fetching.fetch import fetch
 from models.fetching.plan import make_plan
-from models.files.checkpoints import resolve
 from tests.models.fetching.local_hub import COMMIT, Hub, sha256, use_hub
 from tests.models.fetching.three_files import EVA, LLM, NEEDED, SPACE, STAGE, run
 

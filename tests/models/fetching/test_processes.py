@@ -20,7 +20,7 @@ import sys
 from pathlib import Path
 from huggingface_hub import constants
 from models.fetching import fetch, plan, table
-from models.files import checkpoints
+from models.fetching import checkpoints
 for module in (checkpoints, plan, fetch):
     module.CHECKPOINTS_DIR = Path(sys.argv[1])
 table.FILES = (table.ReleasedFile(place="big.pth", terms="", addresses=(table.HubFile("someone/big", "big.pth"),)),)

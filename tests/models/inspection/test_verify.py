@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from models.__main__ import main
-from models.files import checkpoints
+from models.fetching import checkpoints
 from models.loader import load_model
 from models.tensors.weights import read_tensors
 from tests.paths import ROOT

@@ -10,7 +10,7 @@ import pytest
 from training.scenes.hard_scenes import USUAL, SceneBlend, covered_shares, num_aligned, with_alike_pair
 from training.scenes.samples import Maker, make_identify, make_identify_covered
 from training.scenes.scene import Scene, sample_scene, sample_text_scene
-from training.scenes.vocabulary import COLOURS, MAX_OBJECTS
+from training.scenes.world import COLOURS, MAX_OBJECTS
 
 
 def scene_of_squares(*corners: tuple[int, int]) -> Scene:

@@ -11,7 +11,7 @@ from training.scenes.question_makers import MAKERS, VQA_MAKERS, clear_side, make
 from training.scenes.samples import Sample, absent_phrase, box_of, without_identifier
 from training.scenes.scene import Scene, sample_scene
 from training.scenes.scoring import is_well_formed
-from training.scenes.vocabulary import HELD_OUT
+from training.scenes.world import HELD_OUT
 
 SCENES = [sample_scene(np.random.default_rng(seed)) for seed in range(30)]
 BOX_TASKS = ("refer", "grounding", "detection")

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from training.scenes import draw_scene
-from training.scenes import vocabulary as vocab
+from training.scenes import world as vocab
 from training.scenes.masks import MASK_SCALE, object_masks
 from training.scenes.render import owner_map, render, render_image
 from training.scenes.scene import MIN_VISIBLE, Scene, SceneObject, sample_scene

@@ -9,7 +9,7 @@ import torch
 from models.formats.minigpt import MINIGPT_V2
 from models.tokenizers.sentencepiece import SentencePieceTokenizer
 from tests.paths import ROOT
-from training.scenes import vocabulary as vocab
+from training.scenes import world as vocab
 from training.scenes.question_makers import MAKERS
 from training.scenes.samples import Sample, unseen_answers
 from training.scenes.scene import sample_scene

@@ -12,7 +12,7 @@ from torch import nn
 from models.parts.dual_vision import DualVisionTower
 from tests.paths import ROOT
 from training.evaluation.low_resolution import leave_out_mining
-from training.scenes.vocabulary import SHAPES
+from training.scenes.world import SHAPES
 from training.tiny.families.mini_gemini import HIGH_WIDTHS, LOW, MiniGemini
 from training.tiny.high_tower import HighReadModel, fit_mining, pretrain_high_tower, spread_weights
 from training.tiny.networks import PATCH_GRID, TinyModel

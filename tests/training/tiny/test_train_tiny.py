@@ -19,7 +19,7 @@ from tests.paths import ROOT
 from training.evaluation.low_resolution import leave_out_mining
 from training.scenes import draw_scene
 from training.scenes.scene import sample_scene
-from training.scenes.vocabulary import IMAGE_SIZE
+from training.scenes.world import IMAGE_SIZE
 from training.stages.upcycling import upcycle_folder
 from training.tiny.byte_tokenizer import train_byte_tokenizer
 from training.tiny.clip_tower import clip_config, clip_from_eva

@@ -16,8 +16,8 @@ from torch.nn.functional import cross_entropy
 from engine.chat_engine import ChatEngine
 from engine.question_runner import QuestionRunner, Request, answered
 from models.conversation import Sampling, Turn
+from models.disk import one_line_if_full, written_whole
 from models.errors import ConfigError
-from models.files.disk import one_line_if_full, written_whole
 from models.vision_language_model import IGNORED_LABEL, VisionLanguageModel
 from training.data.annotations import DataError, Item
 from training.data.llava_sequences import make_llava_batch

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from models.files.disk import written_whole
+from models.disk import written_whole
 from training.data.annotations import DataError
 
 Result = Mapping[str, Any]

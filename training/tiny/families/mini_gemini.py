@@ -25,7 +25,7 @@ from models.tokenizers.pieces import PieceTokenizer
 from models.vision_language_model import VisionLanguageModel
 from training.scenes.hard_scenes import SceneBlend
 from training.scenes.task_mixtures import LLAVA_MIXTURE
-from training.scenes.vocabulary import IMAGE_SIZE
+from training.scenes.world import IMAGE_SIZE
 from training.tiny.clip_tower import clip_config, with_patches_of
 from training.tiny.export import write_folder_weights
 from training.tiny.high_tower import fit_mining, pretrain_high_tower

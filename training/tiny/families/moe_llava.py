@@ -17,7 +17,7 @@ from models.parts.sparse_decoders import SparseDecoder, SparseMistralConfig, Spa
 from models.parts.sparse_moe import SparseLayers
 from models.vision_language_model import VisionLanguageModel
 from training.scenes.task_mixtures import LLAVA_MIXTURE
-from training.scenes.vocabulary import IMAGE_SIZE
+from training.scenes.world import IMAGE_SIZE
 from training.stages.sparse_export import released_tensors
 from training.stages.upcycling import stage_3_modules, upcycle_config, upcycle_folder
 from training.tiny.clip_tower import clip_config, clip_from_eva

@@ -40,6 +40,7 @@
   }
 
   function tell(name, detail = {}) {
+    window.minivlm.attempt();
     document.dispatchEvent(new CustomEvent("minivlm", { detail: { name, ...detail } }));
   }
 
@@ -129,6 +130,13 @@
     }).observe(settings, { attributeFilter: ["class"] });
   }
 
+  // What encloses the parts of the page, as the style sheets know it; `element` is in one of them.
+  function frame(element) {
+    const found = element.closest(".column");
+    found.classList.add("mv-page");
+    return found;
+  }
+
   // Called by gradio once the page is there; gives the key of the conversation that this tab had.
   function start() {
     window.minivlm.follow(document.querySelector("#mv-chat"));
@@ -142,5 +150,5 @@
   }
 
   document.addEventListener("click", onClick);
-  Object.assign(window.minivlm, { start, questionChanged, showTask, tasks, tell });
+  Object.assign(window.minivlm, { frame, start, questionChanged, showTask, tasks, tell });
 })();

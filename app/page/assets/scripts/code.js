@@ -1,6 +1,7 @@
 // An answer as code: asks the server for it, and shows it in a sheet with a copy button for each kind.
 (() => {
   const page = window.minivlm;
+  const { make } = page;
   let opener = null;
 
   // The page's own address, and what its API says of the models there; a page without API has none.
@@ -10,12 +11,6 @@
     const models = await fetch(`${url}/v1/models`).then((response) => response.json()).catch(() => ({}));
     const closed = await fetch(`${url}/v1/models`, { credentials: "omit" }).then((response) => response.status === 401).catch(() => false);
     page.tell("code", { index: Number(button.dataset.index), side: button.dataset.side, url, models: (models.data ?? []).map(({ id, name }) => ({ id, name })), key: closed });
-  }
-
-  function make(name, attributes = {}, ...children) {
-    const node = Object.assign(document.createElement(name), attributes);
-    node.append(...children);
-    return node;
   }
 
   function block({ title, text }) {

@@ -1,16 +1,11 @@
 // Compare: two answers to each question. A bar says who gives the right one; the server says what there is to choose.
 (() => {
   const page = window.minivlm;
+  const { make } = page;
   const HEADING = "Settings of the right answer";
   let value = { on: false, models: [], model: "", line: "", settings: [] };
   let bar = null;
   let shown = null; // the model whose settings are there
-
-  function make(name, attributes = {}, ...children) {
-    const node = Object.assign(document.createElement(name), attributes);
-    node.append(...children);
-    return node;
-  }
 
   const tell = (change) => page.tell("compare", { on: true, model: "", values: null, ...change });
 

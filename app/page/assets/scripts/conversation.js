@@ -1,46 +1,20 @@
-// The conversation: what has changed of it is drawn, and nothing else. What a value is, app/page/conversation.py says.
+// The conversation: what has changed of it is drawn, and nothing else. What a value is, app/page/conversation_component.py says.
 (() => {
   const page = window.minivlm;
+  const { grow, nodesOf, setAttributes } = page.growing;
   const ASK_AGAIN = 2000; // milliseconds between two requests for all bubbles
 
+  let frame;
   let scroller;
   let log;
   let rows = []; // one for each bubble: { id, html, node, parts: null or [{ html, nodes }] }
   let asked = 0;
 
-  function nodesOf(html) {
-    const template = document.createElement("template");
-    template.innerHTML = html;
-    return [...template.content.childNodes];
-  }
-
+  // What a text or a picture with boxes begins with, which grow as one element; nothing of other parts.
+  const opening = (html) => html.match(/^<(?:div class="mv-(?:text|thinking)"|figure) [^>]*>/)?.[0];
   const text = (part) => (typeof part === "string" ? part : [...part].join(""));
 
   // ── One bubble ──────────────────────────────────────────────────────────────────────────────────────────────────
-
-  function setAttributes(node, wanted, kept = []) {
-    for (const { name, value } of wanted.attributes) {
-      if (!kept.includes(name) && node.getAttribute(name) !== value) node.setAttribute(name, value);
-    }
-  }
-
-  // Makes a tree like another one, and leaves alone what is the same already: selected text stays selected.
-  function morph(node, wanted) {
-    const [old, now] = [[...node.childNodes], [...wanted.childNodes]];
-    now.forEach((child, index) => {
-      const before = old[index];
-      if (!before) node.append(child);
-      else if (before.isEqualNode(child)) return;
-      else if (before.nodeName !== child.nodeName) before.replaceWith(child);
-      else if (before.nodeType !== Node.ELEMENT_NODE) before.data = child.data;
-      else {
-        // A phrase that was pressed stays so.
-        setAttributes(before, child, before.matches(".mv-phrase") ? ["class", "aria-pressed"] : []);
-        morph(before, child);
-      }
-    });
-    old.slice(now.length).forEach((child) => child.remove());
-  }
 
   function makeRow(id, bubble) {
     if (typeof bubble === "string") return { id, html: bubble, node: nodesOf(bubble)[0], parts: null };
@@ -56,12 +30,10 @@
   function changePart(row, index, html) {
     const part = row.parts[index];
     if (part.html === html) return;
-    const nodes = nodesOf(html);
-    const isLike = part.nodes.length === 1 && nodes.length === 1 && part.nodes[0].className === nodes[0].className;
-    if (index === 0 && isLike) {
-      setAttributes(part.nodes[0], nodes[0]);
-      morph(part.nodes[0], nodes[0]);
-    } else {
+    const begin = opening(html);
+    if (begin && begin === opening(part.html)) grow(part, html);
+    else {
+      const nodes = nodesOf(html);
       const next = row.parts.slice(index + 1).flatMap((one) => one.nodes)[0] ?? null;
       part.nodes.forEach((node) => node.remove());
       nodes.forEach((node) => row.node.insertBefore(node, next));
@@ -97,6 +69,8 @@
     });
     rows.splice(ids.length).forEach((row) => row.node.remove());
     scroller.classList.toggle("mv-empty", !rows.length);
+    log.classList.toggle("mv-paired", rows.some(({ node }) => node.classList.contains("mv-side")));
+    frame.classList.toggle("mv-begun", rows.length > 0);
     page.pictures.fill(log);
     document.dispatchEvent(new Event("mv-shown"));
   }
@@ -113,6 +87,7 @@
     scroller = element.querySelector(".mv-scroller");
     log = element.querySelector(".mv-log");
     scroller.classList.add("mv-empty");
+    frame = page.frame(element);
     watch("value", () => show(props.value));
     if (props.value) show(props.value);
   }

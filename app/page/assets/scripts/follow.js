@@ -26,7 +26,7 @@
 
   function toEnd() {
     keepHeld();
-    if (!isFollowing || scroller.scrollTop >= end()) return;
+    if (!isFollowing || scroller.scrollTop >= end() || !scroller.querySelector(".mv-message, .mv-pending")) return;
     scroller.scrollTop = end();
     lastTop = scroller.scrollTop;
   }

@@ -59,5 +59,5 @@
   for (const [name, isOver] of [["mouseover", true], ["mouseout", false], ["focusin", true], ["focusout", false]]) {
     document.addEventListener(name, (event) => hover(event, isOver));
   }
-  window.minivlm = { PHRASES, answerOf, confirm, copy, pin };
+  Object.assign((window.minivlm ??= {}), { PHRASES, answerOf, confirm, copy, pin });
 })();

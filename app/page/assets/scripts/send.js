@@ -11,6 +11,7 @@
   }
 
   function drop() {
+    pending?.closest(".mv-page").classList.remove("mv-sending");
     pending?.remove();
     pending = null;
   }
@@ -18,6 +19,7 @@
   // Called when the text box is sent.
   function sending() {
     meanwhile = null; // what comes now is the answer to it
+    page.attempt();
     page.outdate("send");
     page.outdateRefusal();
     const thumbnails = document.querySelectorAll("#mv-question .thumbnail-item img");
@@ -40,6 +42,7 @@
     thinking.innerHTML = "<i></i><i></i><i></i><span>Sending the question</span>";
     pending.append(question, thinking);
     document.querySelector("#mv-chat .mv-scroller").append(pending);
+    page.frame(pending).classList.add("mv-sending");
     page.followAgain();
   }
 
@@ -103,5 +106,5 @@
     box.dispatchEvent(new Event("input", { bubbles: true }));
   }
 
-  Object.assign(page, { sending, sent: drop, watchForAnswer, withTask, filesSent, filesRead, keepTyped });
+  Object.assign(page, { isSending: () => pending !== null, sending, sent: drop, watchForAnswer, withTask, filesSent, filesRead, keepTyped });
 })();

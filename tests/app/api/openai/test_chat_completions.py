@@ -10,7 +10,7 @@ import pytest
 from openai.types.chat import ChatCompletion
 
 from app.api.openai.completion import Completion
-from app.api.openai.conversation import Conversation
+from app.api.openai.from_messages import Conversation
 from models.conversation import Answer
 from models.errors import ContextOverflow
 from tests.app.api.conftest import ANSWER

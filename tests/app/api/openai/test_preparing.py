@@ -6,7 +6,7 @@ import asyncio
 import threading
 from typing import Any, cast
 
-from app.api.openai.conversation import Conversation
+from app.api.openai.from_messages import Conversation
 from app.api.openai.routes import MOST_PREPARING, Service
 from engine.asker import ASKER, Asker
 from tests.waiting import in_a_loop

@@ -8,9 +8,9 @@ from typing import Any
 
 from fastapi.testclient import TestClient
 
+from app.api.application import make_api
 from app.api.library_models import LibraryModels
 from app.api.metrics import as_text
-from app.api.openai.app import make_api
 from app.api.openai.routes import Service
 from app.library.library import ModelLibrary
 from tests.app.library.fake_loader import FakeLoader, offer, settle, state

@@ -6,7 +6,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from app.api.openai.completion import Completion
-from app.api.openai.conversation import Conversation
+from app.api.openai.from_messages import Conversation
 from app.api.openai.stop_text import before_stop, certain_part
 from models.conversation import Answer
 

@@ -38,7 +38,7 @@ def entity(*found: Box, number: int = 1, label: str = "dog") -> Entity:
 def test_svg_is_well_formed_with_one_group_per_entity(entities: list[Entity], size: tuple[int, int]) -> None:
     root = ElementTree.fromstring(overlay_svg(entities, size=size, picture='<use href="#x"/>'))
     for name in ("mv-box", "mv-label"):
-        groups = [node for node in root if node.get("class") == name]
+        groups = [node for node in root.iter() if node.get("class") == name]
         assert [group.get("data-entity") for group in groups] == [str(entity.number) for entity in entities]
         for group, one in zip(groups, entities, strict=True):
             shapes = [node for node in group if node.tag.endswith("rect") and node.get("fill") != "none"]

@@ -59,8 +59,12 @@ def test_only_the_end_of_a_growing_answer_is_read_and_made(monkeypatch: pytest.M
     monkeypatch.setattr(markup, "_phrase_html", counted_button)
     tokens = [f"a <p>thing {index}</p> {{<1><2><30><{index}>}} and " for index in range(60)]
     growing = GrowingAnswer()
+    settled = ""
     for text in accumulate(tokens):
         pieces, _ = growing.pieces(text, unfinished=True)
+        assert pieces[0].startswith(settled)  # what is new of it is sent alone
+        settled = pieces[0] if len(pieces) > 1 else ""
+        assert len(pieces) < 8
+    assert len(settled) > 0.9 * len("".join(pieces))
     assert max(read) < 4 * len(tokens[-1])
     assert len(made) < 4 * len(tokens)
-    assert len(pieces) > len(tokens)

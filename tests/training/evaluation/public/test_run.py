@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from models.conversation import Answer, Sampling, Turn
-from models.files.disk import DiskFull
+from models.disk import DiskFull
 from models.loader import load_model
 from tests.paths import ROOT
 from tests.small_disk import small_disk

@@ -10,45 +10,19 @@
   const isBox = ([x0, y0, x1, y1]) => x1 > x0 && y1 > y0;
   const written = (numbers) => `{<${numbers.join("><")}>}`;
 
-  // `changed(numbers or null)` is told of every new box; `actions()` gives what the menu offers, [{ label, run }].
-  function makeDrawing(stage, view, { changed, actions }) {
-    const frame = stage.querySelector(".mv-view");
-    const drawn = stage.querySelector(".mv-drawn");
-    const shade = stage.querySelector(".mv-shade");
-    const menu = stage.querySelector(".mv-box-menu");
-    const status = stage.querySelector(".mv-box-text");
-    const button = stage.querySelector('[data-stage="draw"]');
-    const fields = [...stage.querySelectorAll(".mv-fields input")];
-    let isOn = false;
-    let box = null; // in fractions, as it was drawn
-    let numbers = null;
-    let start = null;
+  // The outline of the box, and a shade over the rest of the picture, `whole`. Gives the corners in pixels.
+  function outline(drawn, shade, box, whole) {
+    const { left, top, width, height } = whole;
+    const [x0, y0, x1, y1] = box ? [left + box[0] * width, top + box[1] * height, left + box[2] * width, top + box[3] * height] : [0, 0, 0, 0];
+    for (const [name, value] of Object.entries({ x: x0, y: y0, width: x1 - x0, height: y1 - y0 })) drawn.setAttribute(name, value);
+    shade.setAttribute("d", box ? `M${left} ${top}h${width}v${height}h${-width}Z M${x0} ${y0}V${y1}H${x1}V${y0}Z` : "");
+    return [x0, y0, x1, y1];
+  }
 
-    function set(fractions, { typed = null, keepFields = false } = {}) {
-      box = fractions;
-      numbers = typed ?? (box && box.map(cell));
-      if (numbers && !isBox(numbers)) box = numbers = null;
-      if (!keepFields) fields.forEach((field, index) => (field.value = numbers ? numbers[index] : ""));
-      status.textContent = numbers ? `Box ${written(numbers)}` : isOn ? "No box yet." : "";
-      stage.classList.toggle("mv-has-box", Boolean(numbers));
-      changed(numbers);
-      place();
-    }
-
-    const setNumbers = (typed, options) =>
-      set(typed && typed.map((number) => middle(number)), { typed, ...options });
-
-    function place() {
-      const { left, top, width, height } = view.shown();
-      const [x0, y0, x1, y1] = box ? [left + box[0] * width, top + box[1] * height, left + box[2] * width, top + box[3] * height] : [0, 0, 0, 0];
-      for (const [name, value] of Object.entries({ x: x0, y: y0, width: x1 - x0, height: y1 - y0 })) drawn.setAttribute(name, value);
-      shade.setAttribute("d", box ? `M${left} ${top}h${width}v${height}h${-width}Z M${x0} ${y0}V${y1}H${x1}V${y0}Z` : "");
-      menu.hidden = !box || Boolean(start);
-      if (!menu.hidden) placeMenu(x0, y0, x1, y1);
-    }
-
+  // What can be done with the box. `actions()` gives it, [{ label, title, run }]; `numbers()` those of the box.
+  function makeMenu(menu, view, { actions, numbers }) {
     // Beside the box, where there is room for it, and always inside of the frame.
-    function placeMenu(x0, y0, x1, y1) {
+    function place([x0, y0, x1, y1]) {
       const { width, height } = view.room();
       const [wide, high] = [menu.offsetWidth, menu.offsetHeight];
       const spots = [[x1 + MENU_GAP, y0], [x0 - MENU_GAP - wide, y0], [x0, y1 + MENU_GAP], [x0, y0 - MENU_GAP - high]];
@@ -58,27 +32,47 @@
       menu.style.top = `${Math.max(4, Math.min(y, height - high - 4))}px`;
     }
 
-    function fillMenu() {
+    function fill() {
       menu.replaceChildren(...actions().map(({ label, title, run }) => {
         const item = Object.assign(document.createElement("button"), { type: "button", className: "mv-action", textContent: label });
         if (title) item.title = title;
-        item.addEventListener("click", () => run(numbers, item));
+        item.addEventListener("click", () => run(numbers(), item));
         return item;
       }));
     }
 
-    function turn(on) {
-      isOn = on;
-      stage.classList.toggle("mv-drawing", on);
-      button.setAttribute("aria-pressed", String(on));
-      view.draw(on ? tool : null);
-      if (!numbers) status.textContent = on ? "No box yet." : "";
-    }
+    return {
+      place, fill,
+      hide: (isHidden) => (menu.hidden = isHidden),
+      isHidden: () => menu.hidden,
+      press: () => menu.querySelector("button").click(),
+    };
+  }
 
-    const tool = {
+  // Four fields to type a box into. `give(numbers or null)` is told of it as it is typed.
+  function followFields(fields, menu, give) {
+    for (const field of fields) {
+      field.addEventListener("input", () => {
+        const typed = fields.map((other) => (other.value === "" ? NaN : Math.round(Math.min(GRID, Math.max(0, other.valueAsNumber)))));
+        const isWhole = typed.every(Number.isFinite) && typed[0] !== typed[2] && typed[1] !== typed[3];
+        menu.fill();
+        give(isWhole ? order(typed) : null);
+      });
+      field.addEventListener("keydown", (event) => {
+        if (event.key !== "Enter" || event.isComposing) return;
+        event.preventDefault();
+        menu.isHidden() ? window.minivlm.sendQuestion() : menu.press();
+      });
+    }
+  }
+
+  // Dragging. `set(box or null)` is told of the box as it grows.
+  function makeTool(menu, set) {
+    let start = null;
+    return {
       start(point) {
         start = point;
-        fillMenu();
+        menu.fill();
       },
       move(point) {
         if (start) set(order([...start, ...point]));
@@ -92,26 +86,55 @@
         start = null;
         set(null);
       },
+      isDragging: () => Boolean(start),
     };
+  }
 
-    for (const field of fields) {
-      field.addEventListener("input", () => {
-        const typed = fields.map((other) => (other.value === "" ? NaN : Math.round(Math.min(GRID, Math.max(0, other.valueAsNumber)))));
-        const isWhole = typed.every(Number.isFinite) && typed[0] !== typed[2] && typed[1] !== typed[3];
-        fillMenu();
-        setNumbers(isWhole ? order(typed) : null, { keepFields: true });
-      });
-      field.addEventListener("keydown", (event) => {
-        if (event.key !== "Enter" || event.isComposing) return;
-        event.preventDefault();
-        menu.hidden ? window.minivlm.sendQuestion() : menu.querySelector("button").click();
-      });
+  // `changed(numbers or null)` is told of every new box; `actions()` gives what the menu offers.
+  function makeDrawing(stage, view, { changed, actions }) {
+    const [frame, drawn, shade, status] = [".mv-view", ".mv-drawn", ".mv-shade", ".mv-box-text"].map((one) => stage.querySelector(one));
+    const [button, clear] = ["draw", "clear"].map((name) => stage.querySelector(`[data-stage="${name}"]`));
+    const fields = [...stage.querySelectorAll(".mv-fields input")];
+    const menu = makeMenu(stage.querySelector(".mv-box-menu"), view, { actions, numbers: () => numbers });
+    const tool = makeTool(menu, (fractions) => set(fractions));
+    let isOn = false;
+    let box = null; // in fractions, as it was drawn
+    let numbers = null;
+
+    function set(fractions, { typed = null, keepFields = false } = {}) {
+      box = fractions;
+      numbers = typed ?? (box && box.map(cell));
+      if (numbers && !isBox(numbers)) box = numbers = null;
+      if (!keepFields) fields.forEach((field, index) => (field.value = numbers ? numbers[index] : ""));
+      say();
+      stage.classList.toggle("mv-has-box", Boolean(numbers));
+      changed(numbers);
+      place();
     }
+
+    const say = () => (status.textContent = numbers ? `Box ${written(numbers)}` : isOn ? "No box yet." : "");
+    const setNumbers = (typed, options) => set(typed && typed.map(middle), { typed, ...options });
+
+    function place() {
+      const corners = outline(drawn, shade, box, view.shown());
+      menu.hide(!box || tool.isDragging());
+      if (!menu.isHidden()) menu.place(corners);
+    }
+
+    function turn(on) {
+      isOn = on;
+      stage.classList.toggle("mv-drawing", on);
+      button.setAttribute("aria-pressed", String(on));
+      view.draw(on ? tool : null);
+      if (!numbers) say();
+    }
+
+    followFields(fields, menu, (typed) => setNumbers(typed, { keepFields: true }));
     button.addEventListener("click", () => {
       if (isOn) set(null);
       turn(!isOn);
     });
-    stage.querySelector('[data-stage="clear"]').addEventListener("click", () => set(null));
+    clear.addEventListener("click", () => set(null));
     stage.addEventListener("keydown", (event) => {
       if (event.key !== "Escape" || !(isOn || numbers)) return;
       event.stopPropagation(); // it ends this, not the answer
@@ -122,11 +145,7 @@
     return {
       place, turn, written,
       clear: () => set(null),
-      give(corners) {
-        fillMenu();
-        setNumbers(corners);
-      },
-      isOn: () => isOn,
+      give: (typed) => (menu.fill(), setNumbers(typed)),
       numbers: () => numbers,
       firstField: () => fields[0],
     };

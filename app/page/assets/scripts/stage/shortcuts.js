@@ -1,7 +1,8 @@
 // Single keys for what the stage does, and the sheet that lists them. They can be switched off, for people whose speech
 // input or hands press keys by accident; the picture's own keys (+ - 0 and arrows, while it has the focus) stay.
 (() => {
-  const minivlm = (window.minivlm ??= {});
+  const minivlm = window.minivlm;
+  const { make } = minivlm;
   const KEPT = "minivlm.shortcuts";
 
   const question = () => document.querySelector("#mv-question textarea");
@@ -28,12 +29,6 @@
 
   let isOn = true;
   let sheet = null;
-
-  function make(name, attributes = {}, ...children) {
-    const node = Object.assign(document.createElement(name), attributes);
-    node.append(...children);
-    return node;
-  }
 
   function makeSheet() {
     const rows = LISTED.flatMap(([keys, words]) => [

@@ -3,6 +3,7 @@
   const minivlm = (window.minivlm ??= {});
 
   let stage = null; // the element
+  let frame = null; // the page around it
   let parts = null; // { view, marks, drawing, layers, thumbs, screen }
   let value = { pictures: [], current: "" }; // the last that came from Python
   let chosen = null; // the exchange that was chosen; null: the last one
@@ -43,7 +44,7 @@
   function update() {
     const { answers, answer, key, pictures } = now;
     parts.layers.remember(answers);
-    stage.dataset.state = key ? "picture" : answers.length ? "none" : "empty";
+    stage.dataset.state = frame.dataset.stage = key ? "picture" : answers.length ? "none" : "empty";
     answers.forEach((one) => one.toggleAttribute("data-selected", one === answer && answers.length > 1 && Boolean(key)));
     parts.thumbs.show(pictures, key);
     steps();
@@ -199,6 +200,7 @@
   // Called by gradio once the component is there.
   function connect(element, props, watch) {
     stage = element.querySelector(".mv-stage");
+    frame = minivlm.frame(element);
     const view = minivlm.makeView(stage.querySelector(".mv-view"), () => parts && place());
     const marks = minivlm.makeMarks(stage.querySelector(".mv-marks"), view);
     let told = "null";

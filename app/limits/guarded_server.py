@@ -1,0 +1,122 @@
+"""Starts gradio's server with the layer in front of it."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import os
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from app.limits.addresses import parse_networks
+from app.limits.connections import OpenConnections, protocol_for
+from app.limits.gradio_app import GradioApp
+from app.limits.layer import Front, LimitsLayer
+from app.limits.policy import Limits, limits_for
+from app.limits.refusal import RepeatedLines
+from app.limits.web_origins import Origins
+
+if TYPE_CHECKING:
+    from gradio.routes import App
+
+BACKLOG = 64  # connections that wait to be accepted: asyncio accepts them all before it looks at the first
+LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")
+SPACE_PROXIES = ("10.0.0.0/8",)  # a Space is reached through proxies of its own network only
+SPACE_ANCESTORS = "'self' https://huggingface.co https://*.hf.space"
+
+
+class LimitedServer:
+    """The limits of one launch: what to give to gradio's `launch`, and what is there once it runs."""
+
+    def __init__(self, args: argparse.Namespace, limits: Limits | None = None) -> None:
+        space = os.environ.get("SPACE_HOST")
+        self.limits = limits or limits_for(is_public=args.share or args.host not in LOCAL_HOSTS)
+        self.trusted = parse_networks([*args.trusted_proxy, *(SPACE_PROXIES if space else ())])
+        self.front = Front(
+            origins=Origins([args.host, *args.allow_host, *([space] if space else [])]),
+            trusted=self.trusted,
+            is_shared=args.share,
+            ancestors=SPACE_ANCESTORS if space else "'self'",
+        )
+        self.connections = OpenConnections(self.limits, self.trusted)
+        self.layer: LimitsLayer | None = None
+
+    @property
+    def app_settings(self) -> dict[str, Any]:
+        """For `launch(app_kwargs=…)`."""
+        return {"lifespan": self._lifespan, "openapi_url": None}
+
+    @asynccontextmanager
+    async def _lifespan(self, app: App) -> AsyncIterator[None]:
+        """Puts the layer before everything else, at the one moment when the server is there and nobody can connect."""
+        inside = app.middleware_stack
+        assert inside is not None
+        gradio = GradioApp(app)
+        gradio.serve_in_turns()
+        gradio.keep_little()
+        layer = self.layer = LimitsLayer(inside, gradio, self.limits, self.front)
+        app.middleware_stack = layer
+        tidying = asyncio.create_task(layer.tidy_forever())
+        try:
+            yield
+        finally:
+            tidying.cancel()
+            with suppress(asyncio.CancelledError):
+                await tidying
+
+    @contextmanager
+    def starting(self) -> Iterator[None]:
+        """While gradio launches: the server it starts counts connections, and believes no proxy by itself."""
+        from gradio import http_server
+
+        for name in ("uvicorn.error", "asyncio"):
+            logging.getLogger(name).addFilter(RepeatedLines())
+        original = http_server.start_server
+        http_server.start_server = self._start  # type: ignore[assignment]
+        try:
+            yield
+        finally:
+            http_server.start_server = original
+
+    def _start(self, app: App, server_name: str, server_port: int, **tls: Any) -> tuple[str, int, str, Any]:
+        """As gradio's `start_server`, for a port that is known to be free."""
+        import uvicorn
+        from gradio.http_server import Server
+
+        config = uvicorn.Config(
+            app,
+            host=server_name,
+            port=server_port,
+            log_level="warning",
+            http=protocol_for(self.connections),
+            ws="none",
+            backlog=BACKLOG,
+            proxy_headers=False,
+            server_header=False,
+            timeout_keep_alive=5,
+            timeout_graceful_shutdown=3,
+            **tls,
+        )
+        server = Server(config=config)
+        server.run_in_thread()
+        named = "localhost" if server_name == "0.0.0.0" else server_name
+        return server_name, server_port, f"http://{f'[{named}]' if ':' in named else named}:{server_port}/", server
+
+    def refuse_work(self, reason: str) -> None:
+        """From now on only what has begun is served."""
+        if self.layer is not None:
+            self.layer.refuses = reason
+
+    @property
+    def is_answering(self) -> bool:
+        """Whether an answer is being written or sent."""
+        return self.layer is not None and self.layer.num_answering > 0
+
+    def allow_share(self, url: str | None) -> None:
+        """Answer to the name of the share link, and believe what its tunnel says about who comes through it."""
+        if url:
+            self.front.tunnel_host = urlsplit(url).netloc.lower()
+            self.front.origins.allow(self.front.tunnel_host)

@@ -1,0 +1,89 @@
+"""What a client's bytes may cost before they are a request, and that a body comes whole in whatever pieces."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import threading
+import time
+
+import pytest
+
+from app.limits import connections
+from app.limits.policy import Limits
+from tests.app.limits.visitors import ServeLimited, Visitor, a_bystander
+
+HEAD = b"POST /gradio_api/queue/join HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+def connect(url: str, address: str) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", int(url.rsplit(":", 1)[1].strip("/"))), 20, (address, 0))
+
+
+def test_chunks_of_one_byte_leave_the_processor_to_others(
+    serve_limited: ServeLimited, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = serve_limited(Limits(reading_seconds=0.5))
+    opened = serve_limited.limited.connections  # type: ignore[attr-defined]
+    pieces: list[int] = []
+    read, took = connections.H11Protocol.data_received, opened.reading_took
+
+    def read_and_note(self: connections.LimitedProtocol, data: bytes) -> None:
+        if self.limited_client == "127.0.0.7":
+            pieces.append(len(data))
+        read(self, data)
+
+    def took_long(connection: connections.LimitedProtocol, seconds: float) -> None:
+        took(connection, 1.0 if connection.limited_client == "127.0.0.7" else 0.0)
+
+    monkeypatch.setattr(connections.H11Protocol, "data_received", read_and_note)
+    monkeypatch.setattr(opened, "reading_took", took_long)
+    begun = time.monotonic()
+    monkeypatch.setattr(opened._reading, "_clock", lambda: begun)  # nobody gets more than what there is at once
+    with connect(url, "127.0.0.7") as attacker:
+        data = HEAD + b"1\r\nx\r\n" * 1_000_000
+        sending = threading.Thread(target=_send_until_closed, args=(attacker, data), daemon=True)
+        sending.start()
+        with a_bystander(url):
+            assert "A red circle." in Visitor(url).ask("hello")
+        assert sending.is_alive()  # the system holds the rest, as far as it does, and the client waits
+        attacker.shutdown(socket.SHUT_RDWR)
+    sending.join(20)
+    assert pieces == [connections.PIECE]
+
+
+def _send_until_closed(attacker: socket.socket, data: bytes) -> None:
+    with contextlib.suppress(OSError):
+        attacker.sendall(data)
+
+
+@pytest.mark.parametrize("size", [1, connections.PIECE - 1, connections.PIECE + 1, 100_000])
+def test_a_body_is_whole_in_whatever_pieces_it_came(size: int, serve_limited: ServeLimited) -> None:
+    url = serve_limited(Limits())
+    body = json.dumps({"data": ["y" * 300_000], "fn_index": 10_000}).encode()[: None if size > 1 else 2000]
+    with connect(url, "127.0.0.1") as client:
+        head = (
+            f"POST /gradio_api/queue/join HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+        )
+        data = head + body + b"GET /config HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+        for start in range(0, len(data), size):
+            client.sendall(data[start : start + size])
+        answers = b"".join(iter(lambda: client.recv(65536), b""))
+    assert answers.count(b"HTTP/1.1 ") == 2  # the one refused for what it says, not for being cut; the other served
+    assert b"no such function" in answers if size > 1 else b"not JSON" in answers
+    assert answers.count(b"HTTP/1.1 200") == 1
+
+
+def test_what_is_no_http_after_a_refused_body_ends_the_connection(
+    serve_limited: ServeLimited, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its answer has begun, so that nothing can be said about the rest."""
+    url = serve_limited(Limits(json_bytes=2000))
+    with a_bystander(url), connect(url, "127.0.0.7") as attacker:
+        attacker.sendall(HEAD + b"fff\r\n" + b"x" * 4095 + b"\r\n")
+        assert attacker.recv(100).startswith(b"HTTP/1.1 413")
+        attacker.sendall(b"no length\r\nx\r\n")
+        with contextlib.suppress(ConnectionResetError):
+            assert b"HTTP/1.1 400" not in b"".join(iter(lambda: attacker.recv(65536), b""))
+    assert [record.name for record in caplog.records if record.exc_info] == []
