@@ -114,6 +114,13 @@ FAULTS: dict[str, tuple[Callable[[Path], object], type[MiniVLMError], str]] = {
         ConfigError,
         "llama2-chat: config.json has no eos_token_id, so no answer would end; download it again",
     ),
+    "an end of text that is no token": (
+        lambda d: (d / LLM / "config.json").write_text(
+            (d / LLM / "config.json").read_text().replace('"eos_token_id": 2', '"eos_token_id": 999999')
+        ),
+        ConfigError,
+        "has no eos_token_id, so no answer would end",
+    ),
     "no LoRA": (lambda d: edit(d / CHECKPOINT, drop("lora")), CheckpointMismatch, "no LoRA tensors"),
     "half of a LoRA": (
         lambda d: edit(d / CHECKPOINT, drop("0.self_attn.q_proj.lora_A")),
