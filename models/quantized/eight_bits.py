@@ -56,7 +56,8 @@ class EightBitLinear(nn.Module):
 
 def largest_of(rows: Tensor) -> Tensor:
     """The largest absolute value of each row [T, K], and never zero: [T, 1]; NaN where one is in the row."""
-    return rows.abs().amax(-1, keepdim=True).clamp_(min=LEAST)
+    largest = torch.maximum(rows.amax(-1, keepdim=True), rows.amin(-1, keepdim=True).neg_())  # no copy of all rows
+    return largest.clamp_(min=LEAST)
 
 
 def quantize_rows(pieces: Iterable[Tensor], shape: torch.Size) -> tuple[Tensor, Tensor]:
