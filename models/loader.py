@@ -203,6 +203,7 @@ def _quantized(
     wrong: list[MiniVLMError] = []
 
     def read(name: str) -> Tensor:
+        give_back_freed_memory()  # the tensor before was there at full size as well
         try:
             return reader.read_copy(name, dtype)
         except MiniVLMError as error:  # of which the library would make a report of its own

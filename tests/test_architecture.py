@@ -62,6 +62,12 @@ def is_under(name: str, package: str) -> bool:
     return name == package or name.startswith(package + ".")
 
 
+@each_program
+def test_only_the_cluster_imports_ray(path: Path) -> None:
+    names = [name for name, _ in imports_of(path) if is_under(name, "ray")]
+    assert not names or is_under(relative(path).replace("/", "."), "app.cluster"), names
+
+
 @each_source
 def test_imports_point_one_way(path: Path) -> None:
     package = path.relative_to(ROOT).parts[0]
