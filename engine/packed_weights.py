@@ -16,7 +16,6 @@ from transformers.models.mixtral.modeling_mixtral import MixtralExperts
 
 from models.parts.sparse_decoders import VocabularyHead
 from models.parts.sparse_moe import GatedExperts, PlainExperts, run_experts
-from models.quantization import pack_four_bits
 from models.tensors.deferred import discard, release
 from models.tensors.freed import give_back_freed_memory
 
@@ -99,20 +98,18 @@ def pack_weights(model: nn.Module, *, least_weights: int = _LEAST_WEIGHTS) -> No
     """Replace the large linear layers and experts of a model that is on a CPU; elsewhere, and what does not fit, stay.
 
     The model can only be used for inference afterwards. Memory stays as it is, at every moment: each layer's plain
-    weights are let go before the next is packed, very large ones piece by piece, and where they were a mapped file its
-    pages are given back. Layers of 8 bits, shared weights (an output head that is the embedding) and CPUs that oneDNN
-    has nothing for are left alone; layers of 4 bits arrange theirs themselves.
+    weights are let go before the next is packed, and where they were a mapped file, its pages are given back, those of
+    very large matrices piece by piece. Layers of 8 and 4 bits, shared weights (an output head that is the embedding)
+    and CPUs that oneDNN has nothing for are left alone.
     """
     uses = Counter(_identity(parameter) for module in model.modules() for parameter in module.parameters(recurse=False))
     _pack_children(model, uses, least_weights=least_weights)
 
 
-def _pack_children(parent: nn.Module, uses: Counter[int], *, least_weights: int) -> None:
+def _pack_children(parent: nn.Module, uses: Counter[tuple[int, int]], *, least_weights: int) -> None:
     """`pack_weights` of what is inside; `uses` counts how many modules have each parameter, whatever it is in them."""
     for name in [name for name, _ in parent.named_children()]:
         child = parent.get_submodule(name)
-        if pack_four_bits(child):
-            continue
         parameters = list(child.parameters(recurse=False))
         are_packable = all(_is_packable(matrix, least_weights) for matrix in parameters if matrix.dim() > 1)
         packed: nn.Module | None = None

@@ -98,7 +98,8 @@ def choose_quantization(
     """`4bit` where the weights fit in no other way that keeps 16 bits, else `none`; and why, for the user."""
     free = free_on(devices)
     half = dtype if dtype.itemsize == 2 else torch.bfloat16
-    plain, shrunk = weight_bytes(parts, half, "none"), weight_bytes(parts, dtype, "4bit")
+    plain = weight_bytes(parts, half, "none")
+    shrunk = weight_bytes(parts, dtype, "4bit", on_cpu=devices[0].type == "cpu")
     if plain * HEADROOM <= free or shrunk * HEADROOM > free:
         return "none", ""
     return "4bit", (
@@ -117,12 +118,16 @@ def check_memory(
 ) -> str:
     """A line with the estimate. Raises NotEnoughMemory where it does not fit, with the settings that would, if any."""
 
+    def needed(dtype: torch.dtype, quantization: str) -> int:
+        return weight_bytes(parts, dtype, quantization, on_cpu=devices[0].type == "cpu")
+
     def fits(dtype: torch.dtype, quantization: str) -> bool:
-        return weight_bytes(parts, dtype, quantization) * HEADROOM <= free
+        return needed(dtype, quantization) * HEADROOM <= free
 
     free = free_on(devices)
-    needed = size(weight_bytes(parts, dtype, quantization))
-    estimate = f"{name}: about {needed} of weights; {size(free)} free on {names_of(devices)}."
+    estimate = (
+        f"{name}: about {size(needed(dtype, quantization))} of weights; {size(free)} free on {names_of(devices)}."
+    )
     if fits(dtype, quantization):
         return estimate
     stronger = {"none": ("none", "8bit", "4bit"), "8bit": ("8bit", "4bit")}.get(quantization, (quantization,))

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,21 +11,20 @@ import torch
 from accelerate import dispatch_model  # type: ignore[import-untyped]
 from accelerate.hooks import remove_hook_from_module  # type: ignore[import-untyped]
 from PIL import Image
-from torch import Tensor, nn
+from torch import nn
 from transformers import PreTrainedModel
 
 from models.config import family_module, load_config
 from models.conversation import Turn
 from models.conversion.reading import converted_parts
 from models.devices import check_memory, choose_quantization, more_gpus, names_of, pick_devices, pick_dtype
-from models.errors import ConfigError, MiniVLMError, NotEnoughMemory
+from models.errors import ConfigError, NotEnoughMemory
 from models.family_config import FamilyConfig
 from models.files.released import ReleasedFiles
 from models.memory.plan import plan_memory
 from models.memory.spreading import Spread
-from models.quantization import finish_quantized, quantization_config
+from models.quantized.loading import from_pretrained, quantized, quantized_before
 from models.tensors.completeness import check_complete, expected_shapes
-from models.tensors.deferred import deferred
 from models.tensors.empty import empty_module, meta_module
 from models.tensors.freed import give_back_freed_memory
 from models.tensors.placing import PlacedTensors
@@ -99,9 +96,10 @@ def build_model(
     empty = {key: empty_module(part, dtype) for key, part in parts.items()}
     check_parts(parts, empty)
     llm = parts["language_model"]
-    check_vocabulary(tokenizer, llm.config.get_text_config().vocab_size, source=llm.source)
+    num_rows = llm.config.get_text_config().vocab_size
+    check_vocabulary(tokenizer, num_rows, source=llm.source)
     outline = family.assemble(config, files, empty, tokenizer)
-    if not outline.eos_token_ids:
+    if not any(token in range(num_rows) for token in outline.eos_token_ids):
         raise ConfigError(f"{llm.source}: config.json has no eos_token_id, so no answer would end; download it again.")
     check_context(outline, source=config.source)
     spread: Spread | None = None
@@ -172,96 +170,30 @@ def materialise(
     empty: nn.Module | None = None,
     device_map: Mapping[str, torch.device] | None = None,
     on_read: Callable[[int], None] = lambda _: None,
+    arranged: bool = True,
 ) -> nn.Module:
     """The part's module with its weights, on the device. Never initialised at random first, never copied twice.
 
     On a CPU it is made tensor by tensor, each of which gives the pages of its file back: at no moment is much more
     in memory than the module and the largest of its tensors. `empty` is the part's `empty_module`, if it was made
     before; its parameters are replaced. `device_map` spreads a transformers model over several devices, of which
-    `device` is the first. `on_read`: see TensorReader.
+    `device` is the first. `on_read`: see TensorReader. Quantized layers are bitsandbytes' own; on a CPU they are
+    replaced by quicker ones, unless `arranged` is False, as these can't be saved.
     """
     reader = TensorReader(part, dtype, merge=merge, on_read=on_read)
+    arranged = arranged and device.type == "cpu"
     if part.is_quantized:
-        module = _quantized_before(part, quantization, device_map or {"": device}, dtype)
+        module = quantized_before(part, quantization, device_map or {"": device}, dtype, arranged=arranged)
         on_read(sum(tensor.nbytes for tensor in part.tensors.values()))
     elif _can_assign(part, device, quantization):
         module = _assign(empty_module(part, dtype) if empty is None else empty, part, reader, device, dtype)
     elif part.is_quantizable and quantization != "none":
-        module = _quantized(part, reader, quantization, device_map or {"": device}, dtype)
+        module = quantized(part, reader, quantization, device_map or {"": device}, dtype, arranged=arranged)
     else:
-        module = _from_pretrained(part, reader.read_all(), device_map or {"": device}, dtype)
+        module = from_pretrained(part, reader.read_all(), device_map or {"": device}, dtype)
     if device_map is not None:
         _let_inputs_follow(module, device_map, device)
     give_back_freed_memory()
-    return module
-
-
-def _quantized(
-    part: Part, reader: TensorReader, quantization: str, device_map: Mapping[str, torch.device], dtype: torch.dtype
-) -> nn.Module:
-    """The part with 8-bit or 4-bit weights. The library takes one tensor after the other where it quantizes."""
-    wrong: list[MiniVLMError] = []
-
-    def read(name: str) -> Tensor:
-        give_back_freed_memory()  # the tensor before was there at full size as well
-        try:
-            return reader.read_copy(name, dtype)
-        except MiniVLMError as error:  # of which the library would make a report of its own
-            wrong.append(error)
-            raise
-
-    tensors = {name: deferred(partial(read, name), form=_form(tensor, dtype)) for name, tensor in part.tensors.items()}
-    options = {"quantization_config": quantization_config(quantization, dtype)}
-    try:
-        module = _from_pretrained(part, tensors, device_map, dtype, **options)
-    except Exception:
-        if not wrong:
-            raise
-    if wrong:
-        raise wrong[0]
-    finish_quantized(module, part, quantization)
-    return module
-
-
-def _quantized_before(
-    part: Part, quantization: str, device_map: Mapping[str, torch.device], dtype: torch.dtype
-) -> nn.Module:
-    """A part whose folder holds 8-bit or 4-bit weights, as the library reads them."""
-    config = copy.deepcopy(part.config)
-    config.quantization_config = quantization_config(quantization, dtype).to_dict()
-    module: PreTrainedModel = part.module_class.from_pretrained(  # type: ignore[attr-defined]
-        part.source,
-        config=config,
-        trust_remote_code=False,
-        local_files_only=True,
-        dtype=dtype,
-        device_map=dict(device_map),
-    )
-    finish_quantized(module, part, quantization)
-    return module
-
-
-def _form(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    """Its shape and number format once it was read, without values."""
-    return torch.empty(tensor.shape, dtype=dtype if tensor.is_floating_point() else tensor.dtype, device="meta")
-
-
-def _from_pretrained(
-    part: Part,
-    tensors: Mapping[str, Tensor],
-    device_map: Mapping[str, torch.device],
-    dtype: torch.dtype,
-    **options: Any,
-) -> nn.Module:
-    module: PreTrainedModel = part.module_class.from_pretrained(  # type: ignore[attr-defined]
-        None,
-        config=part.config,
-        state_dict=dict(tensors),
-        trust_remote_code=False,
-        dtype=dtype,
-        device_map=dict(device_map),
-        **options,
-    )
     return module
 
 

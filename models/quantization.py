@@ -2,28 +2,19 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 import os
 import sys
-from types import MethodType
-from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import nn
 from transformers import BitsAndBytesConfig, PreTrainedModel
 
 from models.errors import ConfigError
 from models.tensors import four_bits
-from models.tensors.freed import give_back_freed_memory
 from models.tensors.weights import Part
 
-if TYPE_CHECKING:
-    import bitsandbytes
-
 HUB_KERNELS = "MINIVLM_HUB_KERNELS"  # environment variable that lets bitsandbytes fetch native code, if it is 1
-_BLOCK = 64  # weights that share one scale in bitsandbytes' 4-bit format
 
 
 def load_bitsandbytes() -> None:
@@ -65,8 +56,8 @@ def quantization_config(quantization: str, dtype: torch.dtype) -> BitsAndBytesCo
     return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)
 
 
-def finish_quantized(module: nn.Module, part: Part, quantization: str) -> None:
-    """Check a loaded module and mend its layers that bitsandbytes computes wrongly on a CPU.
+def check_quantized(module: nn.Module, part: Part, quantization: str) -> None:
+    """Whether a loaded module is what was asked for.
 
     Quantization that silently leaves layers as they are must not pass, as the memory estimate counts on it: raises
     ConfigError if any linear layer but the head, or anything stacked, is still at full size.
@@ -90,44 +81,3 @@ def finish_quantized(module: nn.Module, part: Part, quantization: str) -> None:
             f"{part.source}: {quantization} loading left {len(left)} layers of the {part.name} at full size "
             f"(first: {left[0]}); use none."
         )
-    for layer in layers if quantization == "4bit" else ():
-        if layer.out_features % 32 or layer.in_features % _BLOCK:
-            # bitsandbytes' fast CPU kernel takes blocks of this size only, and fails on others (no released model has).
-            layer.support_avx512bf16_for_cpu = False
-        if layer.in_features % _BLOCK and layer.weight.device.type == "cpu":
-            setattr(layer, "forward", MethodType(_product_of_unaligned, layer))  # noqa: B010 (a method to mypy)
-
-
-def pack_four_bits(layer: nn.Module) -> bool:
-    """Let a 4-bit layer arrange its weights as this CPU multiplies them; whether it is such a layer.
-
-    bitsandbytes does so at a layer's first product: at the first question, in whatever thread that is answered, and in
-    gaps that the weights leave and no other thread fills (as much memory again). What `state_dict` gives afterwards has
-    scales in bfloat16, in another order.
-    """
-    library = sys.modules.get("bitsandbytes")
-    if library is None or not isinstance(layer, library.nn.Linear4bit):
-        return False
-    if layer.support_avx512bf16_for_cpu and layer.weight.device.type == "cpu":
-        with torch.no_grad():
-            layer(torch.zeros(1, layer.in_features, dtype=layer.compute_dtype))
-        give_back_freed_memory()
-    return True
-
-
-def _product_of_unaligned(layer: bitsandbytes.nn.Linear4bit, inputs: Tensor) -> Tensor:
-    """x W^T + b for a 4-bit layer whose rows do not end where blocks of 64 weights end; [..., in] -> [..., out].
-
-    Blocks run on from row to row. At some such widths bitsandbytes 0.50's CPU kernel takes wrong scales when it reads
-    them as rows (an error of 0.25 to 0.3 of the size of 128 x 352 weights, instead of 0.09); reading everything as a
-    single row it takes the right ones.
-    """
-    from bitsandbytes.functional import dequantize_4bit
-
-    packed: Any = layer.weight
-    state = copy.copy(packed.quant_state)
-    state.shape = torch.Size((1, layer.out_features * layer.in_features))
-    weight = dequantize_4bit(packed.data, state).reshape(layer.out_features, layer.in_features)
-    dtype = layer.compute_dtype or inputs.dtype
-    bias = None if layer.bias is None else layer.bias.to(dtype)
-    return functional.linear(inputs.to(dtype), weight.to(dtype), bias).to(inputs.dtype)

@@ -103,7 +103,7 @@ def _plain(part: Part, dtype: torch.dtype) -> Source:
 
 def _quantized(part: Part, dtype: torch.dtype, quantization: str) -> Source:
     """The packed weights of a part and what belongs to each, as bitsandbytes serializes them."""
-    module = materialise(part, device=_CPU, dtype=dtype, quantization=quantization)
+    module = materialise(part, device=_CPU, dtype=dtype, quantization=quantization, arranged=False)
     tied = set(getattr(module, "all_tied_weights_keys", None) or ())
     tensors = {name: tensor for name, tensor in module.state_dict().items() if name not in tied}
     forms = {name: Form(tensor.shape, tensor.dtype) for name, tensor in tensors.items()}

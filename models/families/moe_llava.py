@@ -28,6 +28,7 @@ from models.parts.sparse_moe import SparseLayers, sparse_layers_of
 from models.parts.trained_values import LLAVA_AS_RELEASED, check_as_released
 from models.preprocessing import CropAndResize, PadAndResize, SquareResize
 from models.prompt import PromptFormat
+from models.quantized.eight_bits import EightBitLinear
 from models.tensors.module_config import as_config_error
 from models.tensors.origins import Origin, origin_of
 from models.tensors.weights import Part, Rename, Tensors, rename, renamed_from, take_prefix
@@ -177,7 +178,7 @@ def _tower(config: Config, files: ReleasedFiles, carried: Tensors) -> Part:
         values=sizes,
         overrides=config.vision_config,
         source=source,
-        where=f"{config.source}: vision_config",
+        where=f"{named}/config.json" if sizes and not config.vision_config else f"{config.source}: vision_config",
     )
     return replace(part, note=note)
 
@@ -213,7 +214,7 @@ def assemble(
     is_openchat = backbone == "mistral" and "<|end_of_turn|>" in tokenizer.special_tokens
     conversation = config.conversation or ("openchat" if is_openchat else backbone)
     head = llm.get_output_embeddings()
-    assert isinstance(head, VocabularyHead)
+    assert isinstance(head, VocabularyHead | EightBitLinear)
     head.limit(len(tokenizer))
     default_ratio = "pad" if config.projector is None else "square"  # stage 1 trains without padding
     return VisionLanguageModel(

@@ -17,6 +17,17 @@ from models.tensors.module_config import as_config_error
 from models.tensors.state_dicts import load_pickle
 from models.tensors.weights import Lora, Tensors, read_tensors
 
+# What programs write into a config.json that says how a model was run, not what it is: what its layers return, which
+# kernels they use. Here it is the engine's to say.
+_HOW_IT_WAS_RUN = frozenset(
+    {
+        "_attn_implementation", "_experts_implementation", "attn_implementation", "cache_implementation",
+        "experts_implementation", "gradient_checkpointing", "id2label", "is_encoder_decoder", "label2id", "layer_types",
+        "output_attentions", "output_hidden_states", "output_router_logits", "return_dict", "torchscript", "use_cache",
+        "use_return_dict",
+    }
+)  # fmt: skip
+
 
 class ReleasedFiles:
     """Opens what the keys of a `FamilyConfig` name. Every call to `tensors` gives a fresh dict of the same storage."""
@@ -71,7 +82,7 @@ class ReleasedFiles:
         return settings if isinstance(settings, dict) else {}
 
     def config_values(self, key: str) -> dict[str, Any]:
-        """The folder's config.json as it stands; an adapter's own says what its training had otherwise.
+        """What the folder's config.json says; an adapter's own says what its training had otherwise.
 
         Raises CheckpointMismatch for weights that another program has quantized.
         """
@@ -91,11 +102,11 @@ class ReleasedFiles:
         return adapter if adapter is not None and (adapter / "config.json").is_file() else self.path(key)
 
     def read_config(self, folder: Path) -> dict[str, Any]:
-        """A folder's config.json as it stands."""
+        """What a folder's config.json says of the model."""
         file = folder / "config.json"
         if not file.is_file():
             raise CheckpointMissing(f"{folder} has no config.json; {folder_kind(folder)}")
-        return self.read_json(file)
+        return _what_it_is(self.read_json(file))
 
     def read_json(self, file: Path) -> dict[str, Any]:
         """The values of a JSON file; none if it does not exist. Raises CheckpointCorrupt."""
@@ -137,6 +148,15 @@ class ReleasedFiles:
                 "must be a positive whole number."
             )
         return tokens
+
+
+def _what_it_is(values: dict[str, Any]) -> dict[str, Any]:
+    """Values of a config.json, and of those inside of it, without how the model was run."""
+    return {
+        key: _what_it_is(value) if isinstance(value, dict) else value
+        for key, value in values.items()
+        if key not in _HOW_IT_WAS_RUN
+    }
 
 
 def folder_kind(folder: Path) -> str:

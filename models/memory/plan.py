@@ -71,7 +71,7 @@ def plan_memory(
     Raises NotEnoughMemory where it does not fit on several devices.
     """
     device, free = wanted[0], {each: devices.free_bytes(each) for each in wanted}
-    weights = weight_bytes(parts.values(), dtype, config.quantization)
+    weights = weight_bytes(parts.values(), dtype, config.quantization, on_cpu=device.type == "cpu")
     left, spread_out = max(0, free[device] - weights), None
     if len(wanted) > 1:
         spread_out = spread(parts, outline.language_model, free, dtype=dtype, quantization=config.quantization)

@@ -11,7 +11,7 @@ from transformers import PreTrainedConfig
 
 from models.memory.serving import Serving
 from models.tensors.reading import PIECE
-from models.tensors.weights import Part
+from models.tensors.weights import HEAD, Part
 
 # Bytes a weight takes after bitsandbytes loading: int8 + row scales; two 4-bit values a byte + block scales (64 each).
 _QUANTIZED_BYTES = {"8bit": 1.0 + 4 / 1024, "4bit": 0.5 + 4 / 64}
@@ -34,15 +34,17 @@ class KeysAndValues:
     one_chat: int
 
 
-def weight_bytes(parts: Iterable[Part], dtype: torch.dtype, quantization: str) -> int:
-    """Bytes of all weights once loaded. Embeddings, the output head and vectors are never quantized."""
-    return sum(count for part in parts for _, count in bytes_by_tensor(part, dtype, quantization))
+def weight_bytes(parts: Iterable[Part], dtype: torch.dtype, quantization: str, *, on_cpu: bool = False) -> int:
+    """Bytes of all weights once loaded. Embeddings and vectors are never quantized, the output head on a CPU alone."""
+    return sum(count for part in parts for _, count in bytes_by_tensor(part, dtype, quantization, on_cpu=on_cpu))
 
 
-def bytes_by_tensor(part: Part, dtype: torch.dtype, quantization: str) -> Iterator[tuple[str, int]]:
+def bytes_by_tensor(
+    part: Part, dtype: torch.dtype, quantization: str, *, on_cpu: bool = False
+) -> Iterator[tuple[str, int]]:
     """Each tensor's name, and its bytes once loaded."""
     for name, tensor in part.tensors.items():
-        yield name, round(tensor.numel() * _bytes_per_value(part, name, tensor, dtype, quantization))
+        yield name, round(tensor.numel() * _bytes_per_value(part, name, tensor, dtype, quantization, on_cpu))
 
 
 def loading_bytes(parts: Collection[Part], dtype: torch.dtype, quantization: str) -> int:
@@ -57,19 +59,23 @@ def loading_bytes(parts: Collection[Part], dtype: torch.dtype, quantization: str
         if part.lora is not None and name in part.lora.pairs:  # the weight, its update and their sum
             return count * (tensor.dtype.itemsize + 3 * torch.float32.itemsize)
         piece = min(count, PIECE) * (tensor.dtype.itemsize + dtype.itemsize)
-        if _bytes_per_value(part, name, tensor, dtype, quantization) != dtype.itemsize:
-            return count * dtype.itemsize + piece
-        return piece
+        if _bytes_per_value(part, name, tensor, dtype, quantization, on_cpu=True) == dtype.itemsize:
+            return piece
+        is_read_by_rows = name == HEAD and not part.is_quantized
+        return count * (torch.int8.itemsize if is_read_by_rows else dtype.itemsize) + piece
 
     most = max((beside(part, name, t) for part in parts for name, t in part.tensors.items()), default=0)
-    return weight_bytes(parts, dtype, quantization) + most
+    return weight_bytes(parts, dtype, quantization, on_cpu=True) + most
 
 
-def _bytes_per_value(part: Part, name: str, tensor: Tensor, dtype: torch.dtype, quantization: str) -> float:
-    is_linear = tensor.dim() == 2 and "embed" not in name and "lm_head" not in name
-    if quantization != "none" and part.is_quantizable and is_linear:
-        return _QUANTIZED_BYTES[quantization]
-    return dtype.itemsize
+def _bytes_per_value(
+    part: Part, name: str, tensor: Tensor, dtype: torch.dtype, quantization: str, on_cpu: bool
+) -> float:
+    if quantization == "none" or not part.is_quantizable or tensor.dim() != 2 or "embed" in name:
+        return dtype.itemsize
+    if name == HEAD:
+        return _QUANTIZED_BYTES["8bit"] if on_cpu else dtype.itemsize
+    return _QUANTIZED_BYTES[quantization]
 
 
 def kv_bytes_per_token(config: PreTrainedConfig, dtype: torch.dtype) -> int:

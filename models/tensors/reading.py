@@ -6,7 +6,7 @@ than what has been made.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from torch import Tensor
@@ -116,6 +116,20 @@ class TensorReader:
             self._on_read(source.nbytes)
         else:
             result.view(-1).copy_(self.read(name).reshape(-1))
+
+    def read_rows(self, name: str, dtype: torch.dtype) -> Iterator[Tensor]:
+        """A matrix in a number format, as pieces of whole rows one after the other."""
+        source, place = self._part.tensors[name], origin(self._part, name)
+        is_plain = self.is_plain(name)
+        matrix = source if is_plain else self.read(name)
+        for piece in matrix.split(max(1, PIECE // matrix.shape[1])):
+            if is_plain:
+                check_finite(piece, place, self._dtype)
+            yield converted(piece, dtype)
+            if is_plain:
+                release(piece)
+        if is_plain:
+            self._on_read(source.nbytes)
 
     def is_plain(self, name: str) -> bool:
         """Whether a tensor is in the file as it is in the model, but for its number format."""

@@ -20,6 +20,7 @@ from models.tensors.origins import Origin, origin_of, recorded
 from models.tensors.state_dicts import read_state_dict, refuse_text
 
 Tensors = dict[str, Tensor]
+HEAD = "lm_head.weight"  # of every language model here; where it is the embedding, no tensor has this name
 _Named = TypeVar("_Named")
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import cast
 
-import bitsandbytes
 import pytest
 import torch
 from torch import nn
@@ -15,13 +14,16 @@ from engine.generate import generate
 from models.conversation import Sampling, Turn
 from models.errors import ConfigError
 from models.loader import load_model, materialise
-from models.quantization import finish_quantized
+from models.quantization import check_quantized
+from models.quantized.eight_bits import EightBitLinear
+from models.quantized.four_bits import FourBitLinear
 from models.tensors.weights import Part
 from models.vision_language_model import VisionLanguageModel
 from tests.paths import GOLDENS
 
 TURNS = [Turn("user", "[vqa] how many people are there?")]
-# Linear layers of the language model: q, k, v, o, gate, up, down; q, k, v, dense, fc1, fc2; in three layers each.
+# Linear layers of the language model but the head: q, k, v, o, gate, up, down; q, k, v, dense, fc1, fc2; in three
+# layers each.
 LAYERS = {"minigpt_v2": 3 * 7, "tinygptv-stage3": 3 * 6}
 
 
@@ -45,7 +47,7 @@ def full(request: pytest.FixtureRequest) -> tuple[str, torch.Tensor]:
     # Random weights have no outliers to protect and no redundancy, so the error is larger than in a trained model;
     # measured here: at most 0.06 and 0.48 of the logits' spread (unrelated logits would give 1.4).
     ("quantization", "layer", "tolerance"),
-    [("8bit", bitsandbytes.nn.Linear8bitLt, 0.08), ("4bit", bitsandbytes.nn.Linear4bit, 0.6)],
+    [("8bit", EightBitLinear, 0.08), ("4bit", FourBitLinear, 0.6)],
 )
 def test_quantized_model_answers_like_the_full_one(
     quantization: str, layer: type, tolerance: float, full: tuple[str, torch.Tensor]
@@ -53,7 +55,8 @@ def test_quantized_model_answers_like_the_full_one(
     case, full_logits = full
     model = load(case, quantization)
     quantized = [name for name, module in model.language_model.named_modules() if isinstance(module, layer)]
-    assert len(quantized) == LAYERS[case]  # all of them, and not the head
+    assert isinstance(model.language_model.get_output_embeddings(), EightBitLinear)
+    assert len(quantized) == LAYERS[case] + (layer is EightBitLinear)
     assert not any(isinstance(module, layer) for module in (*model.vision_tower.modules(), *model.connector.modules()))
     error = ((logits_of(model) - full_logits).float().pow(2).mean() / full_logits.float().var()).sqrt().item()
     assert 0 < error < tolerance
@@ -67,7 +70,7 @@ def test_quantized_model_answers_like_the_full_one(
 def test_a_module_in_which_nothing_was_quantized_is_refused(quantization: str) -> None:
     part = Part(name="language model", source="here", module_class=nn.LayerNorm, config={}, tensors={})
     with pytest.raises(ConfigError, match=f"^here: {quantization} loading changed no layer of the language model; use"):
-        finish_quantized(nn.LayerNorm(4), part, quantization)
+        check_quantized(nn.LayerNorm(4), part, quantization)
 
 
 @pytest.mark.parametrize("shape", [(128, 352), (128, 128), (96, 32), (24, 120)], ids=str)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import bitsandbytes
 import pytest
 import torch
 from PIL import Image
@@ -18,6 +17,8 @@ from models.families.moe_llava import image_processor_of
 from models.loader import load_model
 from models.parts.moe_routing import Routing, expert_capacity, gumbel_noise, route
 from models.parts.sparse_decoders import SparseDecoder
+from models.quantized.eight_bits import EightBitLinear
+from models.quantized.four_bits import FourBitLinear
 from models.vision_language_model import VisionLanguageModel
 from tests.models.families.sparse_reference import reference_logits, write_openchat, write_qwen
 from tests.paths import GOLDENS
@@ -228,9 +229,9 @@ def test_answers_do_not_depend_on_who_else_is_served() -> None:
 def test_quantization_reaches_the_experts(folder: Path, quantization: str, tolerance: float) -> None:
     """As the other families' tests: random weights have no redundancy, so the error is larger than in a trained one."""
     full, model = load(folder), load(folder, quantization=quantization)
-    kind = bitsandbytes.nn.Linear8bitLt if quantization == "8bit" else bitsandbytes.nn.Linear4bit
+    kind = EightBitLinear if quantization == "8bit" else FourBitLinear
     for layer in sparse_layers(model).values():
-        linear = [m for m in layer.linear_experts.modules() if isinstance(m, torch.nn.Linear)]
+        linear = [m for m in layer.linear_experts.modules() if isinstance(m, torch.nn.Linear | kind)]
         assert len(linear) == 4 * (2 if folder == PHI else 3)
         assert all(isinstance(module, kind) for module in linear)
         assert type(layer.router.weight) is torch.nn.Parameter

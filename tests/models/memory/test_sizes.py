@@ -17,7 +17,7 @@ from models.memory.sizes import (
     plan_keys_and_values,
     weight_bytes,
 )
-from models.tensors.weights import Part
+from models.tensors.weights import HEAD, Part
 from tests.models.layouts import minigpt_full_size as minigpt
 from tests.models.layouts import moe_full_size as moe
 
@@ -35,12 +35,22 @@ def released() -> Iterator[tuple[str, dict[str, Part]]]:
         yield name, moe.parts_of(name, layout)
 
 
-@pytest.mark.parametrize(("dtype", "quantization"), [(torch.bfloat16, "none"), (torch.float32, "4bit")])
+@pytest.mark.parametrize(
+    ("dtype", "quantization"), [(torch.bfloat16, "none"), (torch.float32, "8bit"), (torch.float32, "4bit")]
+)
 def test_loading_takes_at_most_a_tenth_more_than_the_weights(dtype: torch.dtype, quantization: str) -> None:
     for name, parts in released():
-        weights = weight_bytes(parts.values(), dtype, quantization)
+        weights = weight_bytes(parts.values(), dtype, quantization, on_cpu=True)
         worst = loading_bytes(parts.values(), dtype, quantization)
         assert weights < worst <= 1.1 * weights, name
+
+
+def test_a_head_of_8_bits_counts_as_such_on_a_cpu_alone() -> None:
+    for name, parts in released():
+        head = parts["language_model"].tensors.get(HEAD)
+        on_cpu, elsewhere = (weight_bytes(parts.values(), torch.bfloat16, "4bit", on_cpu=it) for it in (True, False))
+        assert elsewhere - on_cpu == pytest.approx(0 if head is None else head.numel(), rel=0.01), name
+        assert weight_bytes(parts.values(), torch.bfloat16, "none", on_cpu=True) > elsewhere
 
 
 def test_a_merge_needs_room_for_copies_in_full_precision() -> None:

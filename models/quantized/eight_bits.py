@@ -1,0 +1,144 @@
+"""Linear layers with 8-bit weights on a CPU: products of integers, whose sums are exact.
+
+A row of weights has one scale, and so has each token: q = round(127 x / a) with a = max |x|, and y = a s (q W) / 127.
+Where the largest number of a token stands far above the others, most of them would be lost: what rounding has left of
+such a token is multiplied as a second one, in the same product. A token's result is the same to the bit whoever else is
+in the batch, as neither scales nor sums depend on others. N outputs, K inputs, T tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import cache
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+LEVELS = 127  # of a number above zero
+LEAST = 1e-30  # a token of zeros is divided by this
+_PEAK = 8.0  # times the root of the mean square, above which a token's largest number stands far above the others
+_MIDDLE = 128  # what stands for zero in the unsigned numbers that oneDNN multiplies by signed ones
+_FEW = 4  # tokens for which weights are better read once by a product of mixed formats than written as fp32
+_TILE = 2**18  # weights that are in fp32 at a time: 1 MiB, which a core's own cache holds
+
+Product = Callable[[Tensor], Tensor]  # tokens [T, K] -> [T, N], in fp32
+# Weights [N, K] int8 and their scales [N] -> the product, which keeps them in a layout of its own.
+Route = Callable[[Tensor, Tensor], Product]
+
+
+class EightBitLinear(nn.Module):
+    """`nn.Linear` for inference, [..., K] -> [..., N], of weights that are `integers` [N, K] int8 times `scales` [N].
+
+    A token that has NaN or infinity in it gets no finite result.
+    """
+
+    def __init__(self, integers: Tensor, scales: Tensor, bias: Tensor | None) -> None:
+        super().__init__()
+        self.out_features, self.in_features = integers.shape
+        self.bias = None if bias is None else nn.Parameter(bias.detach().float(), requires_grad=False)
+        self._product = best_route()(integers, scales.float())
+
+    def limit(self, num_pieces: int) -> None:
+        """Give the first outputs only; see `VocabularyHead`."""
+        self.out_features = min(num_pieces, self.out_features)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """See the class."""
+        tokens = inputs.reshape(-1, self.in_features).float()
+        output = self._product(tokens)
+        if self.bias is not None:
+            output += self.bias
+        if self.out_features < output.shape[1]:
+            output = output[:, : self.out_features]
+        return output.to(inputs.dtype).reshape(*inputs.shape[:-1], self.out_features)
+
+
+def largest_of(rows: Tensor) -> Tensor:
+    """The largest absolute value of each row [T, K], and never zero: [T, 1]; NaN where one is in the row."""
+    return rows.abs().amax(-1, keepdim=True).clamp_(min=LEAST)
+
+
+def quantize_rows(pieces: Iterable[Tensor], shape: torch.Size) -> tuple[Tensor, Tensor]:
+    """Weights [N, K], given as pieces of whole rows one after the other -> `EightBitLinear`'s integers and scales."""
+    integers, largest, done = torch.empty(shape, dtype=torch.int8), torch.empty(shape[0]), 0
+    for piece in pieces:
+        rows, here = piece.float(), slice(done, done + len(piece))
+        torch.amax(rows.abs(), dim=1, out=largest[here])
+        integers[here] = (rows * (LEVELS / largest[here, None].clamp(min=LEAST))).round_()
+        done += len(piece)
+    return integers, largest / LEVELS
+
+
+@cache
+def best_route() -> Route:
+    """How this CPU multiplies: integers where it and this build of torch do so exactly, else what they stand for."""
+    return _integers if _is_exact(_integers) else _numbers
+
+
+def has_exact_integers() -> bool:
+    """Whether this CPU multiplies integers so that their sums are right."""
+    return best_route() is _integers
+
+
+def _is_exact(route: Route) -> bool:
+    """Whether the largest sums come out right: on CPUs without instructions for them, kernels add in 16 bits."""
+    weights = torch.full((64, 256), LEVELS, dtype=torch.int8)
+    weights[1::2] = -LEVELS
+    weights[2::4, ::2] = 1
+    tokens = torch.ones(3, 256)
+    tokens[1], tokens[2, 1::2] = -1, -1
+    try:
+        found = route(weights, torch.ones(64))(tokens)
+    except (RuntimeError, AttributeError):  # not in this build of torch
+        return False
+    return torch.allclose(found, tokens @ weights.float().T, rtol=1e-5, atol=1e-2)
+
+
+def _integers(weights: Tensor, scales: Tensor) -> Product:
+    """oneDNN's product of unsigned by signed bytes, on CPUs with VNNI or AMX.
+
+    What tokens are above zero for being unsigned, comes out as the same number in every token's result.
+    """
+    packed = torch.ops.onednn.qlinear_prepack(weights, None)
+    zeros = torch.zeros(len(scales), dtype=torch.int64)
+    excess = weights.sum(dim=1, dtype=torch.int32) * scales * (-_MIDDLE / LEVELS)
+    peak = _PEAK / weights.shape[1] ** 0.5
+    multiply = torch.ops.onednn.qlinear_pointwise.default
+
+    def product(tokens: Tensor) -> Tensor:
+        largest = largest_of(tokens)
+        rounded = _rounded(tokens, largest)
+        found = (largest > peak * torch.linalg.vector_norm(tokens, dim=-1, keepdim=True)).view(-1).nonzero().view(-1)
+        if len(found):
+            rest = tokens[found] - rounded[found] * (largest[found] / LEVELS)
+            largest = torch.cat((largest, largest_of(rest)))
+            rounded = torch.cat((rounded, _rounded(rest, largest[len(tokens) :])))
+        unsigned = rounded.bitwise_xor_(-_MIDDLE).view(torch.uint8)
+        output: Tensor = multiply(
+            unsigned, 1 / LEVELS, 0, packed, scales, zeros, excess, 1.0, 0, torch.float32, "none", [], ""
+        ).mul_(largest)
+        return output[: len(tokens)].index_add_(0, found, output[len(tokens) :]) if len(found) else output
+
+    return product
+
+
+def _rounded(tokens: Tensor, largest: Tensor) -> Tensor:
+    """Tokens [T, K] as integers of at most LEVELS, which stands for the largest of each [T, 1]."""
+    return (tokens * (LEVELS / largest)).round_().to(torch.int8)
+
+
+def _numbers(weights: Tensor, scales: Tensor) -> Product:
+    """Products of fp32 with weights that are read as bytes; sums are rounded, in an order that the kernel chooses."""
+    rows = max(1, _TILE // weights.shape[1])
+
+    def product(tokens: Tensor) -> Tensor:
+        if len(tokens) <= _FEW:
+            few: Tensor = torch.ops.aten._weight_int8pack_mm(tokens, weights, scales)
+            return few
+        output = tokens.new_empty(len(tokens), len(weights))
+        for part, place in zip(weights.split(rows), output.split(rows, dim=1), strict=True):
+            place.copy_(functional.linear(tokens, part.float()))
+        return output.mul_(scales)
+
+    return product
