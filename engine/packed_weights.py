@@ -16,7 +16,7 @@ from transformers.models.mixtral.modeling_mixtral import MixtralExperts
 
 from models.parts.sparse_decoders import VocabularyHead
 from models.parts.sparse_moe import GatedExperts, PlainExperts, run_experts
-from models.tensors.deferred import release
+from models.tensors.deferred import discard, release
 from models.tensors.freed import give_back_freed_memory
 
 _LEAST_WEIGHTS = 2**19  # in a matrix; the products of smaller ones take as long as oneDNN's preparations
@@ -41,7 +41,10 @@ class PackedLinear(nn.Module):
 
 
 class PackedPieces(nn.Module):
-    """`PackedLinear` of a very large matrix (an output head), packed a run of outputs at a time."""
+    """`PackedLinear` of a very large matrix (an output head), packed a run of outputs at a time.
+
+    The memory of what was packed is given back at once, so that `weight` must not be used afterwards.
+    """
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         super().__init__()
@@ -51,7 +54,7 @@ class PackedPieces(nn.Module):
         self.pieces = nn.ModuleList()
         for rows, some in zip(weight.tensor_split(count), biases, strict=True):
             self.pieces.append(PackedLinear(rows, some))
-            release(rows)
+            discard(rows)
 
     def forward(self, inputs: Tensor) -> Tensor:
         """See `PackedLinear`."""
@@ -99,18 +102,18 @@ def pack_weights(model: nn.Module, *, least_weights: int = _LEAST_WEIGHTS) -> No
     very large matrices piece by piece. Layers of 8 and 4 bits, shared weights (an output head that is the embedding)
     and CPUs that oneDNN has nothing for are left alone.
     """
-    uses = Counter(id(parameter) for module in model.modules() for parameter in module.parameters(recurse=False))
+    uses = Counter(_identity(parameter) for module in model.modules() for parameter in module.parameters(recurse=False))
     _pack_children(model, uses, least_weights=least_weights)
 
 
-def _pack_children(parent: nn.Module, uses: Counter[int], *, least_weights: int) -> None:
-    """`pack_weights` of what is inside; `uses` counts by id how many modules have each parameter."""
+def _pack_children(parent: nn.Module, uses: Counter[tuple[int, int]], *, least_weights: int) -> None:
+    """`pack_weights` of what is inside; `uses` counts how many modules have each parameter, whatever it is in them."""
     for name in [name for name, _ in parent.named_children()]:
         child = parent.get_submodule(name)
         parameters = list(child.parameters(recurse=False))
         are_packable = all(_is_packable(matrix, least_weights) for matrix in parameters if matrix.dim() > 1)
         packed: nn.Module | None = None
-        if are_packable and all(uses[id(parameter)] == 1 for parameter in parameters):
+        if are_packable and all(uses[_identity(parameter)] == 1 for parameter in parameters):
             # Classes derived from these, as bitsandbytes' and peft's, do more than a product.
             if isinstance(child, nn.Linear) and type(child) in (nn.Linear, VocabularyHead):
                 weight = child.weight[: child.out_features]
@@ -125,6 +128,12 @@ def _pack_children(parent: nn.Module, uses: Counter[int], *, least_weights: int)
             release(*parameters)
             del child, parameters
             give_back_freed_memory()
+
+
+def _identity(parameter: Tensor) -> tuple[int, int]:
+    """Where its values are: the same for two parameters that a file holds once."""
+    has_values = parameter.layout == torch.strided and not parameter.is_meta
+    return (parameter.data_ptr(), parameter.nbytes) if has_values else (id(parameter), 0)
 
 
 def _is_packable(matrix: Tensor, least_weights: int) -> bool:

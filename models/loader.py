@@ -96,9 +96,10 @@ def build_model(
     empty = {key: empty_module(part, dtype) for key, part in parts.items()}
     check_parts(parts, empty)
     llm = parts["language_model"]
-    check_vocabulary(tokenizer, llm.config.get_text_config().vocab_size, source=llm.source)
+    num_rows = llm.config.get_text_config().vocab_size
+    check_vocabulary(tokenizer, num_rows, source=llm.source)
     outline = family.assemble(config, files, empty, tokenizer)
-    if not outline.eos_token_ids:
+    if not any(token in range(num_rows) for token in outline.eos_token_ids):
         raise ConfigError(f"{llm.source}: config.json has no eos_token_id, so no answer would end; download it again.")
     check_context(outline, source=config.source)
     spread: Spread | None = None

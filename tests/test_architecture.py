@@ -62,6 +62,12 @@ def is_under(name: str, package: str) -> bool:
     return name == package or name.startswith(package + ".")
 
 
+@each_program
+def test_only_the_cluster_imports_ray(path: Path) -> None:
+    names = [name for name, _ in imports_of(path) if is_under(name, "ray")]
+    assert not names or is_under(relative(path).replace("/", "."), "app.cluster"), names
+
+
 @each_source
 def test_imports_point_one_way(path: Path) -> None:
     package = path.relative_to(ROOT).parts[0]
@@ -113,7 +119,7 @@ def rooms_of(folder: Path) -> dict[str, set[str]]:
     }
 
 
-@pytest.mark.parametrize("package", [*PACKAGES, "benchmarks"])
+@pytest.mark.parametrize("package", [*PACKAGES, "benchmarks", "tests"])
 def test_no_circles_between_sibling_folders(package: str) -> None:
     """Of two folders side by side one builds on the other, never both on each other, by whatever modules."""
     for folder in sorted({path.parent.parent for path in (ROOT / package).rglob("*/*.py")}):

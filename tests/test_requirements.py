@@ -26,7 +26,9 @@ def requirements_in(name: str) -> dict[str, Requirement]:
 
 def test_every_imported_library_is_declared() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    extras = [r for name in ("ocr", "generate", "math", "heic") for r in project["optional-dependencies"][name]]
+    extras = [
+        r for name in ("ocr", "generate", "math", "heic", "cluster") for r in project["optional-dependencies"][name]
+    ]
     runtime = {plain_name(r) for r in map(Requirement, [*project["dependencies"], *extras])}
     train = runtime | {plain_name(r) for r in map(Requirement, project["optional-dependencies"]["train"])}
     providers = packages_distributions()

@@ -5,6 +5,7 @@ It stands before gradio's own middleware, which answers every origin on a public
 
 from __future__ import annotations
 
+from inspect import isawaitable
 from typing import TYPE_CHECKING, Protocol
 
 from fastapi import FastAPI, Request, Response
@@ -19,7 +20,7 @@ from app.api.openai.served import Models, check_ready
 from app.limits.routes import API_PREFIXES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Awaitable, Callable, Mapping
 
     from gradio.routes import App
 
@@ -80,7 +81,7 @@ def add_api(
     """Serve the API beside the page, on the same port, and behind a layer in front of both if there is one."""
     service = Service(models)
     api = make_api(service)
-    _add_state(api, models, stats)
+    add_state(api, models, stats)
     if behind is not None:
         behind.inside = Gate(behind.inside, api, access)
     else:
@@ -88,7 +89,13 @@ def add_api(
     return service
 
 
-def _add_state(api: FastAPI, models: Models, stats: Callable[[], Mapping[str, Counters]]) -> None:
+def add_state(
+    api: FastAPI,
+    models: Models,
+    stats: Callable[[], Mapping[str, Counters]] | Callable[[], Awaitable[Mapping[str, Counters]]],
+) -> None:
+    """Two more routes: `/health`, whether questions are answered, and `/metrics`."""
+
     @api.get("/health")
     async def health() -> Response:
         check_ready(models)
@@ -96,7 +103,9 @@ def _add_state(api: FastAPI, models: Models, stats: Callable[[], Mapping[str, Co
 
     @api.get("/metrics")
     async def metrics() -> Response:
-        return Response(as_text(stats()), media_type="text/plain; version=0.0.4; charset=utf-8")
+        found = stats()
+        text = as_text(await found if isawaitable(found) else found)
+        return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
 def _with_cors(send: Send, origin: str) -> Send:

@@ -229,7 +229,7 @@ class _Parts:
             label="Question",
             show_label=False,
             container=False,
-            placeholder="Drop, paste or choose an image, and ask about it",
+            placeholder="Add an image and ask about it",
             file_types=None,  # what a file holds decides, not its name: our own listener refuses what is no picture
             file_count="multiple",
             sources=["upload"],

@@ -54,7 +54,7 @@ def read_manifest(folder: Path) -> Manifest:
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
         manifest = Manifest(**{**values, "parts": tuple(values["parts"]), "files": dict(values["files"])})
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise CheckpointCorrupt(f"{file} can't be used; convert the model again.") from error
     if manifest.format != _FORMAT:
         raise CheckpointCorrupt(

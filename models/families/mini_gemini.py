@@ -190,7 +190,7 @@ def _clip_part(config: Config, files: ReleasedFiles, shards: Tensors, source: st
         values=sizes,
         overrides=config.vision_config,
         source=source if shards else str(folder),
-        where=f"{config.source}: vision_config",
+        where=f"{folder}/config.json" if sizes and not config.vision_config else f"{config.source}: vision_config",
     )
     note = ""
     if shards and folder is not None:

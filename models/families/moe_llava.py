@@ -178,7 +178,7 @@ def _tower(config: Config, files: ReleasedFiles, carried: Tensors) -> Part:
         values=sizes,
         overrides=config.vision_config,
         source=source,
-        where=f"{config.source}: vision_config",
+        where=f"{named}/config.json" if sizes and not config.vision_config else f"{config.source}: vision_config",
     )
     return replace(part, note=note)
 

@@ -7,7 +7,6 @@ whole model's. Source: LLaVA, `train.py` (`get_peft_state_maybe_zero_3`) and `bu
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Collection, Mapping
 from math import sqrt
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from models.errors import CheckpointCorrupt, CheckpointMismatch, CheckpointMissing
+from models.files.json_file import json_values
 from models.tensors.origins import Origin, origin_of
 from models.tensors.weights import Lora, Tensors, read_tensors, take_lora
 
@@ -51,11 +51,8 @@ def adapter_values(folder: Path) -> dict[str, Any]:
     file = folder / CONFIG_FILE
     if not file.is_file():
         raise CheckpointMissing(f"{folder} has no {CONFIG_FILE}, so it is no LoRA adapter; finish its download.")
-    try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        raise CheckpointCorrupt(f"{file} can't be used: {str(error).splitlines()[0]}") from error
-    alpha = values.get("lora_alpha") if isinstance(values, dict) else None
+    values = json_values(file)
+    alpha = values.get("lora_alpha")
     if not isinstance(alpha, int | float) or isinstance(alpha, bool):
         raise CheckpointCorrupt(f"{file} can't be used: its lora_alpha is {alpha!r}.")
     for key, allowed in _SUPPORTED.items():
@@ -64,7 +61,7 @@ def adapter_values(folder: Path) -> dict[str, Any]:
                 f"{file}: {key} is {value!r}; only {allowed[0]!r} can be merged here. Merge it with peft "
                 "(merge_and_unload) and load the result."
             )
-    return dict(values)
+    return values
 
 
 def read_lora(folder: Path, base: Collection[str]) -> Lora:

@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
-import json
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from transformers import AutoConfig, PreTrainedConfig
 
-from models.errors import CheckpointCorrupt, CheckpointMismatch, CheckpointMissing, ConfigError
+from models.errors import CheckpointMismatch, CheckpointMissing, ConfigError
 from models.family_config import FamilyConfig
 from models.fetching.checkpoints import find_local, find_near, resolve, resolve_base
 from models.files.adapters import adapter_values, is_adapter_folder, read_lora, trained_in_full
+from models.files.json_file import json_values
 from models.tensors.module_config import as_config_error
 from models.tensors.state_dicts import load_pickle
 from models.tensors.weights import Lora, Tensors, read_tensors
+
+# What programs write into a config.json that says how a model was run, not what it is: what its layers return, which
+# kernels they use. Here it is the engine's to say.
+_HOW_IT_WAS_RUN = frozenset(
+    {
+        "_attn_implementation", "_experts_implementation", "attn_implementation", "cache_implementation",
+        "experts_implementation", "gradient_checkpointing", "id2label", "is_encoder_decoder", "label2id", "layer_types",
+        "output_attentions", "output_hidden_states", "output_router_logits", "return_dict", "torchscript", "use_cache",
+        "use_return_dict",
+    }
+)  # fmt: skip
 
 
 class ReleasedFiles:
@@ -71,7 +82,7 @@ class ReleasedFiles:
         return settings if isinstance(settings, dict) else {}
 
     def config_values(self, key: str) -> dict[str, Any]:
-        """The folder's config.json as it stands; an adapter's own says what its training had otherwise.
+        """What the folder's config.json says; an adapter's own says what its training had otherwise.
 
         Raises CheckpointMismatch for weights that another program has quantized.
         """
@@ -91,23 +102,15 @@ class ReleasedFiles:
         return adapter if adapter is not None and (adapter / "config.json").is_file() else self.path(key)
 
     def read_config(self, folder: Path) -> dict[str, Any]:
-        """A folder's config.json as it stands."""
+        """What a folder's config.json says of the model."""
         file = folder / "config.json"
         if not file.is_file():
             raise CheckpointMissing(f"{folder} has no config.json; {folder_kind(folder)}")
-        return self.read_json(file)
+        return _what_it_is(self.read_json(file))
 
     def read_json(self, file: Path) -> dict[str, Any]:
         """The values of a JSON file; none if it does not exist. Raises CheckpointCorrupt."""
-        if not file.is_file():
-            return {}
-        try:
-            values: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        except (ValueError, RecursionError, OSError) as error:
-            raise CheckpointCorrupt(f"{file} can't be used: {str(error).splitlines()[0]}") from error
-        if not isinstance(values, dict):
-            raise CheckpointCorrupt(f"{file} can't be used: it holds no keys and values.")
-        return values
+        return json_values(file) if file.is_file() else {}
 
     def tower_folder(self, key: str, named: str | None, *, near: str = "language_model") -> Path | None:
         """A vision tower's own folder: the key's, where it is set; else one called as `named` near that of `near`.
@@ -145,6 +148,15 @@ class ReleasedFiles:
                 "must be a positive whole number."
             )
         return tokens
+
+
+def _what_it_is(values: dict[str, Any]) -> dict[str, Any]:
+    """Values of a config.json, and of those inside of it, without how the model was run."""
+    return {
+        key: _what_it_is(value) if isinstance(value, dict) else value
+        for key, value in values.items()
+        if key not in _HOW_IT_WAS_RUN
+    }
 
 
 def folder_kind(folder: Path) -> str:

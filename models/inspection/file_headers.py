@@ -7,10 +7,10 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from models.errors import CheckpointCorrupt, MiniVLMError
 from models.files.adapters import FULL_FILE, WEIGHTS_FILES, is_adapter_folder
+from models.files.json_file import json_values
 from models.tensors.folders import weight_files, weights_file
 from models.tensors.state_dicts import (
     beside_weights,
@@ -79,10 +79,10 @@ def _size_of(path: Path) -> int:
 def _folder_headers(folder: Path) -> Headers:
     remarks = []
     if (folder / "adapter_config.json").is_file():
-        values = _json(folder / "adapter_config.json")
+        values = json_values(folder / "adapter_config.json")
         remarks.append(f"a LoRA adapter of {values.get('base_model_name_or_path')}, rank {values.get('r')}")
     if (folder / "trainer_state.json").is_file():
-        step = _json(folder / "trainer_state.json").get("global_step")
+        step = json_values(folder / "trainer_state.json").get("global_step")
         remarks.append(f"a training checkpoint of step {step}, to go on training from")
     adapter = next((f for f in map(folder.joinpath, WEIGHTS_FILES) if f.is_file()), None)
     if is_adapter_folder(folder) and adapter is not None:
@@ -152,13 +152,3 @@ def _pickle_header(path: Path) -> tuple[dict[str, TensorHeader], tuple[str, ...]
 def _outer_names(content: object) -> list[str]:
     inner = unwrapped(content)
     return list(inner) if is_state_dict(inner) else []
-
-
-def _json(file: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError, OSError) as error:
-        raise CheckpointCorrupt(f"{file} can't be used: {str(error).splitlines()[0]}") from error
-    if not isinstance(values, dict):
-        raise CheckpointCorrupt(f"{file} can't be used: it holds no keys and values.")
-    return values

@@ -15,6 +15,7 @@ from models.errors import MiniVLMError
 from models.quantization import check_quantized, quantization_config
 from models.quantized.arranged import arrange, stand_in
 from models.tensors.deferred import deferred
+from models.tensors.freed import give_back_freed_memory
 from models.tensors.reading import TensorReader
 from models.tensors.weights import HEAD, Part
 
@@ -35,6 +36,7 @@ def quantized(
     wrong: list[MiniVLMError] = []
 
     def read(name: str) -> Tensor:
+        give_back_freed_memory()  # the tensor before was there at full size as well
         try:
             return reader.read_copy(name, dtype)
         except MiniVLMError as error:  # of which the library would make a report of its own

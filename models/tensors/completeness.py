@@ -48,7 +48,7 @@ def origin(part: Part, name: str) -> Origin:
 
 
 def check_size(tensor: Tensor, shape: Iterable[int], *, owner: str, default: Origin, hint: str = "") -> None:
-    """Raises CheckpointMismatch for a tensor of another size, or one that holds no real numbers.
+    """Raises CheckpointMismatch for a tensor of another size, or one that holds no real numbers of 16 bits or more.
 
     `owner` is what needs it; `default` names a tensor that came from no file.
     """
@@ -57,9 +57,10 @@ def check_size(tensor: Tensor, shape: Iterable[int], *, owner: str, default: Ori
         raise CheckpointMismatch(
             f"{found} is {_size(tensor.shape)}, but the {owner} needs {_size(shape)}. {hint}".strip()
         )
-    if not tensor.is_floating_point():
+    if not tensor.is_floating_point() or tensor.itemsize < 2:  # in 8 bits without the scales they mean little
         kind = str(tensor.dtype).removeprefix("torch.")
-        raise CheckpointMismatch(f"{found} is {kind}, but weights are floating-point numbers. {hint}".strip())
+        wanted = "floating-point numbers of at least 16 bits"
+        raise CheckpointMismatch(f"{found} is {kind}, but weights are {wanted}. {hint}".strip())
 
 
 def _check_lora(part: Part, expected: Mapping[str, torch.Size]) -> None:

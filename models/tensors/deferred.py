@@ -73,10 +73,16 @@ def release(*tensors: Tensor) -> None:
             _release(tensor.data_ptr(), tensor.data_ptr() + tensor.nbytes)
 
 
-def _release(start: int, end: int) -> None:
-    """The whole pages between two addresses."""
+def discard(tensor: Tensor) -> None:
+    """Give back the memory of a contiguous tensor that nobody will read again; what it holds afterwards is anything."""
+    if tensor.device.type == "cpu" and tensor.is_contiguous():
+        _release(tensor.data_ptr(), tensor.data_ptr() + tensor.nbytes, keeps=False)
+
+
+def _release(start: int, end: int, *, keeps: bool = True) -> None:
+    """The whole pages between two addresses; if `keeps`, only where nothing is lost with them."""
     first, last = -(-start // mmap.PAGESIZE), end // mmap.PAGESIZE
-    if first < last and (libc := c_library()) is not None and _are_unchanged_files(first, last):
+    if first < last and (libc := c_library()) is not None and (not keeps or _are_unchanged_files(first, last)):
         size = (last - first) * mmap.PAGESIZE
         libc.madvise(ctypes.c_void_p(first * mmap.PAGESIZE), ctypes.c_size_t(size), mmap.MADV_DONTNEED)
 

@@ -15,6 +15,7 @@ from models.errors import ConfigError
 # What transformers and torch raise for values that nothing can be made from.
 _REFUSALS = (
     ArithmeticError,
+    AssertionError,
     AttributeError,
     LookupError,
     RuntimeError,

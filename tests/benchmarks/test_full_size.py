@@ -57,9 +57,10 @@ def test_a_folder_is_written_in_shards(is_pickled: bool, tmp_path: Path, monkeyp
     check(read_tensors(tmp_path / "folder"), layout)
 
 
-def test_every_family_has_a_release_whose_places_its_yaml_names() -> None:
+def test_every_release_is_of_a_family_whose_yaml_names_its_places() -> None:
+    """A new family is measured once it has a release there; it needs none to be a family."""
     known = releases()
-    assert sorted(known) == available_families()
+    assert known.keys() <= set(available_families())
     for family, release in known.items():
         config = load_config(ROOT / "eval_configs" / f"{release.config}.yaml")
         assert config.family == family

@@ -132,6 +132,8 @@ WRONG_VALUES: list[tuple[str, dict[str, object], type[MiniVLMError], str]] = [
     (STABLELM, {"moe": 5}, ConfigError, r"config.json: its values can't be used"),
     (STABLELM, {"moe": {"num_experts": [4], "capacity_factor": "x"}}, ConfigError, r"its values can't be used .*'x'"),
     (STABLELM, {"hidden_act": "foo"}, ConfigError, "no language model can be made .*'foo'"),
+    (STABLELM, {"eos_token_id": 10**6}, ConfigError, "no eos_token_id"),
+    (MGM, {"pad_token_id": 10**6}, ConfigError, "no language model can be made .*[Pp]adding"),
 ]
 
 
@@ -142,6 +144,16 @@ def test_a_wrong_value_of_config_json_is_explained(
     folder = copied(golden, tmp_path)
     change_config(folder, **values)
     failure(tmp_path, expected, message)
+
+
+def test_the_config_json_of_a_tower_is_named(tmp_path: Path) -> None:
+    copied(PHI, tmp_path)
+    tower = tmp_path / "case" / "weights" / "openai" / "clip-vit-large-patch14-336"
+    values = json.loads((tower / "config.json").read_text())
+    change_config(tower, vision_config=values["vision_config"] | {"intermediate_size": None})
+    failure(
+        tmp_path, ConfigError, r"clip-vit-large-patch14-336/config\.json: its values can't be used .*intermediate_size"
+    )
 
 
 @pytest.mark.parametrize(

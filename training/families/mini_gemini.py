@@ -32,7 +32,7 @@ from training.stages.stage_files import (
     write_config,
     write_eval_config,
 )
-from training.stages.stage_model import Stage, State
+from training.stages.stage_model import State, llava_stages
 
 _CONNECTOR = {
     "query": "vlm_uni_query_projector",
@@ -57,11 +57,7 @@ def _pictures(processor: ImageProcessor, aspect_ratio: str) -> ImageProcessor:
     return (CropAndResize if aspect_ratio == "square" else PadAndResize)(processor.size)
 
 
-STAGES = {
-    "1": Stage(learns=(r"^connector\.",), looks_always=True, pictures=_pictures),
-    "2": Stage(learns=(r"^connector\.", r"^language_model\."), looks_always=True, pictures=_pictures),
-    "2-lora": Stage(learns=(r"^connector\.",), lora=True, looks_always=True, pictures=_pictures),
-}
+STAGES = llava_stages(_pictures)
 PROMPTS = llava_prompts(cuts_after_images=True)
 
 

@@ -31,7 +31,7 @@ from training.stages.stage_files import (
     write_config,
     write_eval_config,
 )
-from training.stages.stage_model import Stage, State
+from training.stages.stage_model import Stage, State, llava_stages
 from training.stages.upcycling import upcycle_folder
 
 _FIXED_FIELDS = {
@@ -55,10 +55,7 @@ def _pictures(processor: ImageProcessor, aspect_ratio: str) -> ImageProcessor:
     return PadAndResize(processor.size, SIGLIP_MEAN, SIGLIP_STD) if is_siglip else PadAndResize(processor.size)
 
 
-STAGES = {
-    "1": Stage(learns=(r"^connector\.",), looks_always=True, pictures=_pictures),
-    "2": Stage(learns=(r"^connector\.", r"^language_model\."), looks_always=True, pictures=_pictures),
-    "2-lora": Stage(learns=(r"^connector\.",), lora=True, looks_always=True, pictures=_pictures),
+STAGES = llava_stages(_pictures) | {
     # The feed-forwards of all layers, with experts or without; the routers are inside of those.
     "3": Stage(
         learns=(r"^connector\.", r"^language_model\.model\.layers\.\d+\.mlp\."), looks_always=True, pictures=_pictures

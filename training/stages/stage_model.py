@@ -38,6 +38,16 @@ class Stage:
         return any(re.search(pattern, name) for pattern in self.learns) or (self.lora and ".lora_" in name)
 
 
+def llava_stages(pictures: Callable[[ImageProcessor, str], ImageProcessor]) -> dict[str, Stage]:
+    """The stages that all families of the LLaVA line have, by name; `pictures` as in `Stage`."""
+    connector, language_model = r"^connector\.", r"^language_model\."
+    return {
+        "1": Stage(learns=(connector,), looks_always=True, pictures=pictures),
+        "2": Stage(learns=(connector, language_model), looks_always=True, pictures=pictures),
+        "2-lora": Stage(learns=(connector,), lora=True, looks_always=True, pictures=pictures),
+    }
+
+
 class StageModel(nn.Module):
     """A model with the parameters of one stage set free, as transformers' Trainer takes it.
 

@@ -13,8 +13,8 @@ from app.library.loading import EngineLoader, LoadingOptions
 from app.library.offers import configs_in, find_offers
 from engine.stats import EngineStats
 from models.conversation import Sampling, Turn
+from tests.app.far_server import far_server
 from tests.app.library.fake_loader import line, settle, state
-from tests.app.remote.far_server import far_server
 
 
 def yaml_of(folder: Path, url: str) -> Path:

@@ -11,7 +11,7 @@ import pytest
 from app.remote.config import remote_config
 from app.remote.remote_model import RemoteModel
 from app.remote.served_elsewhere import find_served
-from tests.app.remote.far_server import FarServer, far_server
+from tests.app.far_server import FarServer, far_server
 from tests.waiting import eventually
 
 Connect = Callable[..., RemoteModel]

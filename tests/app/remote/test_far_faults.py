@@ -10,10 +10,7 @@ from app.chat.session import ChatSession
 from app.remote import answer, events
 from models.conversation import Answer, Sampling
 from models.errors import Busy, ContextOverflow, MiniVLMError, RequestError, ServerFailed, ServerLoading
-from tests.app.helpers import picture
-from tests.app.remote.asking import ask
-from tests.app.remote.conftest import Connect
-from tests.app.remote.far_server import (
+from tests.app.far_server import (
     FarServer,
     Reply,
     begin,
@@ -26,6 +23,9 @@ from tests.app.remote.far_server import (
     stream,
     wait,
 )
+from tests.app.helpers import picture
+from tests.app.remote.asking import ask
+from tests.app.remote.conftest import Connect
 from tests.waiting import eventually
 
 

@@ -14,7 +14,7 @@ from app.remote.served_elsewhere import find_served
 from models.conversation import Sampling
 from models.errors import ConfigError, MiniVLMError, RequestError, ServerFailed
 from models.tasks import Task
-from tests.app.remote.far_server import FarServer, raw, refuse
+from tests.app.far_server import FarServer, raw, refuse
 
 URL = "http://far:8000/v1"
 

@@ -12,15 +12,15 @@ from PIL import Image
 from app.chat.session import ChatSession
 from models.conversation import Answer, Turn
 from models.grounding import Box, BoxSpan
-from tests.app.helpers import picture, scene
-from tests.app.remote.asking import QUESTION, SAMPLING, ask
-from tests.app.remote.conftest import Connect
-from tests.app.remote.far_server import (
+from tests.app.far_server import (
     MODEL,
     FarServer,
     stream,
     wait,
 )
+from tests.app.helpers import picture, scene
+from tests.app.remote.asking import QUESTION, SAMPLING, ask
+from tests.app.remote.conftest import Connect
 from tests.waiting import eventually
 
 

@@ -133,6 +133,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "missing": (lambda f: (f / "connector" / "module.json").unlink(), "1 of 12 files are missing"),
     "no manifest": (lambda f: (f / "manifest.json").unlink(), "has no manifest.json"),
     "damaged manifest": (lambda f: (f / "manifest.json").write_text("{"), "can't be used"),
+    "manifest of brackets": (lambda f: (f / "manifest.json").write_text("[" * 10**5), "can't be used"),
     "other class": (other_class, "were written"),
 }
 

@@ -157,6 +157,11 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "no weights": (lambda f: (f / "adapter_model.safetensors").unlink(), "holds no adapter_model.safetensors or"),
     "no config": (lambda f: (f / "adapter_config.json").unlink(), "has no adapter_config.json"),
     "broken config": (lambda f: (f / "adapter_config.json").write_text("{"), "adapter_config.json can't be used"),
+    "a config of brackets": (
+        lambda f: (f / "adapter_config.json").write_text("[" * 10**5),
+        "config.json can't be used",
+    ),
+    "a config without keys": (lambda f: (f / "adapter_config.json").write_text("[1]"), "it holds no keys and values"),
     "NaN": (lambda f: change(f, lambda t: t.update({FIRST: t[FIRST] * float("nan")})), f"{FIRST} holds NaN"),
 }
 

@@ -100,3 +100,10 @@ def test_13b_on_two_cards_of_24_gigabytes_leaves_room_for_chats() -> None:
     config = minigpt.parts_of("mgm_13b", minigpt.VARIANTS["mgm_13b"][0])["language_model"].config
     room = plan_keys_and_values(config, torch.bfloat16, Serving(), context_tokens=2000, device=CARDS[0], free=left)
     assert room.num_bytes > 2 * room.one_chat
+
+
+def test_a_card_that_is_full_gets_no_layers() -> None:
+    """The model goes on the others, as if that one were not there."""
+    found, total = plan("tinygptv_stage4", dict(zip(CARDS[:3], (5 * GIB, 0, 5 * GIB), strict=True)))
+    assert (found.layers[CARDS[1]], found.weights[CARDS[1]]) == (0, 0)
+    assert sum(found.weights.values()) == total

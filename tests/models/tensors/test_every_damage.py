@@ -48,6 +48,7 @@ DAMAGES: dict[str, Callable[[Tensor], Tensor | None]] = {
     "one value": lambda tensor: tensor.reshape(-1)[0],
     "float64": lambda tensor: tensor.double(),
     "int8": lambda tensor: tensor.to(torch.int8),
+    "float8": lambda tensor: tensor.to(torch.float8_e4m3fn),
     "complex": lambda tensor: tensor.float() + 0j,
     "NaN": with_value(float("nan")),
     "infinity": with_value(float("-inf")),

@@ -40,6 +40,7 @@
   }
 
   function tell(name, detail = {}) {
+    window.minivlm.attempt();
     document.dispatchEvent(new CustomEvent("minivlm", { detail: { name, ...detail } }));
   }
 

@@ -4,6 +4,7 @@
   const page = window.minivlm;
   const KEY = "minivlm-conversation";
   const DRAFT = "minivlm-draft";
+  const ATTEMPT = "minivlm-attempt";
   const THEME = "minivlm-theme";
 
   // A browser may refuse to keep anything; then nothing comes back.
@@ -30,6 +31,13 @@
 
   const keptKey = () => read("sessionStorage", KEY) || "";
   const keepKey = (key) => keep("sessionStorage", KEY, key || null);
+
+  // Whether something was tried while the connection was lost; gives what was kept before.
+  function keepAttempt(isMade) {
+    const before = read("sessionStorage", ATTEMPT);
+    keep("sessionStorage", ATTEMPT, isMade || null);
+    return before;
+  }
 
   // A draft is kept from the moment on at which the last one has come back: before, the empty text box would replace it.
   let isRestored = false;
@@ -66,5 +74,5 @@
   document.addEventListener("DOMContentLoaded", showTheme);
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => setTimeout(showTheme));
 
-  Object.assign(page, { keepChoice, keptChoice, keptKey, keepKey, keepDraft, keptDraft, keepSettings, keptSettings, showTheme, switchTheme });
+  Object.assign(page, { keepChoice, keptChoice, keptKey, keepKey, keepAttempt, keepDraft, keptDraft, keepSettings, keptSettings, showTheme, switchTheme });
 })();

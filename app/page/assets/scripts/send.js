@@ -19,6 +19,7 @@
   // Called when the text box is sent.
   function sending() {
     meanwhile = null; // what comes now is the answer to it
+    page.attempt();
     page.outdate("send");
     page.outdateRefusal();
     const thumbnails = document.querySelectorAll("#mv-question .thumbnail-item img");
@@ -105,5 +106,5 @@
     box.dispatchEvent(new Event("input", { bubbles: true }));
   }
 
-  Object.assign(page, { sending, sent: drop, watchForAnswer, withTask, filesSent, filesRead, keepTyped });
+  Object.assign(page, { isSending: () => pending !== null, sending, sent: drop, watchForAnswer, withTask, filesSent, filesRead, keepTyped });
 })();

@@ -11,9 +11,9 @@ from app.remote.config import remote_config
 from app.remote.remote_model import RemoteModel
 from app.remote.served_elsewhere import find_served
 from tests.app.api.serving import serve_api
+from tests.app.far_server import far_server
 from tests.app.page.axe import serious_findings
 from tests.app.page.browsing import answers, ask, attach, done, visit
-from tests.app.remote.far_server import far_server
 
 pytestmark = pytest.mark.browser
 

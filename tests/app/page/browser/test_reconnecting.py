@@ -43,6 +43,7 @@ def test_a_second_without_network_during_an_answer_loses_nothing(server: Server,
         proxy.restore()
         page.wait_for_function("!window.isOldPage")  # gradio opens the page anew
         expect(answers(page)).to_have_count(2)
+        expect(page.locator("#mv-lines p")).to_have_count(0)  # nothing was tried meanwhile
         expect(answers(page).last).to_contain_text("one two three")
         expect(answers(page).last).to_have_attribute("data-state", "running")
         expect(question(page)).to_have_value("half a question")
@@ -55,6 +56,31 @@ def test_a_second_without_network_during_an_answer_loses_nothing(server: Server,
         done(page, 3)
         assert len(model.seen[-1]) == 5
         assert model.seen[-1][0].images[0].size == (200, 100)
+
+
+def test_what_is_done_without_a_connection_is_not_lost_in_silence(server: Server, page: Page, scene_file: Path) -> None:
+    model = server.model
+    server.store.grace = 120
+    with Proxy(server.url) as proxy:
+        visit(page, proxy.url)
+        attach(page, scene_file)
+        model.script, model.gate = ["one two three four"], threading.Semaphore(2)
+        ask(page, "count")
+        expect(answers(page)).to_contain_text("one two")
+        question(page).fill("which colour?")
+        page.evaluate("window.isOldPage = true")
+        proxy.cut()
+        expect(page.locator("#mv-lines")).to_contain_text("The page comes back by itself")
+        question(page).press("Enter")
+        proxy.restore()
+        page.wait_for_function("!window.isOldPage")
+        expect(page.locator("#mv-lines")).to_contain_text("has not reached the server: please do it again")
+        model.open_gate()
+        done(page, 1)
+        expect(question(page)).to_have_value("which colour?")
+        question(page).press("Enter")
+        done(page, 2)
+        expect(page.locator("#mv-lines p")).to_have_count(0)
 
 
 def reload(page: Page) -> None:

@@ -37,6 +37,23 @@ def test_every_button_of_a_phone_can_be_seen_and_hit(server: Server, phone: Page
     assert phone.evaluate("document.documentElement.scrollWidth") <= 390
 
 
+def test_a_wide_table_scrolls_before_its_words_are_cut(server: Server, phone: Page) -> None:
+    visit(phone, server.url)
+    head = "| Thing | Colour | Where it is in the picture | What is next to it on the left | Remarks |\n"
+    server.model.script = [f"{head}|---|---|---|---|---|\n| ring | cyan | middle | a star | the largest |"]
+    ask(phone, "make a table")
+    done(phone, 1)
+    table = phone.locator(".mv-table")
+    assert table.evaluate("table => table.scrollWidth > table.clientWidth")
+    lines = """cell => {
+        const range = document.createRange();
+        range.selectNodeContents(cell);
+        return range.getClientRects().length;
+    }"""
+    assert phone.locator(".mv-table th").first.evaluate(lines) == 1
+    assert phone.evaluate("document.documentElement.scrollWidth") <= 390
+
+
 @pytest.mark.parametrize("size", [(320, 256), (390, 420)])
 def test_a_magnified_window_has_room_for_a_chat(server: Server, phone: Page, size: tuple[int, int]) -> None:
     page, (width, height) = phone, size

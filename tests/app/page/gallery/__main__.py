@@ -10,7 +10,7 @@ import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from PIL import Image, ImageDraw
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
@@ -20,13 +20,14 @@ from tests.app.page.browsing import visit
 from tests.app.page.gallery.site import Site, sites
 from tests.app.page.gallery.states import STATES, State
 
-DESKTOP = {"viewport": {"width": 1280, "height": 900}}
-PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
+DESKTOP: dict[str, Any] = {"viewport": {"width": 1280, "height": 900}}
+PHONE: dict[str, Any] = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
 WINDOWS: dict[str, dict[str, Any]] = {
     "390": PHONE,
     "1280": DESKTOP,
     "1920": {"viewport": {"width": 1920, "height": 1080}},
 }
+THEMES: tuple[Literal["light", "dark"], ...] = ("light", "dark")
 SHEET = {"1280-light": (0, 0, 853), "390-light": (863, 0, 277), "390-dark": (1150, 0, 277)} | {
     "1280-dark": (0, 610, 853),
     "1920-light": (863, 610, 564),
@@ -36,7 +37,7 @@ SHEET = {"1280-light": (0, 0, 853), "390-light": (863, 0, 277), "390-dark": (115
 
 def shot(page: Page, path: Path, state: State) -> None:
     if state.window:
-        page.set_viewport_size(dict(zip(("width", "height"), state.window, strict=True)))  # type: ignore[arg-type]
+        page.set_viewport_size({"width": state.window[0], "height": state.window[1]})
     page.wait_for_timeout(700)  # what moves has come to rest
     path.write_bytes(page.screenshot(full_page=state.is_long))
 
@@ -57,15 +58,15 @@ def take(context: BrowserContext, name: str, site: Site, window: str, folder: Pa
     shown = state.act(page, site, window == "390") or page
     for size in ("390",) if window == "390" else ("1280", "1920"):
         if not state.window:
-            page.set_viewport_size(WINDOWS[size]["viewport"])
-        for theme in ("light", "dark"):
-            page.emulate_media(
-                color_scheme="dark" if theme == "dark" else "light",
+            shown.set_viewport_size(WINDOWS[size]["viewport"])
+        for theme in THEMES:
+            shown.emulate_media(
+                color_scheme=theme,
                 media="print" if state.is_print else None,
                 forced_colors="active" if state.is_forced else None,
                 reduced_motion="reduce",
             )
-            page.evaluate(f"document.body.classList.toggle('dark', {str(theme == 'dark').lower()})")
+            shown.evaluate(f"document.body.classList.toggle('dark', {str(theme == 'dark').lower()})")
             shot(shown, folder / f"{name}-{size}-{theme}.png", state)
             if size != "1920":  # where nothing is other than at 1280 but the room
                 found += [f"{name}, {size}, {theme}: {one}" for one in faults(shown)]

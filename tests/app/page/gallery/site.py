@@ -126,7 +126,9 @@ def sites() -> Iterator[dict[str, Site]]:
     with TemporaryDirectory() as folder:
         model, second = staged("Tiny MiniGPT-v2"), staged("Tiny MoE-LLaVA", has_experts=True)
         loader = FakeLoader(infos={"one": model.info, "two": second.info})
-        offers = [offer("one", 5), offer("two", 7), offer("huge", 900), offer("away", problem="Not here: away.pth.")]
+        names = {"one": model.info.name, "two": second.info.name}
+        offers = [replace(offer(name, 6), name=names[name]) for name in names]
+        offers += [offer("huge", 900), offer("away", problem="Not here: away.pth.")]
         with ModelLibrary(offers, loader) as library:
             for name, staged_one in (("one", model), ("two", second)):
                 library.load(name)

@@ -114,13 +114,17 @@ def branch(page: Page, is_phone: bool) -> None:
 
 
 def cut(page: Page, site: Site, is_phone: bool) -> None:
-    grounded(page, site, is_phone)
+    told(GROUND, SLOWLY)(page, site, is_phone)
     site.proxy.cut()
     expect(page.locator("#mv-lines")).to_contain_text("The page comes back by itself")
 
 
 def restore(page: Page, site: Site) -> None:
+    page.evaluate("window.isOldPage = true")
     site.proxy.restore()
+    page.wait_for_function("!window.isOldPage")  # gradio opens the page anew
+    expect(answers(page)).to_have_count(2)
+    _stop(page, site)
 
 
 def experts(page: Page, is_phone: bool) -> None:
