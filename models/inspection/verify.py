@@ -98,6 +98,9 @@ def _verify_path(path: Path, report: Report) -> None:
         report(line)
     if headers.problem:
         raise CheckpointMissing(headers.problem)
+    is_model = path.is_dir() and "a language model of" in describe(headers.tensors)
+    if is_model and not (path / "config.json").is_file():
+        raise CheckpointMissing(f"{path} has no config.json, which says how its weights are used; finish its download.")
 
 
 def _report_file(file: NeededFile, report: Report, *, is_released: bool) -> Headers | None:

@@ -296,3 +296,12 @@ def test_a_language_model_of_an_unknown_kind_is_a_short_line(capsys: pytest.Capt
     assert status == 2
     assert "its values can't be used" in error
     assert len(error) < 600
+
+
+def test_a_folder_of_weights_alone_is_not_complete(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = Path(shutil.copytree(TINY / "tiny_mini_gemini", tmp_path / "mgm"))
+    assert verify(folder, capsys)[0] == 0
+    (folder / "config.json").unlink()
+    status, _, error = verify(folder, capsys)
+    assert status == 2
+    assert f"{folder} has no config.json" in error
