@@ -133,6 +133,9 @@ def describe_missing(config: FamilyConfig, missing: Sequence[NeededFile]) -> str
 
 def _source(file: NeededFile) -> str:
     """Where a missing file is to be had: its first address in the table, else what its key says."""
+    from_here = Path(file.value)
+    if file.value.strip() and not from_here.is_absolute() and from_here.exists():  # as a shell completes it
+        return f"not beside the YAML nor below checkpoints/; did you mean {from_here.resolve()}?"
     released = find_released(file.value)
     if released is None:
         return file.hint.rstrip(".")

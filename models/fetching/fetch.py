@@ -88,6 +88,12 @@ def _differences(item: Item, ledger: HashLedger, on_bytes: OnBytes) -> list[str]
     if item.released is None or not item.path.is_file():
         return []
     found = ledger.sha256(item.path, on_bytes)
+    published = item.remote.sha256 if item.remote is not None else None
+    if published not in (None, found, item.released.sha256):  # not another upload: other bytes than its own server says
+        return [
+            f"{item.path}: its sha256 is {found}, but {published} is what its source publishes, so it is damaged. "
+            "Delete it and start again."
+        ]
     return [line] if (line := difference(item.released, item.path, found)) else []
 
 

@@ -18,6 +18,7 @@ from huggingface_hub.file_download import repo_folder_name
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import tqdm
 
+from models.fetching.hashes import sha256_of
 from models.fetching.table import HubFile
 from models.fetching.transfer import OnBytes, download, part_size
 from models.fetching.web import RemoteFile, check_proxies, hub_headers, hub_url
@@ -68,9 +69,9 @@ class Repository:
         return self._folder / "blobs" / str(file.sha256)
 
     def is_here(self, file: RepositoryFile) -> bool:
-        """Whether the cache has a file in its full size."""
-        paths = [self.place(file), *([self.blob(file)] if file.sha256 else [])]
-        return any(path.is_file() and path.stat().st_size == file.size for path in paths)
+        """Whether the cache has a file in its full size under its name; content without its link is found by nobody."""
+        place = self.place(file)
+        return place.is_file() and place.stat().st_size == file.size
 
     @property
     def missing(self) -> list[RepositoryFile]:
@@ -79,7 +80,13 @@ class Repository:
 
     def bytes_to_come(self) -> int:
         """How much is still to be fetched; what an earlier start left behind is not."""
-        return sum(file.size - (part_size(self.blob(file)) if file.sha256 else 0) for file in self.missing)
+        return sum(file.size - self._came(file) for file in self.missing)
+
+    def _came(self, file: RepositoryFile) -> int:
+        if file.sha256 is None:
+            return 0
+        blob = self.blob(file)
+        return min(file.size, blob.stat().st_size) if blob.is_file() else part_size(blob)
 
 
 def list_repository(name: str) -> Repository:
@@ -123,11 +130,18 @@ def fetch_repository(repository: Repository, *, on_bytes: OnBytes = lambda _: No
             remote = RemoteFile(url=url, headers=hub_headers(), size=file.size, sha256=file.sha256)
             lock = _lock(repository, file)
             lock.parent.mkdir(parents=True, exist_ok=True)
+            _discard_damaged(repository.blob(file), file.sha256)
             fetched[file.name] = download(remote, repository.blob(file), on_bytes=on_bytes, lock=lock)
     small = sum(file.size for file in repository.missing if file.sha256 is None)
     snapshot_download(repository.name, allow_patterns=[file.name for file in repository.files], tqdm_class=_NoBar)
     on_bytes(small)
     return fetched
+
+
+def _discard_damaged(blob: Path, sha256: str) -> None:
+    """Remove content that is not what its name says: who deletes a damaged file in a snapshot deletes a link alone."""
+    if blob.is_file() and sha256_of(blob) != sha256:
+        blob.unlink()
 
 
 def _lock(repository: Repository, file: RepositoryFile) -> Path:

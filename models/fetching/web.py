@@ -97,6 +97,8 @@ def explain(error: BaseException, *, what: str, page: str = "") -> str:
     status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
     if isinstance(error, OfflineModeIsEnabled):
         return f"{what} can't be downloaded while HF_HUB_OFFLINE is set; unset it."
+    if status in (401, 403) and page and not page.startswith(("https://huggingface.co/", constants.ENDPOINT)):
+        return f"{what}: {page} refuses to send it ({status}), or a proxy in between does; try it with a browser."
     if isinstance(error, GatedRepoError) or status == 403:
         whose = "the account of your token has no access yet; " if get_token() else ""
         return f"{what} is gated: {whose}accept its licence at {page}, then run `hf auth login` or set HF_TOKEN."

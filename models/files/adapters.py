@@ -27,7 +27,6 @@ PREFIX = "base_model.model."  # what peft puts in front of every name
 # What is computed here: B A x * alpha / rank, for linear layers. Everything else changes the mathematics.
 _SUPPORTED: dict[str, tuple[Any, ...]] = {
     "peft_type": ("LORA",),
-    "use_dora": (False,),
     "fan_in_fan_out": (False,),
     "bias": ("none",),
     "lora_bias": (False,),
@@ -36,7 +35,16 @@ _SUPPORTED: dict[str, tuple[Any, ...]] = {
     "modules_to_save": ([],),
     "layers_to_transform": ([],),
     "target_parameters": ([],),
+    # Of these peft changes the base model's own weights before it adds the pairs: pissa, olora, corda, loftq, lora_ga.
+    "init_lora_weights": (True, False, "gaussian", "eva", "orthogonal"),
+    "layer_replication": ([],),
+    "trainable_token_indices": ([], {}),
+    "alora_invocation_tokens": ([],),
+    "kasa_config": ({},),
+    "monteclora_config": ({},),
+    "arrow_config": ({},),
 }
+_HARMLESS_USES = ("use_rslora",)  # of peft's switches: `use_dora`, `use_qalora`, `use_bdlora` and those to come
 _EXPERT = re.compile(r"\.(deepspeed_experts|block_sparse_moe)\.")
 
 
@@ -55,7 +63,8 @@ def adapter_values(folder: Path) -> dict[str, Any]:
     alpha = values.get("lora_alpha")
     if not isinstance(alpha, int | float) or isinstance(alpha, bool):
         raise CheckpointCorrupt(f"{file} can't be used: its lora_alpha is {alpha!r}.")
-    for key, allowed in _SUPPORTED.items():
+    switches = {key: (False,) for key in values if key.startswith("use_") and key not in _HARMLESS_USES}
+    for key, allowed in {**switches, **_SUPPORTED}.items():
         if (value := values.get(key)) is not None and value not in allowed:
             raise CheckpointMismatch(
                 f"{file}: {key} is {value!r}; only {allowed[0]!r} can be merged here. Merge it with peft "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -47,17 +48,17 @@ def verify(path: Path, overrides: list[str], *, report: Report = print) -> None:
     name = config.name or path.stem
     report(f"{name} ({config.family}):")
     if config.is_converted:
-        return _verify_converted(config, report)
+        return _verify_converted(config, overrides, report)
     files = needed_files(config)
     found = {file.key: _report_file(file, report, is_released=not config.is_toy) for file in files}
     if missing := [file for file in files if file.state != "here"]:
         raise CheckpointMissing(describe_missing(config, missing))
     if damaged := [headers.problem for headers in found.values() if headers is not None and headers.problem]:
         raise CheckpointMissing(" ".join(damaged))
-    _report_whole(config, path, PRECISIONS, report)
+    _report_whole(config, path, overrides, PRECISIONS, report)
 
 
-def _verify_converted(config: FamilyConfig, report: Report) -> None:
+def _verify_converted(config: FamilyConfig, overrides: Sequence[str], report: Report) -> None:
     """A folder that `convert` wrote: its manifest says which files there must be, and what was made of what."""
     folder = config.source.parent
     manifest = read_manifest(folder)
@@ -70,16 +71,23 @@ def _verify_converted(config: FamilyConfig, report: Report) -> None:
             raise CheckpointMissing(headers.problem)
         report(f"  {part}: {headers.size:,} bytes, {len(headers.tensors)} tensors in {headers.dtypes}")
     offered = [p for p in PRECISIONS if p[2] == manifest.quantization or (manifest.can_be_quantized and p[2] != "none")]
-    _report_whole(config, folder, offered, report)
+    _report_whole(config, folder, overrides, offered, report)
 
 
-def _report_whole(config: FamilyConfig, path: Path, precisions: Sequence[Precision], report: Report) -> None:
+def _report_whole(
+    config: FamilyConfig, path: Path, overrides: Sequence[str], precisions: Sequence[Precision], report: Report
+) -> None:
     """What is left once all files are here and can be read: whether they fit, memory, and the command."""
     sizes = weight_sizes(config, precisions)
     report("The files belong together: every tensor has its place and its size, every place a tensor.")
     for line in memory_lines(sizes):
         report(line)
-    report(_what_to_do(path, sizes, is_converted=config.is_converted))
+    if not config.is_toy and not config.is_converted:
+        report(
+            "Whether they are the released ones only their sha256 says: other weights of the same sizes look alike "
+            "here, as Vicuna's and Llama-2-chat's do."
+        )
+    report(_what_to_do(path, sizes, overrides, is_converted=config.is_converted))
 
 
 def _verify_path(path: Path, report: Report) -> None:
@@ -90,6 +98,9 @@ def _verify_path(path: Path, report: Report) -> None:
         report(line)
     if headers.problem:
         raise CheckpointMissing(headers.problem)
+    is_model = path.is_dir() and "a language model of" in describe(headers.tensors)
+    if is_model and not (path / "config.json").is_file():
+        raise CheckpointMissing(f"{path} has no config.json, which says how its weights are used; finish its download.")
 
 
 def _report_file(file: NeededFile, report: Report, *, is_released: bool) -> Headers | None:
@@ -186,7 +197,7 @@ def devices() -> list[torch.device]:
     return [*found, torch.device("cpu")]
 
 
-def _what_to_do(path: Path, sizes: Mapping[str, int], *, is_converted: bool) -> str:
+def _what_to_do(path: Path, sizes: Mapping[str, int], overrides: Sequence[str], *, is_converted: bool) -> str:
     """The command that serves the model in the best way that fits; a converted one as it was converted."""
     for device in devices():
         for label, _, quantization in PRECISIONS:
@@ -195,5 +206,6 @@ def _what_to_do(path: Path, sizes: Mapping[str, int], *, is_converted: bool) -> 
                 kind = " --dtype bfloat16" * (is_cpu and label != "float32")
                 kind += f" --quantization {quantization}" * (quantization != "none")
                 kind *= not is_converted  # its own YAML says both
-                return f"Serve it: python demo.py --cfg-path {path} --device {device}{kind}"
+                options = f" --options {shlex.join(overrides)}" if overrides else ""
+                return f"Serve it: python demo.py --cfg-path {path} --device {device}{kind}{options}"
     return "No device of this machine has room for it, not even in 4 bits."

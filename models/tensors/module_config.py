@@ -23,6 +23,7 @@ _REFUSALS = (
     TypeError,
     ValueError,
 )
+_LONGEST_REASON = 300  # of an unknown model type transformers lists all that it knows
 _Config = TypeVar("_Config", bound=PreTrainedConfig)
 
 
@@ -37,6 +38,7 @@ def as_config_error(where: str) -> Iterator[None]:
     except _REFUSALS as error:
         missing = isinstance(error, KeyError)
         reason = f"{error} is missing or unknown" if missing else " ".join(str(error).split()) or type(error).__name__
+        reason = reason if len(reason) <= _LONGEST_REASON else f"{reason[:_LONGEST_REASON]}…"
         raise ConfigError(f"{where}: its values can't be used ({reason}).") from error
 
 

@@ -121,6 +121,44 @@ def test_wrong_bytes_of_the_right_size_in_the_cache_are_found(
     assert "its git hash is " in out
 
 
+def test_a_damaged_file_of_the_cache_comes_anew_once_it_is_deleted_as_the_note_says(
+    config: Path, hub: Hub, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = "model-00001-of-00002.safetensors"
+    hub.sent[f"someone/llama/{name}"] = bytes(len(LLM[name]))
+    _, out, _ = run(["fetch", str(config)], capsys)
+    file = Path(next(line for line in out.splitlines() if "the hub says" in line).split()[1].rstrip(":"))
+    assert file.name == name
+    file.unlink()
+    hub.sent.clear()
+    _, out, _ = run(["fetch", str(config)], capsys)
+    assert "To fetch: 0.0 MiB" not in out
+    assert "the hub says" not in out
+    assert file.read_bytes() == LLM[name]
+
+
+def test_content_of_the_cache_without_its_link_is_not_here(
+    config: Path, hub: Hub, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(["fetch", str(config)], capsys)
+    name = "model-00002-of-00002.safetensors"
+    file = next(path for path in config.parent.rglob(name))
+    file.unlink()  # as a kill leaves it between the last byte and the client's links
+    hub.requests.clear()
+    run(["fetch", str(config)], capsys)
+    assert file.read_bytes() == LLM[name]
+    assert hub.downloads(f"someone/llama/{name}") == []
+
+
+def test_other_bytes_than_the_source_publishes_are_called_damaged(
+    config: Path, hub: Hub, capsys: pytest.CaptureFixture[str]
+) -> None:
+    newer = STAGE[1:] + b"!"  # than the table knows
+    hub.files[SPACE], hub.sent[SPACE] = newer, bytes(len(newer))
+    _, out, _ = run(["fetch", str(config)], capsys)
+    assert f"{sha256(newer)} is what its source publishes, so it is damaged" in out
+
+
 def test_the_next_address_is_asked_where_one_fails(config: Path, hub: Hub, checkpoints_dir: Path) -> None:
     del hub.files["eva.pth"]
     hub.files["someone/mirror/eva.pth"] = EVA

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections import namedtuple
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from huggingface_hub.utils import close_session
 
 from models.fetching import plan as plans
 from models.fetching import table
-from models.fetching.table import ReleasedFile
+from models.fetching.table import ReleasedFile, WebFile
 from tests.models.fetching.local_hub import Hub, sha256, use_hub
 from tests.models.fetching.three_files import EVA, run
 from tests.small_disk import small_disk
@@ -157,3 +158,17 @@ def test_a_file_that_only_a_browser_gets_is_named(config: Path, capsys: pytest.C
     status, _, error = run(["fetch", str(config)], capsys)
     assert status == 2
     assert "Get https://drive.example/1 with a browser, and put it at " in error
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_refusal_of_another_server_is_no_licence_to_accept(
+    status: int, config: Path, hub: Hub, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = f"{hub.cdn}/web/eva.pth"  # by another name than the hub's
+    first, *others = table.FILES
+    monkeypatch.setattr(table, "FILES", (replace(first, addresses=(WebFile(other),)), *others))
+    hub.statuses["eva.pth"] = [status]
+    code, _, error = run(["fetch", str(config)], capsys)
+    assert code == 2
+    assert f"eva.pth: {other} refuses to send it ({status})" in error
+    assert "licence" not in error
