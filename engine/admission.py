@@ -8,7 +8,7 @@ from engine.asker import ASKER, NOBODY, Asker, Rounds
 from models.errors import Busy
 
 
-class Entry(threading.Event):
+class QueueEntry(threading.Event):
     """A request's place or its wait for one; set once it is admitted."""
 
     def __init__(self, asker: Asker) -> None:
@@ -30,13 +30,13 @@ class Admission:
         self._most = places - 1 if places >= 4 else places  # of one address
         self._max_waiting = max_waiting
         self._active = Rounds()
-        self._arrived: list[Entry] = []  # who waits, by arrival
-        self._queue: list[Entry] = []  # the same, in the order in which they will be admitted
+        self._arrived: list[QueueEntry] = []  # who waits, by arrival
+        self._queue: list[QueueEntry] = []  # the same, in the order in which they will be admitted
         self._lock = threading.Lock()
 
-    def join(self) -> Entry:
+    def join(self) -> QueueEntry:
         """A new request's entry, which is set once the request is admitted. Raises Busy if the queue is full."""
-        entry = Entry(ASKER.get())
+        entry = QueueEntry(ASKER.get())
         with self._lock:
             self._arrived.append(entry)
             self._admit()
@@ -49,7 +49,7 @@ class Admission:
                     raise _full(entry)
         return entry
 
-    def number(self, entry: Entry) -> int:
+    def number(self, entry: QueueEntry) -> int:
         """Its number in the queue, from 1; 0 once it is admitted or has left. Raises Busy if it was turned away."""
         with self._lock:
             if entry in self._queue:
@@ -58,7 +58,7 @@ class Admission:
             raise _full(entry)
         return 0
 
-    def leave(self, entry: Entry) -> None:
+    def leave(self, entry: QueueEntry) -> None:
         """Leave the queue, or free a place, which goes to the first in the queue. To be called once for each `join`."""
         with self._lock:
             if entry.is_set():
@@ -95,5 +95,5 @@ class Admission:
             return len(self._arrived)
 
 
-def _full(entry: Entry) -> Busy:
+def _full(entry: QueueEntry) -> Busy:
     return Busy(f"{entry.waited_with} questions are waiting already; try again in a moment.")

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from engine.admission import Admission, Entry
+from engine.admission import Admission, QueueEntry
 from engine.answer_text import AnswerText
 from engine.batching.generation_loop import GenerationLoop, LoopStopped, Ticket
 from engine.context import Prompt
@@ -64,7 +64,7 @@ class AnswerStream:
         self._watch = Stopwatch()
         self._text = AnswerText(model.tokenizer.decode, model.prompt_format)
         self._submission: Submission | None = None
-        self._entry: Entry | None = None  # of admission, while this is in the queue or admitted
+        self._entry: QueueEntry | None = None  # of admission, while this is in the queue or admitted
         self._number = -1  # in the queue, as the last answer said
         self._closed = threading.Event()
         self._lock = threading.Lock()

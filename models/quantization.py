@@ -11,7 +11,7 @@ from torch import nn
 from transformers import BitsAndBytesConfig, PreTrainedModel
 
 from models.errors import ConfigError
-from models.tensors import four_bits
+from models.tensors import eight_bits, four_bits
 from models.tensors.weights import Part
 
 HUB_KERNELS = "MINIVLM_HUB_KERNELS"  # environment variable that lets bitsandbytes fetch native code, if it is 1
@@ -49,6 +49,7 @@ def quantization_config(quantization: str, dtype: torch.dtype) -> BitsAndBytesCo
     """What transformers' loading is given for `8bit` or `4bit`; products are computed in `dtype`."""
     load_bitsandbytes()
     four_bits.install()
+    eight_bits.install()
     # bitsandbytes warns at every single product that it casts its input; once is said in the documentation.
     logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
     if quantization == "8bit":

@@ -22,6 +22,7 @@ from app.api.openai.routes import Service, start_stream
 from app.api.openai.schema import Request as Fields
 from app.api.openai.schema import SamplingFields, read_request, sampling_of
 from app.api.openai.served import ServedModel, find_model
+from app.chat.questions import NeedsImage
 from models.errors import RequestError
 from models.model_info import ModelInfo
 
@@ -173,7 +174,8 @@ async def _ask(
             lambda: converse(served.model, [Said(texts=[question], uris=uris)], task, service.budget)
         )
     except ApiError as error:
-        error.param = param if error.param == "messages" else error.param
+        if error.param == "messages":
+            error.param = "image_url" if isinstance(error.__cause__, NeedsImage) else param
         raise
     except RequestError as error:
         raise ApiError(400, str(error), code="invalid_question", param=param) from error

@@ -19,7 +19,7 @@ from app.limits.gradio_app import GradioApp
 from app.limits.policy import Limits
 from app.limits.refusal import AuditLog, Refused
 from app.limits.request import Request
-from app.limits.request_checks import Admission
+from app.limits.request_checks import RequestChecks
 from app.limits.response_headers import security_headers, with_headers
 from app.limits.routes import ANSWERS, LINKED, WORK, Kind, route_of
 from app.limits.uploads import FULL, UploadFolder
@@ -58,7 +58,7 @@ class LimitsLayer:
         self.num_answering = 0  # requests that carry answers
         self.visits = Visits(limits, gradio)
         self.uploads = UploadFolder(Path(gradio.upload_folder), limits)
-        self._admission = Admission(gradio, limits, self.visits, self.uploads, secure_cookie=front.is_framed_elsewhere)
+        self._checks = RequestChecks(gradio, limits, self.visits, self.uploads, secure_cookie=front.is_framed_elsewhere)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve or refuse one request."""
@@ -76,14 +76,14 @@ class LimitsLayer:
         answer = _Answer(send)
         kind: Kind | None = None
         try:
-            await self._admission.count(client)
+            await self._checks.count(client)
             front.origins.check(scope, changes_something=False)
             request.route = route_of(scope["method"], scope["path"])
             kind = request.route.kind
             front.origins.check(scope, changes_something=kind not in LINKED)
             if self.refuses and kind in WORK:
                 raise Refused(503, self.refuses, retry_after=30)
-            async with self._admission.admitted(request), self._answering(kind):
+            async with self._checks.admitted(request), self._answering(kind):
                 headers = security_headers(kind, is_shared=front.is_shared, ancestors=front.ancestors)
                 headers += request.headers
                 request.send = with_headers(answer.send, headers, foreign=kind is not Kind.API)
@@ -113,7 +113,7 @@ class LimitsLayer:
         *,
         is_audited: bool = False,
     ) -> None:
-        self._admission.count_refused(request.client)
+        self._checks.count_refused(request.client)
         if not is_audited:
             self.audit.write(request.client, request.scope["method"], request.scope["path"], refused)
         if answer.has_begun:
@@ -161,7 +161,7 @@ class LimitsLayer:
         while True:
             await asyncio.sleep(TIDY_SECONDS)
             try:
-                self._admission.tidy()
+                self._checks.tidy()
                 await asyncio.to_thread(self.uploads.tidy)
             except Exception:  # whatever it was, the next look may succeed
                 logger.exception("Tidying up failed")

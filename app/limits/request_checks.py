@@ -28,7 +28,7 @@ PAUSE = 1.0  # seconds that an answer of 429 takes: who does not heed it gets no
 BUSY = "Too many requests from this address. Wait a moment."
 
 
-class Admission:
+class RequestChecks:
     """The budgets of all clients, and the checks of every kind of request."""
 
     def __init__(

@@ -8,6 +8,10 @@ from typing import Any
 from models.errors import Busy, ContextOverflow, MiniVLMError, RequestError, ServerFailed, ServerLoading
 
 MAX_CHARACTERS = 300  # of what a server says
+TOO_LONG = "context_length_exceeded"  # the code of OpenAI's API
+SAYS_NO_PICTURES = "image input is not supported"  # llama.cpp, as a failure of its own, which clients would try again
+# How servers say it that have no such code: llama.cpp, vLLM, SGLang.
+SAYS_TOO_LONG = ("available context size", "maximum context length", "model's context length")
 
 
 def http_error(
@@ -33,9 +37,9 @@ def http_error(
     if 300 <= status < 400:
         to = f" to {location[:200]}" if location else ""
         return ServerFailed(f"{where} sends elsewhere{to} ({status}): give the address that answers itself.")
-    if code == "context_length_exceeded":
+    if code == TOO_LONG:
         return ContextOverflow(f"{where} can't read a conversation of this length; begin a new chat{reason}")
-    if status < 500:
+    if status < 500 or SAYS_NO_PICTURES in said:
         return RequestError(f"{where} refused the question ({status}){reason}")
     return ServerFailed(f"{where} failed ({status}){reason}")
 
@@ -44,7 +48,7 @@ def event_error(value: Any, *, where: str, key: str | None) -> MiniVLMError:
     """The error that came as an event of a stream."""
     said, code = _said(value)
     said = without_key(said, key) or "no reason was given"
-    kind = ContextOverflow if code == "context_length_exceeded" else ServerFailed
+    kind = ContextOverflow if code == TOO_LONG else ServerFailed
     return kind(f"{where} stopped with an error: {said}")
 
 
@@ -59,13 +63,18 @@ def said_by(body: bytes) -> tuple[str, str]:
 
 
 def _said(value: Any) -> tuple[str, str]:
+    said, code = _message(value)
+    return said, TOO_LONG if any(words in said for words in SAYS_TOO_LONG) else code
+
+
+def _message(value: Any) -> tuple[str, str]:
     """In the forms of OpenAI, vLLM, Ollama and FastAPI."""
     code = ""
     for name in ("error", "detail", "message"):
         inner = value.get(name) if isinstance(value, dict) else None
         if inner:
             code = str(value.get("code") or code)
-            return _said(inner) if isinstance(inner, dict) else (one_line(str(inner)), code)
+            return _message(inner) if isinstance(inner, dict) else (one_line(str(inner)), code)
     return one_line(value) if isinstance(value, str) else "", code
 
 

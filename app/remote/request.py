@@ -20,6 +20,7 @@ from models.sampling_settings import settings_of
 LOSSLESS_PIXELS = 1024 * 1024  # larger pictures are sent as JPEG, at a quality at which nobody sees the difference
 JPEG_QUALITY = 95
 UriOf = Callable[[Image.Image], str]
+LLAMA_CPP_NAMES = {"repetition_penalty": "repeat_penalty"}  # it ignores names that it does not know
 OPENAI_NAMES = {"temperature": "temperature", "top_p": "top_p", "max_new_tokens": "max_tokens", "seed": "seed"}
 
 
@@ -41,11 +42,12 @@ def request_body(served: ServedElsewhere, turns: Sequence[Turn], sampling: Sampl
         "stream": True,
         "stream_options": {"include_usage": True},
     }
+    names = {**OPENAI_NAMES, **LLAMA_CPP_NAMES} if served.is_llama_cpp else OPENAI_NAMES
     for setting in settings_of(sampling):
         value = getattr(sampling, setting.name)
         # What OpenAI's API lacks not every server knows: it is not sent when it asks for nothing.
         if served.is_ours or setting.name in OPENAI_NAMES or value != setting.neutral:
-            body[OPENAI_NAMES.get(setting.name, setting.name)] = value
+            body[names.get(setting.name, setting.name)] = value
     task = task_of(turns[-1].text, served.info.tasks)
     if served.is_ours and task is not None:
         body["task"] = task.identifier.strip("[]")

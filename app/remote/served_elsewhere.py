@@ -26,6 +26,7 @@ from models.sampling_settings import check
 from models.tasks import CHAT, Task
 
 OWN = "minivlm-chat"  # what `owned_by` says in this program's list
+LLAMA_CPP = "llamacpp"  # and in that of llama.cpp's server
 START_SECONDS = 10.0  # for the list to come
 LOADING_SECONDS = 5.0  # between two questions whether a server has loaded its model
 MAX_LIST = 4 * 2**20  # bytes
@@ -36,13 +37,14 @@ MAX_NAMED = 10  # models that an error names
 
 @dataclass(frozen=True, kw_only=True)
 class ServedElsewhere:
-    """A model of another server. `is_ours`: the server is this program, too."""
+    """A model of another server. `is_ours`: the server is this program, too; `is_llama_cpp`: it is llama.cpp's."""
 
     config: RemoteConfig
     model: str
     info: ModelInfo
     boxes: BoxFormat
     is_ours: bool = False
+    is_llama_cpp: bool = False
 
     @property
     def where(self) -> str:
@@ -122,7 +124,7 @@ def served_from(config: RemoteConfig, listed: list[dict[str, Any]]) -> ServedEls
     tasks: tuple[Task, ...] = config.tasks or (_own_tasks(entry, config) if is_ours else boxes.tasks)
     sampling = config.sampling or (_own_sampling(entry) if is_ours else DEFAULT_SAMPLING)
     info = ModelInfo(
-        name=config.name or str(entry.get("name") or model)[:200],
+        name=config.name or str(entry.get("name") or _without_folder(model))[:200],
         family=str(entry.get("family") or FAMILY)[:100],
         tasks=tasks,
         sampling=sampling,
@@ -130,11 +132,26 @@ def served_from(config: RemoteConfig, listed: list[dict[str, Any]]) -> ServedEls
         max_images_per_turn=config.max_images or _number(entry, "max_images") or MAX_IMAGES,
         one_image_per_chat=is_ours and entry.get("one_image_per_chat") is True,
         answers_without_image=not is_ours or entry.get("answers_without_image") is not False,
-        context_tokens=config.context_tokens or _number(entry, "max_model_len") or CONTEXT_TOKENS,
+        context_tokens=config.context_tokens or _context_said(entry) or CONTEXT_TOKENS,
         device=config.host,
         dtype="",
     )
-    return ServedElsewhere(config=config, model=model, info=info, boxes=boxes, is_ours=is_ours)
+    is_llama_cpp = entry.get("owned_by") == LLAMA_CPP
+    return ServedElsewhere(
+        config=config, model=model, info=info, boxes=boxes, is_ours=is_ours, is_llama_cpp=is_llama_cpp
+    )
+
+
+def _without_folder(model: str) -> str:
+    """For people: of a file's path, which llama.cpp has for a name, the file."""
+    is_path = model.startswith("/") or model.lower().endswith(".gguf")
+    return model.replace("\\", "/").rstrip("/").rpartition("/")[2] or model if is_path else model
+
+
+def _context_said(entry: dict[str, Any]) -> int | None:
+    """In the forms of vLLM, SGLang and this program, and of llama.cpp."""
+    meta = entry.get("meta")
+    return _number(entry, "max_model_len") or (_number(meta, "n_ctx") if isinstance(meta, dict) else None)
 
 
 def _chosen(config: RemoteConfig, listed: list[dict[str, Any]]) -> dict[str, Any]:

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-LEVELS = 127  # of a number above zero
-LEAST = 1e-30  # a token of zeros is divided by this
+from models.tensors.eight_bits import LEAST, LEVELS, round_rows
+
 _PEAK = 8.0  # times the root of the mean square, above which a token's largest number stands far above the others
 _MIDDLE = 128  # what stands for zero in the unsigned numbers that oneDNN multiplies by signed ones
 _FEW = 4  # tokens for which weights are better read once by a product of mixed formats than written as fp32
@@ -56,16 +56,16 @@ class EightBitLinear(nn.Module):
 
 def largest_of(rows: Tensor) -> Tensor:
     """The largest absolute value of each row [T, K], and never zero: [T, 1]; NaN where one is in the row."""
-    return rows.abs().amax(-1, keepdim=True).clamp_(min=LEAST)
+    largest = torch.maximum(rows.amax(-1, keepdim=True), rows.amin(-1, keepdim=True).neg_())  # no copy of all rows
+    return largest.clamp_(min=LEAST)
 
 
 def quantize_rows(pieces: Iterable[Tensor], shape: torch.Size) -> tuple[Tensor, Tensor]:
     """Weights [N, K], given as pieces of whole rows one after the other -> `EightBitLinear`'s integers and scales."""
     integers, largest, done = torch.empty(shape, dtype=torch.int8), torch.empty(shape[0]), 0
     for piece in pieces:
-        rows, here = piece.float(), slice(done, done + len(piece))
-        torch.amax(rows.abs(), dim=1, out=largest[here])
-        integers[here] = (rows * (LEVELS / largest[here, None].clamp(min=LEAST))).round_()
+        here = slice(done, done + len(piece))
+        round_rows(piece, integers[here], largest[here])
         done += len(piece)
     return integers, largest / LEVELS
 

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.quantized.eight_bits import LEVELS, has_exact_integers, largest_of
+from models.quantized.eight_bits import has_exact_integers, largest_of
+from models.tensors.eight_bits import LEVELS
 
 BLOCK = 64  # weights that share one scale
 _ROWS = 32  # of weights that bitsandbytes' product takes together

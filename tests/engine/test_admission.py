@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from engine.admission import Admission, Entry
+from engine.admission import Admission, QueueEntry
 from engine.asker import ASKER, Asker
 from models.errors import Busy
 
@@ -25,7 +25,7 @@ def test_places_go_to_who_waited_longest() -> None:
     assert (admission.num_active, admission.num_waiting) == (0, 0)
 
 
-def join(admission: Admission, client: str, visit: str = "") -> Entry:
+def join(admission: Admission, client: str, visit: str = "") -> QueueEntry:
     token = ASKER.set(Asker(client, visit))
     try:
         return admission.join()

@@ -71,9 +71,12 @@ class Completion:
         """The chunk after the last, for who asked for it."""
         return {**self._head("chat.completion.chunk"), "choices": [], "usage": self.usage()}
 
-    def usage(self) -> dict[str, Any]:
-        """Tokens read and written; `cached_tokens` were found in memory."""
+    def usage(self) -> dict[str, Any] | None:
+        """Tokens read and written; `cached_tokens` were found in memory. None where nobody has counted: a server
+        elsewhere tells at its end, which a stop text does not wait for."""
         read, written = self._answer.num_prompt_tokens, self._answer.num_new_tokens
+        if not read:
+            return None
         return {
             "prompt_tokens": read,
             "completion_tokens": written,

@@ -38,7 +38,7 @@ class ServedModel:
             "task_buttons": [asdict(task) for task in info.tasks],
             "sampling": asdict(info.sampling),
             "one_image_per_chat": info.one_image_per_chat,
-            "answers_without_image": info.answers_without_image,
+            "answers_without_image": info.answers_without_image and not info.one_image_per_chat,
             "device": info.device,
             "dtype": info.dtype,
             "quantization": info.quantization,

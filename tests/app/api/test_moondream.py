@@ -99,7 +99,7 @@ def test_detect_and_point(api: Api, scripted: ScriptedModel) -> None:
         ("query", {"question": "x", "image_url": "https://a.b/c.png"}, "image_url", "data URIs"),
         ("query", {"question": "x", "image_url": "data:image/png;base64,AAAA"}, "image_url", "not an image"),
         ("caption", {"length": "huge", "image_url": data_uri(scene())}, "length", "'short', 'normal' or 'long'"),
-        ("caption", {}, "question", "add one first"),
+        ("caption", {}, "image_url", "add one first"),
         ("detect", {"object": "dog"}, "image_url", "missing"),
         ("detect", {"object": "", "image_url": data_uri(scene())}, "object", r"after \[detection\]"),
         ("point", {"object": "x", "spatial_refs": [[1, 2]]}, "spatial_refs", "not supported"),

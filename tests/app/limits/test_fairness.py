@@ -45,12 +45,12 @@ def test_a_page_that_never_said_it_is_there_is_left_all_the_same(
     left: list[PageState] = []
     monkeypatch.setattr(Handlers, "leave", lambda self, page: left.append(page))
     url = serve_limited(Limits(session_seconds=0.0))
-    admission = serve_limited.limited.layer._admission  # type: ignore[attr-defined]
+    checks = serve_limited.limited.layer._checks  # type: ignore[attr-defined]
     with a_bystander(url):
         silent = Visitor(url)
         assert "A red circle." in silent.ask("hello")
         assert left == []
-        assert eventually(lambda: admission.tidy() or bool(left))
+        assert eventually(lambda: checks.tidy() or bool(left))
         assert [len(page.session.exchanges) for page in left] == [1]
 
 

@@ -133,7 +133,7 @@ def test_heartbeats_are_counted(serve_limited: ServeLimited) -> None:
         assert sorted(statuses) == [200] * 5 + [429] * 3
         for stream in opened:
             stream.__exit__(None, None, None)
-        assert eventually(lambda: layer._admission._streams.of("127.0.0.1") == 0)
+        assert eventually(lambda: layer._checks._streams.of("127.0.0.1") == 0)
         strange = httpx.get(f"{url}gradio_api/queue/data", params={"session_hash": "nobodys"})
         assert strange.status_code == 404
 
@@ -148,7 +148,7 @@ def test_uploads_are_counted_and_go_with_their_visit(serve_limited: ServeLimited
         assert attacker.upload(b"y" * 60_000).status_code == 429
         assert [file.name for file in layer.uploads.folder.rglob("a.png")] == ["a.png"] * 2
         time.sleep(0.01)
-        layer._admission.tidy()
+        layer._checks.tidy()
         assert [file.read_bytes() for file in layer.uploads.folder.rglob("a.png")] == [PICTURE.read_bytes()]
 
 

@@ -67,6 +67,35 @@ ERRORS: list[tuple[str, Reply, type[MiniVLMError], str]] = [
         ContextOverflow,
         "begin a new chat: long",
     ),
+    (
+        "too long for llama.cpp",
+        refuse(
+            400,
+            {
+                "error": {
+                    "code": 400,
+                    "message": "request (12019 tokens) exceeds the available context size (512 tokens)",
+                    "type": "exceed_context_size_error",
+                }
+            },
+        ),
+        ContextOverflow,
+        "begin a new chat: request (12019 tokens)",
+    ),
+    (
+        "too long for vLLM",
+        refuse(400, {"object": "error", "message": "This model's maximum context length is 4096 tokens.", "code": 400}),
+        ContextOverflow,
+        "begin a new chat: This model's maximum",
+    ),
+    (
+        "no pictures at llama.cpp",
+        refuse(
+            500, {"error": {"code": 500, "message": "image input is not supported - hint: …", "type": "server_error"}}
+        ),
+        RequestError,
+        "refused the question (500): image input is not supported",
+    ),
     ("elsewhere", refuse(301, "", location="http://other/"), ServerFailed, "sends elsewhere to http://other/"),
     ("a page", raw(b"<html>hello", "text/html"), ServerFailed, "answered with text/html"),
     ("no JSON", raw(b"data: {nonsense\n\n"), ServerFailed, "no chat completion: '{nonsense'"),

@@ -92,6 +92,15 @@ def test_the_only_model_is_taken(far: FarServer) -> None:
     assert "questions and pictures are sent" in served.info.description
 
 
+def test_what_llama_cpp_says_of_its_file(far: FarServer) -> None:
+    path = "/models/tiny-Q4_K_M.gguf"
+    far.models = {"data": [{"id": path, "owned_by": "llamacpp", "meta": {"n_ctx": 512, "n_ctx_train": 131072}}]}
+    served = find_served(config(far.url))
+    assert (served.model, served.info.name, served.info.context_tokens) == (path, "tiny-Q4_K_M.gguf", 512)
+    far.models = {"data": [{"id": path, "owned_by": "llamacpp", "meta": None}]}
+    assert find_served(config(far.url)).info.context_tokens == 32_768, "what nobody says"
+
+
 def test_of_several_one_must_be_named(far: FarServer) -> None:
     far.models = {"data": [{"id": "a"}, {"id": "b"}]}
     with pytest.raises(RequestError, match="choose one with --server-model: a, b"):

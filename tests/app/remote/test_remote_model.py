@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import threading
+from dataclasses import replace
 
 import pytest
 from PIL import Image
@@ -50,6 +51,16 @@ def test_a_question_and_its_answer(far: FarServer, connect: Connect) -> None:
     sent_picture = Image.open(io.BytesIO(base64.b64decode(shown["image_url"]["url"].partition(",")[2])))
     assert sent_picture.convert("RGB").tobytes() == scene().tobytes()
     assert eventually(lambda: model.stats().answered == 1)  # counted by the thread of the connections
+
+
+@pytest.mark.parametrize(("owner", "name"), [("llamacpp", "repeat_penalty"), ("vllm", "repetition_penalty")])
+def test_a_repetition_penalty_has_the_name_that_the_server_knows(
+    far: FarServer, connect: Connect, owner: str, name: str
+) -> None:
+    far.models = {"data": [{"id": "m", "owned_by": owner}]}
+    ask(connect(far.url), sampling=replace(SAMPLING, repetition_penalty=1.25))
+    (body,) = far.bodies
+    assert {key: value for key, value in body.items() if "penalty" in key} == {name: 1.25}
 
 
 def test_a_conversation_keeps_its_session(far: FarServer, connect: Connect) -> None:

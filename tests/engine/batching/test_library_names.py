@@ -84,6 +84,8 @@ NAMES = {
     "tensor class": ("_make_wrapper_subclass",),
     "storage": ("_cdata",),
     "bitsandbytes on Apple GPUs": ("_kernel_load_failed",),
+    "torch": ("_C", "_int_mm"),
+    "torch.ops.aten": ("_weight_int8pack_mm",),
     "torch.ops.mkldnn": ("_is_mkldnn_bf16_supported", "_linear_pointwise", "_reorder_linear_weight"),
 }  # fmt: skip
 
@@ -149,6 +151,8 @@ def owners() -> dict[str, Any]:
         "tensor class": torch.Tensor,
         "storage": torch.zeros(1).untyped_storage(),
         "bitsandbytes on Apple GPUs": import_module("bitsandbytes.backends.mps.ops"),
+        "torch": torch,
+        "torch.ops.aten": torch.ops.aten,
         "torch.ops.mkldnn": torch.ops.mkldnn,
     }
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import threading
+from contextlib import nullcontext
+from dataclasses import replace
+from typing import Any
 
 import httpx
 import openai
@@ -209,6 +212,19 @@ def test_pictures_may_be_bare_texts_in_any_wrapping(client: openai.OpenAI, scrip
     message = {"role": "user", "content": [{"type": "image_url", "image_url": uri}]}
     client.chat.completions.create(**request(message), extra_body={"task": "caption"})
     assert scripted.seen[-1][-1].images[0].size == (200, 100)
+
+
+@pytest.mark.parametrize(("facts", "answers"), [({}, True), ({"one_image_per_chat": True}, False)])
+def test_the_list_says_whether_a_question_needs_a_picture(
+    client: openai.OpenAI, scripted: ScriptedModel, facts: dict[str, Any], answers: bool
+) -> None:
+    scripted.info = replace(scripted.info, answers_without_image=True, **facts)
+    assert client.models.retrieve(NAME).to_dict()["answers_without_image"] is answers
+    refusal = (
+        nullcontext() if answers else pytest.raises(openai.BadRequestError, match="trained to talk about an image")
+    )
+    with refusal:
+        client.chat.completions.create(**request(said("Hello")))
 
 
 def test_models(client: openai.OpenAI) -> None:

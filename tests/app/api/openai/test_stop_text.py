@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -45,3 +46,13 @@ def test_a_stream_says_what_the_whole_answer_says(text: str, stops: list[str], e
             break
     assert sent == completion.text == before_stop(text, stops)[0]
     assert completion.finish_reason == ("stop" if any(stop in text for stop in stops) else "length")
+
+
+@pytest.mark.parametrize(("read", "usage"), [(5, (5, 3)), (0, None)])
+def test_what_nobody_has_counted_is_no_zero(read: int, usage: tuple[int, int] | None) -> None:
+    """A server elsewhere counts at the end of its answer, which is not waited for at a stop text."""
+    completion = Completion("m", Conversation(turns=()), stops=("blue",))
+    completion.update(Answer(text="A red and a blue", num_prompt_tokens=read, num_new_tokens=3 if read else 0))
+    said = completion.as_json()["usage"]
+    assert completion.usage_chunk()["usage"] == said
+    assert (said and (said["prompt_tokens"], said["completion_tokens"])) == usage
