@@ -60,7 +60,13 @@ def drop(pattern: str) -> Callable[[dict[str, torch.Tensor]], object]:
     return lambda tensors: [tensors.pop(name) for name in list(tensors) if pattern in name]
 
 
+def with_end(token: str) -> Callable[[Path], object]:
+    old, new = '"eos_token_id": 2', f'"eos_token_id": {token}'
+    return lambda d: (file := d / LLM / "config.json").write_text(file.read_text().replace(old, new))
+
+
 CHECKPOINT, EVA, LLM = "weights/minigptv2_checkpoint.pth", "weights/eva_vit_g.pth", "weights/llama2-chat"
+NO_END = "llama2-chat: config.json has no eos_token_id"
 SHARD = f"{LLM}/model-00001-of-00002.safetensors"
 
 FAULTS: dict[str, tuple[Callable[[Path], object], type[MiniVLMError], str]] = {
@@ -105,20 +111,8 @@ FAULTS: dict[str, tuple[Callable[[Path], object], type[MiniVLMError], str]] = {
         CheckpointCorrupt,
         r"is sparse, quantized or without values, .*download it again",
     ),
-    "no end of text": (
-        lambda d: (d / LLM / "config.json").write_text(
-            (d / LLM / "config.json").read_text().replace('"eos_token_id": 2', '"eos_token_id": null')
-        ),
-        ConfigError,
-        "llama2-chat: config.json has no eos_token_id, so no answer would end; download it again",
-    ),
-    "an end of text that is no token": (
-        lambda d: (d / LLM / "config.json").write_text(
-            (d / LLM / "config.json").read_text().replace('"eos_token_id": 2', '"eos_token_id": 999999')
-        ),
-        ConfigError,
-        "has no eos_token_id, so no answer would end",
-    ),
+    "no end of text": (with_end("null"), ConfigError, f"{NO_END}, so no answer would end; download it again"),
+    "an end of text that is no token": (with_end("999999"), ConfigError, NO_END),
     "no LoRA": (lambda d: edit(d / CHECKPOINT, drop("lora")), CheckpointMismatch, "no LoRA tensors"),
     "half of a LoRA": (
         lambda d: edit(d / CHECKPOINT, drop("0.self_attn.q_proj.lora_A")),
