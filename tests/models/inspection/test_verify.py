@@ -12,31 +12,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from models.__main__ import main
-from models.fetching import checkpoints
 from models.loader import load_model
 from models.tensors.weights import read_tensors
+from tests.models.inspection.verifying import STAGE4, TINY, verify
 from tests.paths import ROOT
 
-TINY = ROOT / "checkpoints"
-STAGE4 = "TinyGPT-V_for_Stage4.pth"
 Edit = Callable[[Path], object]
-
-
-@pytest.fixture
-def tinygpt_v(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of the bundled TinyGPT-V and its YAML; the bundled one itself is not found."""
-    monkeypatch.setattr(checkpoints, "CHECKPOINTS_DIR", tmp_path / "checkpoints")
-    shutil.copytree(TINY / "tiny_tinygpt_v", tmp_path / "tiny_tinygpt_v")
-    return Path(shutil.copy(ROOT / "eval_configs" / "tiny_tinygpt_v.yaml", tmp_path))
-
-
-def verify(path: Path, capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
-    """Status, what was reported, and the error's line."""
-    status = main(["verify", str(path)])
-    output = capsys.readouterr()
-    assert output.err.count("\n") <= 1, output.err
-    return status, output.out, output.err
 
 
 def rewrite(path: Path, change: Callable[[dict[str, Tensor]], object]) -> None:
@@ -256,52 +237,3 @@ def test_the_size_of_a_missing_file_is_given(tmp_path: Path, capsys: pytest.Capt
 
 def test_nothing_at_all_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "not found; give a YAML, a file or a folder." in verify(tmp_path / "nothing", capsys)[2]
-
-
-def verify_with(option: str, yaml: Path, capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
-    status = main(["verify", str(yaml), "--options", option])
-    output = capsys.readouterr()
-    return status, output.out, output.err
-
-
-def test_the_command_that_serves_has_the_options_that_were_verified(
-    tinygpt_v: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    other = shutil.copy(TINY / "tiny_tinygpt_v" / STAGE4, tmp_path / "an other.pth")
-    status, out, _ = verify_with(f"checkpoint={other}", tinygpt_v, capsys)
-    assert status == 0
-    assert f"--device cpu --options 'checkpoint={other}'" in out
-
-
-def test_it_is_said_what_sizes_cannot_tell(tinygpt_v: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    _, out, _ = verify_with("is_toy=false", tinygpt_v, capsys)
-    assert "only their sha256 says: other weights of the same sizes look alike" in out
-
-
-def test_a_path_from_the_current_folder_is_given_in_full(
-    tinygpt_v: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    here = tmp_path / "here" / "mine"
-    here.mkdir(parents=True)
-    shutil.copy(TINY / "tiny_tinygpt_v" / STAGE4, here / "x.pth")
-    monkeypatch.chdir(here.parent)
-    status, _, error = verify_with("checkpoint=mine/x.pth", tinygpt_v, capsys)
-    assert status == 2
-    assert f"did you mean {here / 'x.pth'}?" in error
-
-
-def test_a_language_model_of_an_unknown_kind_is_a_short_line(capsys: pytest.CaptureFixture[str]) -> None:
-    yaml = ROOT / "eval_configs" / "tiny_minigpt_v2.yaml"
-    status, _, error = verify_with(f"language_model={TINY / 'tiny_mini_gemini'}", yaml, capsys)
-    assert status == 2
-    assert "its values can't be used" in error
-    assert len(error) < 600
-
-
-def test_a_folder_of_weights_alone_is_not_complete(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = Path(shutil.copytree(TINY / "tiny_mini_gemini", tmp_path / "mgm"))
-    assert verify(folder, capsys)[0] == 0
-    (folder / "config.json").unlink()
-    status, _, error = verify(folder, capsys)
-    assert status == 2
-    assert f"{folder} has no config.json" in error

@@ -1,0 +1,54 @@
+"""What `verify` advises: a command, a path, what it can't know."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.models.inspection.verifying import STAGE4, TINY, verify
+from tests.paths import ROOT
+
+
+def test_the_command_that_serves_has_the_options_that_were_verified(
+    tinygpt_v: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = shutil.copy(TINY / "tiny_tinygpt_v" / STAGE4, tmp_path / "an other.pth")
+    status, out, _ = verify(tinygpt_v, capsys, f"checkpoint={other}")
+    assert status == 0
+    assert f"--device cpu --options 'checkpoint={other}'" in out
+
+
+def test_it_is_said_what_sizes_cannot_tell(tinygpt_v: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _, out, _ = verify(tinygpt_v, capsys, "is_toy=false")
+    assert "only their sha256 says: other weights of the same sizes look alike" in out
+
+
+def test_a_path_from_the_current_folder_is_given_in_full(
+    tinygpt_v: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = tmp_path / "here" / "mine"
+    here.mkdir(parents=True)
+    shutil.copy(TINY / "tiny_tinygpt_v" / STAGE4, here / "x.pth")
+    monkeypatch.chdir(here.parent)
+    status, _, error = verify(tinygpt_v, capsys, "checkpoint=mine/x.pth")
+    assert status == 2
+    assert f"did you mean {here / 'x.pth'}?" in error
+
+
+def test_a_language_model_of_an_unknown_kind_is_a_short_line(capsys: pytest.CaptureFixture[str]) -> None:
+    yaml = ROOT / "eval_configs" / "tiny_minigpt_v2.yaml"
+    status, _, error = verify(yaml, capsys, f"language_model={TINY / 'tiny_mini_gemini'}")
+    assert status == 2
+    assert "its values can't be used" in error
+    assert len(error) < 600
+
+
+def test_a_folder_of_weights_alone_is_not_complete(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = Path(shutil.copytree(TINY / "tiny_mini_gemini", tmp_path / "mgm"))
+    assert verify(folder, capsys)[0] == 0
+    (folder / "config.json").unlink()
+    status, _, error = verify(folder, capsys)
+    assert status == 2
+    assert f"{folder} has no config.json" in error
