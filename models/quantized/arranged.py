@@ -32,12 +32,16 @@ def arrange(module: nn.Module, head: Iterable[Tensor] | None = None) -> None:
     if isinstance(module, PreTrainedModel) and HEAD not in (module.all_tied_weights_keys or ()):
         output = module.get_output_embeddings()
         assert isinstance(output, nn.Linear)
-        weight = output.weight.detach()
-        rows = max(1, 2**18 // weight.shape[1])
-        integers, scales = quantize_rows(weight.split(rows) if head is None else head, weight.shape)
+        weight, shape = output.weight.detach(), output.weight.shape
+        if head is None:
+            head = weight.split(max(1, 2**18 // shape[1]))
+        else:  # what transformers has made of its stand-in is as large as the head itself
+            output.weight, weight = nn.Parameter(torch.empty(0)), torch.empty(0)
+            give_back_freed_memory()
+        integers, scales = quantize_rows(head, shape)
         module.set_output_embeddings(EightBitLinear(integers, scales, output.bias))
         release(weight)
-        del output, weight
+        del output, weight, head
     give_back_freed_memory()
 
 

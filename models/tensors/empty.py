@@ -12,8 +12,11 @@ from transformers import PreTrainedModel
 from transformers.initialization import no_init_weights
 from transformers.modeling_utils import local_torch_dtype
 
+from models.errors import ConfigError
 from models.tensors.module_config import as_config_error
 from models.tensors.weights import Part
+
+_MOST_MODULES = 1000
 
 
 def empty_module(part: Part, dtype: torch.dtype) -> nn.Module:
@@ -39,5 +42,8 @@ def _construction_errors(part: Part) -> AbstractContextManager[None]:
 
 def _construct(part: Part) -> nn.Module:
     if issubclass(part.module_class, PreTrainedModel):
+        for key in ("num_hidden_layers", "num_local_experts"):  # a module each, which takes time even without weights
+            if (count := getattr(part.config, key, 1)) > _MOST_MODULES:
+                raise ConfigError(f"{part.source}: {key} is {count}; no model has more than {_MOST_MODULES}.")
         return part.module_class(copy.deepcopy(part.config))  # the model writes its own choices into it
     return part.module_class(**part.config)

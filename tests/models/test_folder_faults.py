@@ -127,6 +127,7 @@ WRONG_VALUES: list[tuple[str, dict[str, object], type[MiniVLMError], str]] = [
     (PHI, {"tokenizer_model_max_length": -1}, ConfigError, "max_length is -1; it must be a positive whole number"),
     (PHI, {"mm_vision_select_layer": -99}, CheckpointMismatch, "3 layers, but mm_vision_select_layer is -99"),
     (PHI, {"mm_vision_select_layer": "x"}, ConfigError, r"config.json: its values can't be used"),
+    (PHI, {"num_hidden_layers": 10**9}, ConfigError, "num_hidden_layers is 1000000000; no model has more than 1000"),
     (PHI, {"num_attention_heads": 0}, ConfigError, "no language model can be made"),
     (PHI, {"num_hidden_layers": None}, ConfigError, r"config.json: its values can't be used"),
     (STABLELM, {"moe": 5}, ConfigError, r"config.json: its values can't be used"),

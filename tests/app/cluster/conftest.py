@@ -10,7 +10,7 @@ import pytest
 REASON = "Ray is not installed: pip install -r requirements-cluster.txt"
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="session")
 def with_ray() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Ray's own

@@ -19,13 +19,14 @@ from benchmarks.random_models import picture
 from tests.paths import ROOT
 from tests.waiting import eventually, free_port
 
+pytestmark = pytest.mark.usefixtures("with_ray")
 CONFIG = ROOT / "eval_configs" / "tiny_minigpt_v2.yaml"
 MODEL = CONFIG.stem
 QUESTIONS = ("[caption] describe this image", "[detection] circle", "[vqa] how many objects are there?")
 
 
 @pytest.fixture(scope="module")
-def url() -> Iterator[str]:
+def url(with_ray: None) -> Iterator[str]:
     from app.cluster.running import Cluster
 
     settings = {"configs": [CONFIG], "replicas": 2, "cpus": 0.1}

@@ -10,6 +10,7 @@ import pytest
 from models.conversation import Answer, Sampling, Turn
 from models.errors import Busy, ImageError, MiniVLMError, ServerFailed
 
+pytestmark = pytest.mark.usefixtures("with_ray")
 TURNS = [Turn("user", "What is it?")]
 DONE = Answer(text="A red circle.", finish_reason="stop")
 
@@ -50,14 +51,14 @@ class Handle:
 
 
 @pytest.fixture
-def ask() -> Callable[[Handle], Any]:
+def ask(with_ray: None) -> Callable[[Handle], Any]:
     from app.cluster.elsewhere import ReplicatedModel
 
     return lambda handle: ReplicatedModel(handle, None).stream(TURNS, Sampling())  # type: ignore[arg-type]
 
 
 @pytest.fixture
-def died() -> Exception:
+def died(with_ray: None) -> Exception:
     from ray.exceptions import ActorDiedError
 
     return ActorDiedError()
