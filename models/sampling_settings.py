@@ -3,7 +3,8 @@
 Every field of `Sampling` (models/conversation.py) is such a setting. The page's sidebar, `/chat`, `/v1`, the request to
 another server, the Details of an answer and the check of the range read the descriptions; YAML keys and `--options` are
 the fields' names. What a new setting needs besides its field is the code that heeds it: engine/sampling.py,
-engine/batching/request_sampler.py, and engine/generate.py for beams and prompt lookup.
+engine/batching/request_sampler.py, and engine/generate.py for beams and prompt lookup. It goes after the last field:
+clients of `/chat` send values by their places, and those of older fields stay.
 """
 
 from __future__ import annotations

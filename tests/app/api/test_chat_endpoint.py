@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 
 import httpx
@@ -24,6 +24,7 @@ from tests.app.extras.scripted import EXTENDED_INFO, OTHER, READS, ScriptedGener
 from tests.app.helpers import Serve, Server
 from tests.fakes import INFO, ScriptedModel
 
+MANY = len(fields(Sampling)) + 1  # settings, and one more
 PAIR = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
 
 
@@ -102,16 +103,7 @@ def test_values_that_are_left_out_are_the_familys_but_for_the_seed() -> None:
     page = build_demo(ScriptedModel(info=replace(INFO, sampling=sampling)))
     parameters = page.get_api_info()["named_endpoints"]["/chat"]["parameters"]
     defaults = {one["parameter_name"]: one["parameter_default"] for one in parameters if one["parameter_has_default"]}
-    assert defaults == {
-        "image": None,
-        "text": "",
-        "history": [],
-        "temperature": 0.25,
-        "top_p": 0.5,
-        "max_new_tokens": 77,
-        "repetition_penalty": 1.2,
-        "seed": None,
-    }
+    assert defaults == {"image": None, "text": "", "history": [], **asdict(replace(sampling, seed=None))}
 
 
 def test_every_value_has_a_name_and_a_default(server: Server, client: Client, scene_file: Path) -> None:
@@ -158,7 +150,7 @@ def test_plain_http_takes_names(server: Server) -> None:
         (["photo.png", "hi"], "image is 'photo.png'; it must be an uploaded file"),
         ([{"path": "/etc/passwd", "meta": {"_type": "gradio.FileData"}}, "hi"], "The values can't be read"),
         ([{"path": "http://127.0.0.1:9/a.png", "meta": {"_type": "gradio.FileData"}}, "hi"], "fetches no address"),
-        ([None, "hi", [], 1, 1, 1, 1, 1, 1], "9 values were sent; there are 8: image, text, history"),
+        ([None, "hi", [], *[1] * MANY], f"{3 + MANY} values were sent; there are {2 + MANY}: image, text, history"),
     ],
 )
 def test_wrong_values_are_one_line(server: Server, data: list[object], message: str) -> None:

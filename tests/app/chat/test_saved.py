@@ -19,15 +19,14 @@ from app.chat import saved_pictures
 from app.chat.encoding import well_formed
 from app.chat.exchange import Exchange, IllustratedAnswer, WantedExtras
 from app.chat.pictures import Picture
-from app.chat.saved import chat_json, read_chat
+from app.chat.saved import chat_json
 from app.chat.session import ChatSession
 from models.conversation import Answer, Sampling
 from models.errors import MiniVLMError, RequestError
 from models.grounding import Box, BoxSpan
+from tests.app.chat.saved_chats import NOW, opened
 from tests.app.helpers import picture, scene
 from tests.fakes import INFO, ScriptedModel
-
-NOW = "2026-11-29T12:00:00+00:00"
 
 
 def conversation() -> list[Exchange]:
@@ -41,11 +40,6 @@ def conversation() -> list[Exchange]:
 def written() -> dict[str, Any]:
     data: dict[str, Any] = json.loads(chat_json(conversation(), saved=NOW))
     return data
-
-
-def opened(data: Any, model: ScriptedModel | None = None) -> list[Exchange]:
-    text = data if isinstance(data, bytes) else json.dumps(data).encode()
-    return read_chat(text, model or ScriptedModel(), name="chat.json")
 
 
 def test_what_was_saved_comes_back() -> None:

@@ -14,7 +14,7 @@ from app.chat.saved import chat_json
 from app.chat.session import ChatSession
 from models.conversation import Sampling
 from models.errors import RequestError
-from tests.app.chat.test_saved import NOW, opened
+from tests.app.chat.saved_chats import NOW, opened
 from tests.app.helpers import picture
 from tests.fakes import INFO, ScriptedModel
 

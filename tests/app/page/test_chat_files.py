@@ -12,9 +12,8 @@ from app.chat.conversation_store import ConversationStore
 from app.page.chat_files import ChatFiles
 from app.page.handlers import Handlers
 from app.page.page_state import PageState
+from tests.app.page.sidebar import SETTINGS
 from tests.fakes import ScriptedModel
-
-SETTINGS = (0.6, 0.9, 200, 1.0, "")
 
 
 @pytest.fixture

@@ -18,9 +18,9 @@ from app.page.handlers import Handlers
 from app.page.page_state import PageState
 from app.page.view import View
 from tests.app.helpers import encode, scene
+from tests.app.page.sidebar import SETTINGS, typed
 from tests.fakes import INFO, ScriptedModel
 
-SETTINGS = (0.6, 0.9, 200, 1.0, "")
 EMPTY: dict[str, Any] = {"text": "", "files": []}
 
 
@@ -45,10 +45,6 @@ def pictures(tmp_path: Path) -> list[str]:
     for path in paths:
         scene().save(path)
     return [str(path) for path in paths]
-
-
-def typed(text: str, *files: str) -> dict[str, Any]:
-    return {"text": text, "files": list(files)}
 
 
 def ask(handlers: Handlers, page: PageState, text: str, *files: str) -> list[View]:

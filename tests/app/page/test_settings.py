@@ -22,11 +22,11 @@ from models.model_info import ModelInfo
 from models.sampling_settings import check, setting, settings_of
 from tests.app.extras.scripted import DRAWS, EXTENDED_INFO, READS
 from tests.app.helpers import Serve
+from tests.app.page.sidebar import SETTINGS, page_values
 from tests.fakes import INFO, ScriptedModel
 
 pytestmark = pytest.mark.usefixtures("no_stray_event_loops")
 
-SETTINGS = tuple("" if one.slider is None else getattr(Sampling(), one.name) for one in settings_of(Sampling()))
 MAX_SEED = 2**63 - 1
 
 
@@ -34,7 +34,9 @@ MAX_SEED = 2**63 - 1
 class WiderSampling(Sampling):
     """With a setting that does not exist, described as the others are and nowhere else."""
 
-    min_p: float = setting(0.1, low=0, high=1, slider=(0, 0.5, 0.01), label="Min-p", help="A floor.", detail="min {:g}")
+    made_up: float = setting(
+        0.1, low=0, high=1, slider=(0, 0.5, 0.01), label="Made up", help="A floor.", detail="up {:g}"
+    )
 
 
 WIDER_INFO = replace(INFO, sampling=WiderSampling())
@@ -49,8 +51,10 @@ def components(info: ModelInfo, kind: type[gr.components.Component]) -> list[Any
 def test_settings_begin_with_the_familys_defaults() -> None:
     sampling = Sampling(temperature=0.25, top_p=0.5, max_new_tokens=77, repetition_penalty=1.2, seed=9)
     info = replace(INFO, sampling=sampling)
-    assert [slider.value for slider in components(info, gr.Slider)] == [0.25, 0.5, 77, 1.2]
-    assert [box.value for box in components(info, gr.Textbox)] == ["9"]
+    sliders, boxes = components(info, gr.Slider), components(info, gr.Textbox)
+    shown = {one.label: getattr(sampling, one.name) for one in settings_of(sampling) if one.slider is not None}
+    assert {slider.label: slider.value for slider in sliders} == shown
+    assert [box.value for box in boxes] == ["9"]
 
 
 @pytest.mark.parametrize(("context", "default", "most"), [(700, 200, 700), (5000, 200, 1024), (700, 900, 900)])
@@ -72,7 +76,8 @@ def test_switches() -> None:
 
 
 def test_values_of_the_page_as_settings() -> None:
-    sampling, _ = read_settings(INFO, (0, 1, 200.0, 1, " 7 "))
+    given = {"temperature": 0, "top_p": 1, "max_new_tokens": 200.0, "repetition_penalty": 1, "seed": " 7 "}
+    sampling, _ = read_settings(INFO, page_values(**given))
     assert sampling == Sampling(temperature=0.0, top_p=1.0, max_new_tokens=200, repetition_penalty=1.0, seed=7)
     assert type(sampling.max_new_tokens) is int
 
@@ -81,23 +86,23 @@ def test_values_of_the_page_as_settings() -> None:
 def test_a_seed_that_can_not_be_used_is_refused_before_it_is_asked(seed: str) -> None:
     message = f"^The seed must be a whole number from 0 to {MAX_SEED}, or empty for a new one.$"
     with pytest.raises(RequestError, match=message):
-        read_settings(INFO, (0.6, 0.9, 200, 1.0, seed))
+        read_settings(INFO, page_values(seed=seed))
 
 
 @pytest.mark.parametrize(("typed", "seed"), [(f" {MAX_SEED} ", MAX_SEED), ("0", 0), (" ", None)])
 def test_seeds(typed: str, seed: int | None) -> None:
-    assert read_settings(INFO, (0.6, 0.9, 200, 1.0, typed))[0].seed == seed
+    assert read_settings(INFO, page_values(seed=typed))[0].seed == seed
 
 
 def test_a_new_setting_reaches_the_sidebar_and_an_answer() -> None:
     slider = components(WIDER_INFO, gr.Slider)[-1]
-    assert (slider.label, slider.info, slider.value) == ("Min-p", "A floor.", 0.1)
+    assert (slider.label, slider.info, slider.value) == ("Made up", "A floor.", 0.1)
     assert (slider.minimum, slider.maximum, slider.step) == (0, 0.5, 0.01)
     model = ScriptedModel(info=WIDER_INFO)
     list(Handlers(model).ask(PageState(), "", {"text": "hi", "files": []}, None, *SETTINGS, 0.25))
     (sampling,) = model.samplings
     assert isinstance(sampling, WiderSampling)
-    assert (sampling.min_p, sampling.top_p) == (0.25, 0.9)
+    assert (sampling.made_up, sampling.top_p) == (0.25, 0.9)
 
 
 def test_a_new_setting_reaches_the_endpoint(serve: Serve) -> None:
@@ -107,12 +112,12 @@ def test_a_new_setting_reaches_the_endpoint(serve: Serve) -> None:
     names = [parameter["parameter_name"] for parameter in endpoint["parameters"]]
     assert names == ["image", "text", "history", *(one.name for one in settings_of(WiderSampling()))]
     client.predict(None, "hi", api_name="/chat")
-    client.predict(None, "hi", min_p=0.25, api_name="/chat")
-    assert [getattr(sampling, "min_p", None) for sampling in model.samplings] == [0.1, 0.25]
+    client.predict(None, "hi", made_up=0.25, api_name="/chat")
+    assert [getattr(sampling, "made_up", None) for sampling in model.samplings] == [0.1, 0.25]
 
 
 def test_a_new_setting_is_checked_described_and_a_key_of_the_yaml() -> None:
-    with pytest.raises(RequestError, match="min_p is 2; it must be a number, at least 0 and at most 1"):
-        check(WiderSampling(min_p=2))
-    assert "min 0.25" in describe_sampling(WiderSampling(min_p=0.25))
-    assert parse_keys(WiderSampling, {"min_p": 0.25}, where="x.yaml") == WiderSampling(min_p=0.25)
+    with pytest.raises(RequestError, match="made_up is 2; it must be a number, at least 0 and at most 1"):
+        check(WiderSampling(made_up=2))
+    assert "up 0.25" in describe_sampling(WiderSampling(made_up=0.25))
+    assert parse_keys(WiderSampling, {"made_up": 0.25}, where="x.yaml") == WiderSampling(made_up=0.25)

@@ -15,7 +15,7 @@ from app.page.comparing.bar import BarView, CompareBar
 from app.page.handlers import Handlers
 from app.page.page_state import PageState
 from tests.app.library.fake_loader import FakeLoader, offer, scripted, settle
-from tests.app.page.test_handlers import SETTINGS, typed
+from tests.app.page.sidebar import SETTINGS, typed
 from tests.fakes import INFO, ScriptedModel
 
 PLAIN = replace(INFO, name="Plain", answers_without_image=True)

@@ -13,12 +13,7 @@ from app.chat import regions
 from app.page.text import markup
 from app.page.text.markup import GrowingAnswer, answer_html
 from models.grounding import Phrase
-
-TOKENS = (
-    *("a ", "dog", " and ", "\n", "\n\n", "- ", "1. ", "| a | b |\n", "|-|-|\n", "| ", " |\n", "```\n", "`", "**", "*"),
-    *("<p>", "</p>", " {<1><2><30><40>}", "{<5><6><70><80>}", "<delim>", "{<1><2>", "<30><40>}", "<p>a dog</p> ", "<"),
-    *("<p>cat</p> {<9><9><20><20>}", "[x](", "http://e.org/", ")", "$x^2$", "$$", "# ", "> ", "\ufdda", "\ufddd", "&"),
-)
+from tests.app.page.text.tokens import TOKENS
 
 
 @given(st.lists(st.sampled_from(TOKENS), max_size=25), st.sampled_from(("", "the phrase")))

@@ -15,7 +15,7 @@ from app.page.components import SCRIPT_FOLDER
 from app.page.text.markup import GrowingAnswer
 from tests.app.helpers import picture
 from tests.app.page.speed import SHAPES, growing
-from tests.app.page.text.test_growing import TOKENS
+from tests.app.page.text.tokens import TOKENS
 
 pytestmark = pytest.mark.browser
 
