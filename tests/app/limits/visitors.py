@@ -13,10 +13,11 @@ from typing import Any, ClassVar
 import httpx
 
 from app.limits.policy import Limits
+from tests.app.page.sidebar import page_values
 
 ServeLimited = Callable[..., str]  # puts a scripted page behind limits and gives its address
 FILE = {"_type": "gradio.FileData"}
-SETTINGS = [0, 1, 900, 1, "0"]  # of the page, in its order: temperature, top-p, length, repetition, seed
+SETTINGS = page_values(temperature=0, top_p=1, max_new_tokens=900, repetition_penalty=1, seed="0")
 
 
 def arguments(**changed: Any) -> argparse.Namespace:
