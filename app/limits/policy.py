@@ -22,7 +22,7 @@ class Limits:
     connections_per_client: int = 512
     streams_per_client: int = 400  # answers, heartbeats and upload progress that are being sent
     requests_per_second: float = 200.0  # on average, of one client
-    requests_at_once: int = 4000  # what an idle client may send without a pause
+    requests_at_once: int = 2000  # what an idle client may send without a pause
     calls_per_second: float = 20.0  # of one browser: presses, questions, uploads, streams
     calls_at_once: int = 300
     presses_at_once: int = 4  # of one browser; more of them wait

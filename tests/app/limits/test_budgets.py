@@ -62,3 +62,20 @@ def test_of_many_a_few_run_and_the_others_wait() -> None:
     told = in_a_loop(all_of_them())
     assert told == ["served"] * 5 + ["too many"] * 2
     assert (most, len(lanes)) == (2, 0)
+
+
+def test_a_place_that_was_taken_is_given_back_once() -> None:
+    async def take_and_leave() -> None:
+        lanes = Lanes(1, 1)
+        leave = await lanes.take("a", "too many")
+        second = asyncio.create_task(lanes.take("a", "too many"))
+        await asyncio.sleep(0)
+        assert not second.done()
+        with pytest.raises(Refused, match="too many"):
+            await lanes.take("a", "too many")
+        leave()
+        leave()
+        (await second)()
+        assert len(lanes) == 0
+
+    in_a_loop(take_and_leave())

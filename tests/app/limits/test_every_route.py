@@ -7,6 +7,7 @@ from collections import Counter
 
 import httpx
 
+from app.limits.policy import Limits
 from tests.app.limits.visitors import ServeLimited
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE")
@@ -18,7 +19,7 @@ FOR_ALL = ("content-security-policy", "x-content-type-options", "referrer-policy
 
 
 def test_without_a_login_nothing_but_the_login_is_open(serve_limited: ServeLimited) -> None:
-    url = serve_limited(auth=("me", "right")).rstrip("/")
+    url = serve_limited(Limits(requests_at_once=10_000), auth=("me", "right")).rstrip("/")
     app = serve_limited.demo.app  # type: ignore[attr-defined]
     templates = {*app.openapi()["paths"], *(route.path for route in app.routes if hasattr(route, "path"))}
     paths = {re.sub(r"\{[^}]+\}", "x", template) for template in templates}
