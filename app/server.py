@@ -90,6 +90,7 @@ def serve(
     from app.limits.guarded_server import LimitedServer
 
     limited = LimitedServer(args)
+    limited.awaits_api = True
     with limited.starting():
         app, local_url, share_url = demo.launch(
             server_name=args.host,
@@ -103,6 +104,8 @@ def serve(
         )
     limited.allow_share(share_url)
     add_api(app, models, stats, access(args, app), behind=limited.layer)
+    assert limited.layer is not None
+    limited.layer.awaits_api = False
     print("\n".join(f"Open {url} in a browser; Ctrl+C stops." for url in (local_url, share_url) if url), flush=True)
     print(f"Programs ask {local_url}v1 (docs/api.md).", flush=True)
     logging.getLogger("uvicorn.error").addFilter(is_worth_a_line)

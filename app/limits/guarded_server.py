@@ -43,6 +43,7 @@ class LimitedServer:
         )
         self.connections = OpenConnections(self.limits, self.trusted)
         self.layer: LimitsLayer | None = None
+        self.awaits_api = False  # to be set before the launch where an API will be put inside of the layer
 
     @property
     def app_settings(self) -> dict[str, Any]:
@@ -58,6 +59,7 @@ class LimitedServer:
         gradio.serve_in_turns()
         gradio.keep_little()
         layer = self.layer = LimitsLayer(inside, gradio, self.limits, self.front)
+        layer.awaits_api = self.awaits_api
         app.middleware_stack = layer
         tidying = asyncio.create_task(layer.tidy_forever())
         try:

@@ -55,6 +55,7 @@ class LimitsLayer:
         self.front = front
         self.audit = AuditLog()
         self.refuses = ""  # why nothing new is begun, if that is so
+        self.awaits_api = False  # which is put inside once the page is there
         self.num_answering = 0  # requests that carry answers
         self.visits = Visits(limits, gradio)
         self.uploads = UploadFolder(Path(gradio.upload_folder), limits)
@@ -81,6 +82,8 @@ class LimitsLayer:
             request.route = route_of(scope["method"], scope["path"])
             kind = request.route.kind
             front.origins.check(scope, changes_something=kind not in LINKED)
+            if self.awaits_api and kind is Kind.API:
+                raise Refused(503, "The server is still starting; ask again in a moment.", retry_after=1)
             if self.refuses and kind in WORK:
                 raise Refused(503, self.refuses, retry_after=30)
             async with self._checks.admitted(request), self._answering(kind):

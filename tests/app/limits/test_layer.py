@@ -274,3 +274,13 @@ def test_what_comes_out_of_the_queue_knows_who_asked(serve_limited: ServeLimited
     assert "A red circle." in visitor.ask("what is it?", [path])
     askers = [asker for asker in STORE._askers.values() if asker.client == "127.0.0.7"]
     assert [bool(asker.visit) for asker in askers] == [True]
+
+
+def test_an_api_that_is_not_there_yet_says_so(serve_limited: ServeLimited) -> None:
+    """Between the first moment in which somebody can connect and the API's; clients try again after a 503."""
+    url = serve_limited()
+    serve_limited.limited.layer.awaits_api = True  # type: ignore[attr-defined]
+    answer = httpx.get(f"{url}v1/models")
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+    assert "still starting" in answer.json()["error"]["message"]
+    assert httpx.get(url).status_code == 200
