@@ -48,7 +48,7 @@ class Limits:
     visits_per_minute: float = 600.0  # pages opened by a browser that had none open
     session_seconds: float = 45.0  # that a session lives on after its page is gone; its conversation, for longer
     # work
-    waiting_per_client: int = 48  # questions that are asked and not answered yet
+    waiting_per_client: int = 96  # questions that are asked and not answered yet
     waiting_per_visit: int = 16
     unread_messages: int = 256  # about answers of a session, with which it may ask the next question
     # files

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import gradio as gr
@@ -57,7 +57,7 @@ def test_each_press_is_a_line_and_a_second_one_takes_it_back(page: PageState, tm
         "questions": ["what is it?"],
         "pictures": ["red.png"],
         "answer": "a dog",
-        "settings": {"temperature": 1.0, "top_p": 0.9, "max_new_tokens": 300, "repetition_penalty": 1.05, "seed": 3},
+        "settings": asdict(Sampling(seed=3)),
     }
     assert [one["rating"] for one in others] == ["down", ""]
     assert [one.rating for one in page.session.exchanges] == ["up", ""]
