@@ -60,6 +60,11 @@ def largest_of(rows: Tensor) -> Tensor:
     return largest.clamp_(min=LEAST)
 
 
+def as_integers(tokens: Tensor, largest: Tensor) -> Tensor:
+    """Tokens [T, K] as integers of at most LEVELS, which stands for the largest of each [T, 1]."""
+    return (tokens * (LEVELS / largest)).round_().to(torch.int8)
+
+
 def quantize_rows(pieces: Iterable[Tensor], shape: torch.Size) -> tuple[Tensor, Tensor]:
     """Weights [N, K], given as pieces of whole rows one after the other -> `EightBitLinear`'s integers and scales."""
     integers, largest, done = torch.empty(shape, dtype=torch.int8), torch.empty(shape[0]), 0
@@ -108,12 +113,12 @@ def _integers(weights: Tensor, scales: Tensor) -> Product:
 
     def product(tokens: Tensor) -> Tensor:
         largest = largest_of(tokens)
-        rounded = _rounded(tokens, largest)
+        rounded = as_integers(tokens, largest)
         found = (largest > peak * torch.linalg.vector_norm(tokens, dim=-1, keepdim=True)).view(-1).nonzero().view(-1)
         if len(found):
             rest = tokens[found] - rounded[found] * (largest[found] / LEVELS)
             largest = torch.cat((largest, largest_of(rest)))
-            rounded = torch.cat((rounded, _rounded(rest, largest[len(tokens) :])))
+            rounded = torch.cat((rounded, as_integers(rest, largest[len(tokens) :])))
         unsigned = rounded.bitwise_xor_(-_MIDDLE).view(torch.uint8)
         output: Tensor = multiply(
             unsigned, 1 / LEVELS, 0, packed, scales, zeros, excess, 1.0, 0, torch.float32, "none", [], ""
@@ -121,11 +126,6 @@ def _integers(weights: Tensor, scales: Tensor) -> Product:
         return output[: len(tokens)].index_add_(0, found, output[len(tokens) :]) if len(found) else output
 
     return product
-
-
-def _rounded(tokens: Tensor, largest: Tensor) -> Tensor:
-    """Tokens [T, K] as integers of at most LEVELS, which stands for the largest of each [T, 1]."""
-    return (tokens * (LEVELS / largest)).round_().to(torch.int8)
 
 
 def _numbers(weights: Tensor, scales: Tensor) -> Product:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.quantized.eight_bits import has_exact_integers, largest_of
+from models.quantized.eight_bits import as_integers, has_exact_integers, largest_of
 from models.tensors.eight_bits import LEVELS
 
 BLOCK = 64  # weights that share one scale
@@ -66,7 +66,7 @@ class FourBitLinear(nn.Module):
         is_integer = len(tokens) >= _MANY and multiplies_integers_faster()
         if is_integer:
             largest = largest_of(tokens)
-            tokens = (tokens * (LEVELS / largest)).round_().to(torch.int8)
+            tokens = as_integers(tokens, largest)
         rows = max(1, _TILE // self.in_features)
         for start in range(0, self.out_features, rows):
             place = output[:, start : start + rows]
