@@ -6,6 +6,8 @@ from pathlib import Path
 
 from playwright.sync_api import Locator, Page, expect
 
+from tests.app.helpers import Server
+
 expect.set_options(timeout=120_000)  # a busy machine is slow; nothing here waits for time to pass
 
 
@@ -34,6 +36,16 @@ def answers(page: Page) -> Locator:
 
 def done(page: Page, count: int) -> None:
     expect(page.locator('.mv-answer[data-state="done"]')).to_have_count(count)
+
+
+def converse(page: Page, server: Server, picture: Path, text: str, *script: str) -> None:
+    """A conversation about one picture: the same question for each of these answers."""
+    server.model.script = list(script)
+    attach(page, picture)
+    for count in range(len(script)):
+        ask(page, text)
+        done(page, count + 1)
+        expect(page.get_by_test_id("submit-button")).to_be_visible()
 
 
 def on_picture(page: Page, x: float, y: float) -> tuple[float, float]:

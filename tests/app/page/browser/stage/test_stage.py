@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import Locator, Page, expect
 
 from tests.app.helpers import Server
-from tests.app.page.browsing import answers, ask, attach, done, drag, on_picture, question
+from tests.app.page.browsing import answers, ask, attach, converse, done, drag, on_picture, question
 
 pytestmark = pytest.mark.browser
 
@@ -28,13 +28,7 @@ def width_of(node: Locator) -> float:
 
 
 def grounded(page: Page, server: Server, scene_file: Path, *script: str) -> None:
-    """A conversation about one picture, with these answers."""
-    server.model.script = list(script)
-    attach(page, scene_file)
-    for count in range(len(script)):
-        ask(page, "[grounding] describe this image in detail")
-        done(page, count + 1)
-        expect(page.get_by_test_id("submit-button")).to_be_visible()
+    converse(page, server, scene_file, "[grounding] describe this image in detail", *script)
 
 
 def test_the_picture_is_on_the_stage_as_soon_as_it_is_attached(quiet_page: Page, scene_file: Path) -> None:

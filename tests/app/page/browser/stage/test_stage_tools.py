@@ -11,7 +11,7 @@ from PIL import Image
 from playwright.sync_api import Page, expect
 
 from tests.app.helpers import Serve, Server
-from tests.app.page.browsing import answers, ask, attach, done, drag, on_picture, pinch, question, visit
+from tests.app.page.browsing import answers, ask, attach, converse, done, drag, on_picture, pinch, question, visit
 from tests.fakes import INFO, TRACE, ScriptedModel
 
 pytestmark = pytest.mark.browser
@@ -23,13 +23,7 @@ AGAIN = "<p>circle</p> {<10><20><45><61>}<delim>{<0><80><8><99>} <p>dog</p> {<60
 
 
 def detect(page: Page, server: Server, scene_file: Path, *script: str) -> None:
-    """A conversation about one picture, with these answers."""
-    server.model.script = list(script)
-    attach(page, scene_file)
-    for count in range(len(script)):
-        ask(page, "[detection] circles")
-        done(page, count + 1)
-        expect(page.get_by_test_id("submit-button")).to_be_visible()
+    converse(page, server, scene_file, "[detection] circles", *script)
 
 
 def draw(page: Page) -> None:
