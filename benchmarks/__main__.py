@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import bundled, chats, experts, loading, mixed_load, turns
+from benchmarks import bundled, chats, experts, load_time, mixed_load, turns
 from benchmarks.measure import Clock, Report, one_thread
 from benchmarks.random_models import BACKBONES, SMALL, STANDARD, Size
 from benchmarks.report import RESULTS, as_values, circumstances, missed, save
@@ -73,7 +73,7 @@ class Plan:
 
     def loading(self, report: Report) -> None:
         """A checkpoint from disk."""
-        loading.run(loading.SMALL if self._small else loading.LoadingWork(), self._clock, report, LOAD)
+        load_time.run(load_time.SMALL if self._small else load_time.LoadingWork(), self._clock, report, LOAD)
 
     def experts(self, report: Report) -> None:
         """MoE blocks of Phi-2's and StableLM's widths, and a model with experts."""

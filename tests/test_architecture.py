@@ -43,13 +43,13 @@ BATCHING_NAMES = tuple(
 TRAINING_IMPORTS = {
     "instructions": (),
     "recipe": (),
-    "health": (),
-    "batch_trainer": ("health",),
+    "step_watch": (),
+    "batch_trainer": ("step_watch",),
     "scenes": ("instructions",),
     "data": ("instructions", "recipe", "scenes"),
-    "stages": ("recipe", "health", "batch_trainer", "data"),
+    "stages": ("recipe", "step_watch", "batch_trainer", "data"),
     "families": ("recipe", "data", "stages"),
-    "tiny": ("health", "batch_trainer", "scenes", "stages"),
+    "tiny": ("step_watch", "batch_trainer", "scenes", "stages"),
     "evaluation": ("scenes", "data"),
 }
 

@@ -12,12 +12,12 @@ from fastapi import FastAPI, Request, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.access import Access
-from app.api.application import make_api
+from app.api.api_application import make_api
 from app.api.metrics import as_text
-from app.api.openai.errors import ApiError
+from app.api.openai.api_errors import ApiError
 from app.api.openai.routes import Service
 from app.api.openai.served import Models, check_ready
-from app.limits.routes import API_PREFIXES
+from app.limits.route_kinds import API_PREFIXES
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping

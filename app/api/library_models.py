@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from app.api.openai.errors import ApiError
+from app.api.openai.api_errors import ApiError
 from app.api.openai.served import Models, ServedModel, State, unknown_model
 from app.library.library import ModelLibrary
 from engine.stats import Counters

@@ -12,11 +12,11 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
 from app.api.openai.answer_feed import AnswerFeed
+from app.api.openai.api_errors import ApiError
 from app.api.openai.body import read_json
 from app.api.openai.completion import Completion
-from app.api.openai.errors import ApiError
+from app.api.openai.data_uris import uri_of
 from app.api.openai.from_messages import Said, converse
-from app.api.openai.pictures import uri_of
 from app.api.openai.responses import CLIENT_LEFT, EventStream, event, text_events, whole
 from app.api.openai.routes import Service, start_stream
 from app.api.openai.schema import Request as Fields

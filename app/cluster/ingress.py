@@ -10,7 +10,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.api.access import Access
-from app.api.application import make_api
+from app.api.api_application import make_api
 from app.api.gate import Gate, add_state
 from app.api.openai.routes import Service
 from app.api.openai.served import Models, ServedModel, State

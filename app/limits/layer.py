@@ -16,12 +16,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app.limits.addresses import Network, resolve
 from app.limits.bodies import drain
 from app.limits.gradio_app import GradioApp
+from app.limits.guarded_request import Request
 from app.limits.policy import Limits
 from app.limits.refusal import AuditLog, Refused
-from app.limits.request import Request
 from app.limits.request_checks import RequestChecks
 from app.limits.response_headers import security_headers, with_headers
-from app.limits.routes import ANSWERS, LINKED, WORK, Kind, route_of
+from app.limits.route_kinds import ANSWERS, LINKED, WORK, Kind, route_of
 from app.limits.uploads import FULL, UploadFolder
 from app.limits.visits import Visits
 from app.limits.web_origins import Origins

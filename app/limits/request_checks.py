@@ -12,10 +12,10 @@ from app.limits.addresses import SCOPE_KEY
 from app.limits.bodies import FilesOfAForm, check_length, parse_object, replay
 from app.limits.budgets import Gauge, Lanes, Rate
 from app.limits.gradio_app import GradioApp
+from app.limits.guarded_request import Request
 from app.limits.policy import KIB, Limits
 from app.limits.refusal import Refused
-from app.limits.request import Request
-from app.limits.routes import CALLS, OPEN, STREAMS, Kind
+from app.limits.route_kinds import CALLS, OPEN, STREAMS, Kind
 from app.limits.uploads import UploadFolder
 from app.limits.visits import COOKIE, NO_VISIT, TOO_MANY_WAITING, Session, Visits
 from engine.asker import ASKER, Asker

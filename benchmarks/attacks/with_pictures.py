@@ -8,7 +8,7 @@ import secrets
 from collections import Counter
 from typing import Any
 
-from benchmarks.attacks.pictures import LARGE, jpeg_with_scans, large_png, numbered, odd_pictures
+from benchmarks.attacks.hostile_pictures import LARGE, jpeg_with_scans, large_png, numbered, odd_pictures
 from benchmarks.attacks.target import Browser, Target, at_once
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedConfig
 
 from models.memory.serving import Serving
-from models.tensors.reading import PIECE
+from models.tensors.tensor_reader import PIECE
 from models.tensors.weights import HEAD, Part
 
 # Bytes a weight takes after bitsandbytes loading: int8 + row scales; two 4-bit values a byte + block scales (64 each).

@@ -9,7 +9,7 @@ import pytest
 from app.chat.decoding.scans import count_scans
 from benchmarks.attacks.__main__ import main
 from benchmarks.attacks.bystander import Bystander
-from benchmarks.attacks.pictures import jpeg_with_scans, large_png, numbered
+from benchmarks.attacks.hostile_pictures import jpeg_with_scans, large_png, numbered
 from benchmarks.attacks.runner import ATTACKS, Report, line_of, ranked
 from benchmarks.attacks.target import all_at_once, at_once
 from tests.waiting import apart

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from benchmarks import __main__ as command
-from benchmarks import chats, experts, gpu, loading, mixed_load, quantization, turns
+from benchmarks import chats, experts, gpu, load_time, mixed_load, quantization, turns
 from benchmarks.measure import Clock, Figure, Report, take_turns
 from benchmarks.originals import dispatch_by_einsum
 from benchmarks.random_models import BACKBONES, FORMAT, SMALL, LetterTokenizer, language_model_of, random_model
@@ -70,15 +70,15 @@ def test_a_history_has_the_tokens_it_says() -> None:
 def test_mixed_load_and_loading_report_their_figures() -> None:
     report = Report()
     mixed_load.run("llama", SMALL, mixed_load.SMALL, FP32, CLOCK, report, 2.0)
-    loading.run(loading.SMALL, CLOCK, report, {"same": 100, "cast": 8, "memory": 1.25})
+    load_time.run(load_time.SMALL, CLOCK, report, {"same": 100, "cast": 8, "memory": 1.25})
     assert [figure.at_most for figure in report.figures] == [True, False, True, False, True]
     assert [figure.goal for figure in report.figures] == [2.0, 100, 1.25, 8, None]
 
 
 def test_both_ways_of_loading_give_the_same_weights(tmp_path: Path) -> None:
-    path, size = loading.write_checkpoint(tmp_path, loading.SMALL)
+    path, size = load_time.write_checkpoint(tmp_path, load_time.SMALL)
     assert size == sum(f.stat().st_size for f in tmp_path.rglob("*") if f.suffix in (".pth", ".safetensors"))
-    ours, originals = (loading.measure(way, path, "float16")["sum"] for way in ("ours", "original"))
+    ours, originals = (load_time.measure(way, path, "float16")["sum"] for way in ("ours", "original"))
     assert ours == pytest.approx(originals, rel=1e-3)
 
 

@@ -29,10 +29,10 @@ from models.errors import ConfigError, MiniVLMError
 from models.loader import load_model
 from training.evaluation.expert_shares import expert_shares, share_figures
 from training.evaluation.low_resolution import leave_out_mining
+from training.evaluation.public.benchmark_run import Predictions, run_benchmark
 from training.evaluation.public.benchmark_tasks import BENCHMARKS, BenchmarkQuestion, Files
-from training.evaluation.public.run import Predictions, run_benchmark
+from training.evaluation.public.result_tables import write_tables
 from training.evaluation.public.scores import yes_no_figures
-from training.evaluation.public.table import write_tables
 from training.scenes import scoring as metrics
 from training.scenes.question_makers import MAKERS, VQA_MAKERS, vary
 from training.scenes.render import render_image

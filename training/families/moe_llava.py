@@ -21,8 +21,8 @@ from models.tensors.weights import Tensors
 from models.vision_language_model import ImageProcessor
 from training.data.prompts import llava_prompts
 from training.recipe import Recipe
-from training.stages.adapters import fresh_adapter, save_adapter
 from training.stages.retrained_folder import retrained_tensors
+from training.stages.stage_adapters import fresh_adapter, save_adapter
 from training.stages.stage_files import (
     fresh_linear,
     model_config,

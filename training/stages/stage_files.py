@@ -26,8 +26,8 @@ from models.disk import written_whole
 from models.errors import ConfigError
 from models.family_config import FamilyConfig
 from models.fetching.checkpoints import find_local
-from training.health import refuse_non_finite
 from training.recipe import Recipe
+from training.step_watch import refuse_non_finite
 
 _TOKENIZER_FILES = (
     "tokenizer*",

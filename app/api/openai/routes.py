@@ -10,9 +10,9 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
 from app.api.openai.answer_feed import AnswerEnded, AnswerFeed
+from app.api.openai.api_errors import ApiError
 from app.api.openai.body import Budget, read_json
 from app.api.openai.completion import Completion
-from app.api.openai.errors import ApiError
 from app.api.openai.from_messages import Conversation, read_conversation
 from app.api.openai.responses import (
     CLIENT_LEFT,

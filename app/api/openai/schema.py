@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from app.api.openai.errors import ApiError
+from app.api.openai.api_errors import ApiError
 from models.conversation import Sampling
 from models.errors import RequestError
 from models.sampling_settings import settings_of

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Protocol
 
-from app.api.openai.errors import ApiError
+from app.api.openai.api_errors import ApiError
 from engine.chat_model import ChatModel
 
 State = Literal["ready", "loading", "stopping"]

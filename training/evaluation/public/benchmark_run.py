@@ -23,7 +23,7 @@ from training.data.annotations import DataError, Item
 from training.data.llava_sequences import make_llava_batch
 from training.data.readers import MissingImage, open_image
 from training.evaluation.public.benchmark_tasks import BENCHMARKS, BenchmarkQuestion, Figures, Files
-from training.evaluation.public.table import write_result
+from training.evaluation.public.result_tables import write_result
 
 CONCURRENT = 16
 

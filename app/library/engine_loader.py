@@ -15,8 +15,8 @@ import psutil
 import torch
 
 from app.extras.extended_model import with_extras
-from app.library.elsewhere import LoadedElsewhere
 from app.library.entry import Loaded, Loader, Need
+from app.library.loaded_elsewhere import LoadedElsewhere
 from app.library.offers import Offer
 from engine.chat_engine import ChatEngine
 from engine.stats import EngineStats

@@ -12,7 +12,7 @@ from app.limits.bodies import LimitedBody, check_length
 from app.limits.gradio_app import cookies_of
 from app.limits.policy import MIB, Limits
 from app.limits.refusal import Refused
-from app.limits.routes import Kind, Route
+from app.limits.route_kinds import Kind, Route
 
 CAPTURED_BYTES = 1 * MIB  # of an answer that the layer reads along: names of uploads or of a call
 
