@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Literal, Protocol
 
-Kind = Literal["in use", "level", "total"]
+CounterKind = Literal["in use", "level", "total"]
 """In use: zero whenever no request runs or waits. Level: any other number that goes up and down, or is fixed at the
 start. Total: counted since the start."""
 
 
-def counter(kind: Kind, text: str) -> dict[str, str]:
+def counter(kind: CounterKind, text: str) -> dict[str, str]:
     """The metadata of a counter's field, for `/metrics` and the log."""
     return {"kind": kind, "help": text}
 

@@ -32,7 +32,7 @@ from training.stages.stage_files import (
     write_config,
     write_eval_config,
 )
-from training.stages.stage_model import State, llava_stages
+from training.stages.stage_model import StateDict, llava_stages
 
 _CONNECTOR = {
     "query": "vlm_uni_query_projector",
@@ -140,7 +140,7 @@ def released_name(name: str) -> str:
     return rest
 
 
-def export(recipe: Recipe, config: FamilyConfig, files: ReleasedFiles, state: State, folder: Path) -> Path:
+def export(recipe: Recipe, config: FamilyConfig, files: ReleasedFiles, state: StateDict, folder: Path) -> Path:
     """Stage 1: `mm_projector.bin` with config.json. Stage 2: a whole model folder, towers included, or an adapter's."""
     assert isinstance(config, Config)
     beside = files.path("projector").parent if config.projector is not None else files.path("language_model")

@@ -53,7 +53,7 @@ class StreamOptions(BaseModel):
     include_usage: bool | None = None
 
 
-class Request(BaseModel):
+class CommonFields(BaseModel):
     """What all routes that ask a model have in common. Fields may be null."""
 
     model_config = ConfigDict(extra="allow", strict=True)
@@ -78,7 +78,7 @@ class SamplingFields(BaseModel):
     seed: int | None = None
 
 
-class ChatRequest(Request, SamplingFields):
+class ChatRequest(CommonFields, SamplingFields):
     """The body of `/v1/chat/completions`.
 
     `task` and `read_text` are ours: see `with_task`; whether the text in pictures is read, where the model has that.
