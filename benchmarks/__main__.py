@@ -41,7 +41,7 @@ class Comparisons:
             "chats": self.chats,
             "bundled": self.bundled,
             "turns": self.turns,
-            "mixed": self.mixed,
+            "mixed": self.mixed_load,
             "loading": self.loading,
             "experts": self.experts,
         }
@@ -66,8 +66,8 @@ class Comparisons:
             work = turns.SMALL if self._small else turns.TurnsWork()
             turns.run(self._backbones[0], self._size, work, dtype, self._clock, report, TURNS)
 
-    def mixed(self, report: SpeedReport) -> None:
-        """Chats that come and go."""
+    def mixed_load(self, report: SpeedReport) -> None:
+        """Chats that begin and end at different times."""
         work = mixed_load.SMALL if self._small else mixed_load.MixedWork()
         mixed_load.run(self._backbones[0], self._size, work, BF16, self._clock, report, MIXED)
 

@@ -60,7 +60,7 @@ class Read:
     error: BaseException | None = None
 
     def read(self, engine: ChatEngine, turns: Sequence[Turn], new_tokens: int, clock: Clock) -> None:
-        """AskTurn, and wait for the end."""
+        """Ask, and wait for the end."""
         try:
             for answer in engine.stream(turns, greedy(new_tokens)):
                 if not self.first and answer.num_new_tokens:
@@ -189,7 +189,10 @@ def run(
     report: SpeedReport,
     goals: Mapping[str, float],
 ) -> None:
-    """The comparison on a random model of one backbone, whose tower is short, as images are encoded beforehand."""
+    """`compare` for a model with random weights of one backbone.
+
+    Its vision tower has two layers only: images are encoded before the clock starts.
+    """
     size = replace(size, vision_layers=2)
     model = random_model(backbone, size, dtype=dtype, device=clock.device, context_tokens=512)
     compare(

@@ -49,7 +49,7 @@ class Admission:
                     raise _full(entry)
         return entry
 
-    def number(self, entry: QueueEntry) -> int:
+    def queue_number(self, entry: QueueEntry) -> int:
         """Its number in the queue, from 1; 0 once it is admitted or has left. Raises Busy if it was turned away."""
         with self._lock:
             if entry in self._queue:

@@ -175,7 +175,10 @@ class Handlers:
         return View(self.messages(page), gr.update(value=self._question_value(page, exchange)), notice_of(page), tool)
 
     def branch(self, page: PageState, event: gr.EventData) -> View:
-        """Show what the conversation was with another version of a question."""
+        """Show the conversation with another version of question `event.index`, which a retry or an edit has replaced.
+
+        `event.step` is 1 for the next version and -1 for the one before, in a circle.
+        """
         try:
             page.switch(int(event.index), int(event.step))
         except RequestError as error:

@@ -9,7 +9,7 @@ import pytest
 from app.chat.decoding.scans import count_scans
 from benchmarks.attacks.__main__ import main
 from benchmarks.attacks.bystander import Bystander
-from benchmarks.attacks.hostile_pictures import jpeg_with_scans, large_png, numbered
+from benchmarks.attacks.hostile_pictures import distinct_copies, jpeg_with_scans, large_png
 from benchmarks.attacks.runner import ATTACKS, AttackReport, line_of, ranked
 from benchmarks.attacks.target import all_at_once, at_once
 from tests.waiting import apart
@@ -56,7 +56,7 @@ def test_what_is_not_held_is_said(wrong: dict[str, object]) -> None:
 
 def test_the_files_are_small_and_much_work() -> None:
     assert len(large_png()) < 30_000
-    assert len(set(numbered(b"x", 9))) == 9
+    assert len(set(distinct_copies(b"x", 9))) == 9
     assert count_scans(jpeg_with_scans(85, 64))[0] > 85
 
 
