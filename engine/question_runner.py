@@ -21,7 +21,7 @@ TurnsAndSampling = tuple[Sequence[Turn], Sampling]
 
 
 def answered(found: Iterable[tuple[Question, Answer | MiniVLMError]]) -> Iterator[tuple[Question, Answer]]:
-    """The same for those to whom every question counts: raises the first error."""
+    """The pairs of `QuestionRunner.run`, for callers that need every answer: raises the first error among them."""
     for question, answer in found:
         if isinstance(answer, MiniVLMError):
             raise answer

@@ -75,7 +75,7 @@ class GradioApp:
         return self.num_unanswered(session) > 0
 
     def num_unanswered(self, session: str) -> int:
-        """How many are; a question that two models answer counts twice once they do."""
+        """See KeptSessions. A question that two models answer counts twice while they do."""
         queue, kept = self._blocks._queue, self._blocks.state_holder.session_data.get(session)
         asked = sum(event in queue.event_ids_to_events for event in queue.pending_event_ids_session.get(session, ()))
         values = list(kept.state_data.values()) if kept is not None else []

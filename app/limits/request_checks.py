@@ -59,7 +59,7 @@ class RequestChecks:
         raise Refused(429, BUSY, retry_after=self._requests.seconds_until(client, cost))
 
     def count_refused(self, client: str) -> None:
-        """It is as much work as others, and nobody needs many."""
+        """Charge a client for a request that was refused, which is work, too; never more than its budget has left."""
         self._requests.use(client, min(COST_OF_REFUSED, max(0.0, self._requests.left(client))))
 
     @asynccontextmanager

@@ -85,7 +85,11 @@ class Handlers:
         yield from self._follow(page, updates)
 
     def page_shown(self, page: PageState, shown_key: str) -> PageState:
-        """The conversation that the page shows: gradio forgets whose page is whose earlier than the store does."""
+        """The page state that goes with the conversation `shown_key`, which the browser shows.
+
+        It is `page`, unless gradio has forgotten this tab's state meanwhile and made a new one: then the store has it.
+        Raises RequestError if the store has forgotten it, too.
+        """
         if not shown_key or shown_key == page.session.key:
             return page
         kept = self.store.get(shown_key)

@@ -117,5 +117,5 @@ def plan_keys_and_values(
 
 
 def image_slots(*, context_tokens: int, num_image_tokens: int, max_concurrent: int) -> int:
-    """Places for images: the longest conversation in images, or four for each running chat."""
+    """How many encoded images are kept: as many as fit one context, or four for each running chat if that is more."""
     return max(context_tokens // num_image_tokens + 1, 4 * max_concurrent)

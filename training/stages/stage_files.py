@@ -50,7 +50,7 @@ def model_config(recipe: Recipe, values: Mapping[str, Any]) -> FamilyConfig:
 
 
 def config_without_checkpoint(recipe: Recipe) -> FamilyConfig:
-    """The same before there is a checkpoint, to read the base models' sizes from."""
+    """`model_config` for a first stage, which has no checkpoint yet: to read the base models' sizes from."""
     return model_config(recipe, {"checkpoint": _NOT_YET})
 
 
