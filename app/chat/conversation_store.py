@@ -124,7 +124,7 @@ class ConversationStore(Generic[Kept]):
             return entry.conversation
 
     def leave(self, key: str) -> None:
-        """The page has gone. Unless it returns, its answer is stopped after a while, and later the conversation forgotten."""
+        """The page has gone. Unless it returns, its answer is stopped, and later the conversation forgotten."""
         with self._changed:
             entry = self._entries.get(key)
             if entry is None or entry.left is not None:
