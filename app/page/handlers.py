@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,6 @@ from app.chat.conversation_store import ConversationStore
 from app.chat.exchange import Exchange
 from app.chat.questions import check_number_of_images, without_box
 from app.chat.shelf import Shelf
-from app.page.attachments import Attachments, is_filled
 from app.page.boxes.box_tool import box_of, tool_value
 from app.page.choosing.page_models import PageModels
 from app.page.comparing.rival import rival_of
@@ -22,7 +21,9 @@ from app.page.examples import Examples, no_examples
 from app.page.messages import messages_of
 from app.page.notices import LOST, LOST_AT_START, error_line, notice_of
 from app.page.page_state import PageState
-from app.page.scratch import ScratchFolder
+from app.page.question.attachments import Attachments, is_filled
+from app.page.question.box import renamed, replaced, taken_from_box
+from app.page.question.scratch import ScratchFolder
 from app.page.settings import read_settings
 from app.page.view import View, answering, idle
 from engine.chat_model import ChatModel
@@ -52,6 +53,13 @@ class Handlers:
 
     def ask(self, page: PageState, shown_key: str, value: dict[str, Any], tool: Any, *settings: Any) -> Iterator[View]:
         """Send the text box. It is emptied only once the question has been accepted."""
+        taken = taken_from_box(value["text"], value["files"])
+        yield from self._ask(page, shown_key, value, tool, settings, taken=taken)
+
+    def _ask(
+        self, page: PageState, shown_key: str, value: dict[str, Any], tool: Any, settings: Sequence[Any], **changes: Any
+    ) -> Iterator[View]:
+        """Ask `value`; `changes` are made to the page, beside what shows the answer, once it has been accepted."""
         try:
             page = self.page_shown(page, shown_key)
             draft, model = page.draft, self.models.ready(page)
@@ -64,10 +72,13 @@ class Handlers:
         except MiniVLMError as error:
             yield View(notice=notice_of(page, error))
             return
-        question = answering(value=draft or {"text": "", "files": []})
+        if draft:  # what was in the text box before the edit that was sent
+            question, changes = answering(value=draft), {}
+        else:
+            question = answering()
         page.draft = None
         tool = tool_value(page.picture, clear=True)
-        yield View(self.messages(page), question, "", tool, page, page.session.key)
+        yield View(self.messages(page), question, "", tool, page, page.session.key, **changes)
         yield from self._follow(page, updates)
 
     def retry(self, page: PageState, *settings: Any) -> Iterator[View]:
@@ -139,14 +150,13 @@ class Handlers:
         question = idle(value=draft) if draft else idle()
         return View(self.messages(page), question, "", tool_value(page.picture, clear=True), key=page.session.key)
 
-    def new_with_picture(self, page: PageState, value: dict[str, Any]) -> View:
+    def new_with_picture(self, page: PageState) -> View:
         """New chat about the picture that this one is about now; what was typed stays."""
         picture = page.session.picture_before(len(page.session.exchanges))
         view = self.reset(page)
         if picture is None:
             return view
-        file = self._attachments.file_of(picture)
-        return view._replace(question=idle(value={"text": value["text"], "files": [file]}))
+        return view._replace(files=replaced([self._attachments.file_of(picture)]))
 
     def undo(self, page: PageState, value: dict[str, Any]) -> View:
         """Take the last question back into the text box, unless something else has been typed there."""
@@ -220,45 +230,41 @@ class Handlers:
         more; the reason for which it was refused must then stay.
         """
         found = self._attachments.take(page, value["files"], self.models.of(page).info)
-        question = gr.skip() if found.files == value["files"] else gr.update(value={**value, "files": found.files})
+        files = renamed(found.renamed) if found.renamed else gr.skip()
         notice = notice_of(page, found.problem) if found.problem or found.is_new else gr.skip()
         if found.pictures is None:
-            return View(question=question, notice=notice)
+            return View(notice=notice, files=files)
         picture = found.pictures[-1] if found.pictures else page.picture
-        return View(gr.skip(), question, notice, tool_value(picture, attached=found.pictures))
+        return View(notice=notice, tool=tool_value(picture, attached=found.pictures), files=files)
 
     def example(
-        self, page: PageState, shown_key: str, value: dict[str, Any], tool: Any, event: gr.EventData, *settings: Any
+        self, page: PageState, shown_key: str, tool: Any, event: gr.EventData, *settings: Any
     ) -> Iterator[View]:
         """An example card: its question is asked about its picture. What was typed stays."""
-        example, before = self._examples(self.models.of(page).info)[int(event.index)], page.draft
-        page.draft = draft = before or (value if is_filled(value) else None)
+        example = self._examples(self.models.of(page).info)[int(event.index)]
         asked = {"text": example.question, "files": [str(example.path)]}
-        yield from self.ask(page, shown_key, asked, tool, *settings)
-        if page.draft is draft:  # refused: nothing has left the text box
-            page.draft = before
+        yield from self._ask(page, shown_key, asked, tool, settings)
 
-    def crop(self, page: PageState, value: dict[str, Any], event: gr.EventData) -> View:
+    def crop(self, page: PageState, event: gr.EventData) -> View:
         """A part of a picture becomes the picture of the next question, in place of what is attached."""
         picture, box = page.picture_named(str(event.key)), box_of({"box": event.box})
         if picture is None or box is None:
             return View()
         left, top, right, bottom = box.pixels(*picture.image.size)
         part = picture.image.crop((left, top, max(right, left + 1), max(bottom, top + 1)))
-        return self._attached(page, value, self._scratch.save(part, name="part"))
+        return self._attached(page, self._scratch.save(part, name="part"))
 
-    def new_scene(self, page: PageState, value: dict[str, Any]) -> View:
+    def new_scene(self, page: PageState) -> View:
         """Draw a fresh scene and attach it in place of what is attached."""
         if self._new_scene is None:
             return View()
-        return self._attached(page, value, self._scratch.save(self._new_scene(), name="scene"))
+        return self._attached(page, self._scratch.save(self._new_scene(), name="scene"))
 
-    def _attached(self, page: PageState, value: dict[str, Any], path: Path) -> View:
+    def _attached(self, page: PageState, path: Path) -> View:
         """One picture in place of what is attached. gradio tells of no change where one file replaces another, so the
         stage is told here."""
         pictures = page.attach([str(path)])
-        question = gr.update(value={"text": value["text"], "files": [str(path)]})
-        return View(question=question, notice="", tool=tool_value(pictures[-1], attached=pictures))
+        return View(notice="", tool=tool_value(pictures[-1], attached=pictures), files=replaced([str(path)]))
 
     def look(self, page: PageState, event: gr.EventData) -> Iterator[View]:
         """Another tab has changed the conversation; or, with `whole`, this one knows too little of it."""

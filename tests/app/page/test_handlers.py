@@ -59,11 +59,12 @@ def test_a_file_that_browsers_cannot_show_becomes_one_they_can(
     handlers: Handlers, model: ScriptedModel, page: PageState, pictures: list[str], tmp_path: Path
 ) -> None:
     model.info = replace(INFO, max_images_per_turn=2)
-    assert handlers.attach(page, typed("", *pictures)).question == gr.skip()
-    scene().save(tmp_path / "scan.tif")
-    kept, shown = handlers.attach(page, typed("hi", pictures[0], str(tmp_path / "scan.tif"))).question["value"]["files"]
-    assert kept == pictures[0]
-    with Image.open(shown) as image:
+    assert handlers.attach(page, typed("", *pictures)).files == gr.skip()
+    scan = str(tmp_path / "scan.tif")
+    scene().save(scan)
+    changes = handlers.attach(page, typed("hi", pictures[0], scan)).files["renamed"]
+    assert list(changes) == [scan]
+    with Image.open(changes[scan]["path"]) as image:
         assert (image.format, image.tobytes()) == ("PNG", scene().tobytes())
 
 
@@ -72,10 +73,11 @@ def test_a_picture_with_an_odd_name_gets_one_that_browsers_understand(
     handlers: Handlers, page: PageState, tmp_path: Path, name: str
 ) -> None:
     (tmp_path / name).write_bytes(encode(scene()))
-    (shown,) = handlers.attach(page, typed("", str(tmp_path / name))).question["value"]["files"]
+    (file,) = handlers.attach(page, typed("", str(tmp_path / name))).files["renamed"].values()
+    shown = file["path"]
     assert shown.endswith(".png")
     again = handlers.attach(page, typed("", shown))
-    assert (again.question, again.notice) == (gr.skip(), gr.skip())  # it is settled
+    assert (again.files, again.notice) == (gr.skip(), gr.skip())  # it is settled
     ask(handlers, page, "what is it?", shown)
     assert page.session.exchanges[0].pictures[0].name == name
 
@@ -91,7 +93,7 @@ def test_more_pictures_than_the_model_takes_are_counted_before_they_are_decoded(
     (tmp_path / "notes.txt").write_text("no picture")
     view = handlers.attach(page, typed("", *files, str(tmp_path / "notes.txt")))
     assert "notes.txt is not an image" in view.notice
-    assert view.question["value"]["files"] == files
+    assert view.files["renamed"] == {str(tmp_path / "notes.txt"): None}
     assert "takes one image per question; 12 are attached" in handlers.attach(page, typed("", *files)).notice
 
 
@@ -153,8 +155,8 @@ def test_a_refused_file_is_still_explained_when_the_page_tells_of_the_others(
     (tmp_path / "bad.png").write_text("no picture")
     view = handlers.attach(page, typed("", pictures[0], str(tmp_path / "bad.png")))
     assert "bad.png is not an image" in view.notice
-    assert view.question["value"]["files"] == pictures[:1]
-    assert handlers.attach(page, view.question["value"]).notice == gr.skip()
+    assert view.files["renamed"] == {str(tmp_path / "bad.png"): None}
+    assert handlers.attach(page, typed("", pictures[0])).notice == gr.skip()
 
 
 def test_an_error_does_not_take_the_way_out_of_an_edit_away(handlers: Handlers, page: PageState) -> None:
@@ -180,7 +182,9 @@ def test_what_was_typed_before_an_edit_comes_back_and_only_once(
     assert view.question["value"] == typed("half a question")
     assert view.notice == ""
     page.stop()
-    assert ask(handlers, page, "half a question")[0].question["value"] == EMPTY
+    accepted = ask(handlers, page, "half a question")[0]
+    assert accepted.taken["text"] == "half a question"
+    assert "value" not in accepted.question
 
 
 def test_a_question_asked_too_early_is_not_refused_for_ever(
@@ -215,12 +219,10 @@ def test_a_part_of_a_picture_becomes_the_next_picture(handlers: Handlers, page: 
     (picture,) = page.attached.values()
 
     def crop(key: str, box: Any) -> View:
-        return handlers.crop(page, typed("what is it?", pictures[0]), gr.EventData(None, {"key": key, "box": box}))
+        return handlers.crop(page, gr.EventData(None, {"key": key, "box": box}))
 
-    value = crop(picture.key, [10, 20, 45, 60]).question["value"]
-    assert value["text"] == "what is it?"
-    (part,) = value["files"]
-    with Image.open(part) as image:
+    (part,) = crop(picture.key, [10, 20, 45, 60]).files["replaced"]
+    with Image.open(part["path"]) as image:
         assert image.size == (70, 40)
     for key, box in (("another", [10, 20, 45, 60]), (picture.key, None), (picture.key, [1, 2])):
         assert crop(key, box) == View()
@@ -231,10 +233,11 @@ def test_an_example_is_asked_at_once_and_keeps_what_was_typed(
 ) -> None:
     handlers = Handlers(model, examples=lambda _: [PageExample(Path(pictures[0]), "[detection] red circle")])
     event = gr.EventData(None, {"index": 0})
-    views = list(handlers.example(page, "", typed("mine"), None, event, *SETTINGS))
+    views = list(handlers.example(page, "", None, event, *SETTINGS))
     assert model.last_question() == "[detection] red circle"
     assert len(model.seen[-1][-1].images) == 1
-    assert views[0].question["value"] == typed("mine")
+    assert "value" not in views[0].question
+    assert views[0].taken == gr.skip()
 
 
 def test_a_new_chat_with_this_picture_keeps_it_and_what_was_typed(
@@ -242,9 +245,10 @@ def test_a_new_chat_with_this_picture_keeps_it_and_what_was_typed(
 ) -> None:
     ask(handlers, page, "what is it?", pictures[0])
     ask(handlers, page, "and its colour?")
-    view = handlers.new_with_picture(page, typed("next", pictures[1]))
+    view = handlers.new_with_picture(page)
     assert page.session.exchanges == view.chat["ids"] == []
-    assert view.question["value"] == {"text": "next", "files": [pictures[0]]}
+    assert [file["path"] for file in view.files["replaced"]] == pictures[:1]
+    assert "value" not in view.question
     assert ask(handlers, page, "what is it?", pictures[0])[-1].chat
 
 
