@@ -29,6 +29,7 @@ from app.page.fixed_texts import TITLE, chips_html, header_html, placeholder_htm
 from app.page.handlers import Handlers
 from app.page.page_state import PageState
 from app.page.question.box import QuestionBox
+from app.page.question.pictures import QuestionPictures
 from app.page.settings import connect_settings, make_settings
 from app.page.stage import STAGE_SCRIPTS, make_stage
 from engine.chat_model import ChatModel
@@ -77,7 +78,7 @@ _BRIDGE = """
 document.addEventListener("minivlm", (event) => {
   const { name, ...detail } = event.detail;
   for (const known of [
-    "edit", "retry", "undo", "cancel_edit", "branch", "attach", "example",
+    "edit", "retry", "undo", "cancel_edit", "branch", "attach", "example", "ask_text",
     "stop", "routing", "crop", "save_html", "save_json", "new_with_picture",
     "look", "pixels", "task", "models", "choose_model", "download", "rate", "code", "compare", "go_on", "vote",
   ]) {
@@ -148,15 +149,13 @@ def build_demo(
     info = model.info
     examples = examples_in(examples_dir)
     models = PageModels(model, library)
-    handlers = Handlers(
-        model, examples=examples, new_scene=new_scene, store=store, models=models, is_rated=bool(feedback)
-    )
+    handlers = Handlers(model, examples=examples, store=store, models=models, is_rated=bool(feedback))
     has_scenes = new_scene is not None
     cards = examples_html(examples(info)) if examples(info) else ""
     with ChatPage(title=TITLE, analytics_enabled=False, delete_cache=EXPIRY, fill_height=True) as demo:
         page = gr.State(PageState(), delete_callback=lambda shown: _leave_unless_shown(demo, handlers, page, shown))
         parts = _Parts(info, cards, has_scenes=has_scenes, has_choice=models.has_choice)
-        _connect(parts, handlers, page, feedback)
+        _connect(parts, handlers, QuestionPictures(handlers, new_scene), page, feedback)
         _connect_keeping(demo, parts, handlers, page)
         if library is not None:
             picker = Picker(handlers, library, examples, has_scenes=has_scenes, downloads=downloads)
@@ -266,12 +265,15 @@ def _streams(parts: _Parts, page: gr.State) -> dict[str, Any]:
     }
 
 
-def _connect(parts: _Parts, handlers: Handlers, page: gr.State, feedback: FeedbackFile | None) -> None:
+def _connect(
+    parts: _Parts, handlers: Handlers, pictures: QuestionPictures, page: gr.State, feedback: FeedbackFile | None
+) -> None:
     """Who listens to what. Long-running listeners go through the queue, quick ones do not."""
     view, streams = _view(parts, page), _streams(parts, page)
     quick = {"outputs": view, **_without_progress(page), "queue": False, "api_visibility": "private"}
     asked = [page, parts.key, parts.question, parts.tool, *parts.settings]
     parts.question.submit(handlers.ask, asked, **streams)
+    parts.bridge.ask_text(handlers.ask_text, asked, **streams)
     parts.bridge.retry(handlers.retry, [page, *parts.settings], **streams)
     for stopped in (parts.question.stop, parts.bridge.stop):
         stopped(handlers.stop, [page], **{**quick, "outputs": None})
@@ -281,9 +283,6 @@ def _connect(parts: _Parts, handlers: Handlers, page: gr.State, feedback: Feedba
     parts.bridge.branch(handlers.branch, [page], **quick)
     parts.bridge.go_on(handlers.go_on, [page], **quick)
     parts.bridge.cancel_edit(handlers.cancel_edit, [page], **quick)
-    parts.bridge.attach(handlers.attach, [page, parts.question], trigger_mode="always_last", **quick)
-    parts.bridge.new_with_picture(handlers.new_with_picture, [page], **quick)
-    parts.bridge.crop(handlers.crop, [page], **quick)
     parts.bridge.example(handlers.example, [page, parts.key, parts.tool, *parts.settings], **streams)
     parts.bridge.look(handlers.look, [page], **{**streams, "concurrency_id": "opened"})
     parts.bridge.pixels(wanted_pixels, [page], trigger_mode="multiple", **{**quick, "outputs": parts.pixels})
@@ -294,5 +293,6 @@ def _connect(parts: _Parts, handlers: Handlers, page: gr.State, feedback: Feedba
     if feedback is not None:
         add_rating(handlers, feedback, parts.bridge, page, quick)
     parts.bridge.task(None, parts.question, parts.question, js="(value) => window.minivlm.withTask(value)")
-    parts.new_scene.click(handlers.new_scene, [page], **quick)
+    pictures.connect(parts.bridge, parts.box, page, quick)
+    parts.new_scene.click(pictures.new_scene, [page], **quick)
     parts.box.connect()

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import gradio as gr
-from PIL import Image
 
 from app.chat.conversation_store import ConversationStore
 from app.chat.exchange import Exchange
@@ -22,7 +20,7 @@ from app.page.messages import messages_of
 from app.page.notices import LOST, LOST_AT_START, error_line, notice_of
 from app.page.page_state import PageState
 from app.page.question.attachments import Attachments, is_filled
-from app.page.question.box import renamed, replaced, taken_from_box
+from app.page.question.box import taken_from_box
 from app.page.question.scratch import ScratchFolder
 from app.page.settings import read_settings
 from app.page.view import View, answering, idle
@@ -38,7 +36,6 @@ class Handlers:
         model: ChatModel,
         *,
         examples: Examples = no_examples,
-        new_scene: Callable[[], Image.Image] | None = None,
         store: ConversationStore[PageState] | None = None,
         models: PageModels | None = None,
         is_rated: bool = False,
@@ -47,14 +44,19 @@ class Handlers:
         self.models = models or PageModels(model)
         self.store = store if store is not None else ConversationStore[PageState](shelf=Shelf())
         self._examples = examples
-        self._new_scene = new_scene
-        self._scratch = ScratchFolder()
-        self._attachments = Attachments(self._scratch)
+        self.attachments = Attachments(ScratchFolder())
 
     def ask(self, page: PageState, shown_key: str, value: dict[str, Any], tool: Any, *settings: Any) -> Iterator[View]:
         """Send the text box. It is emptied only once the question has been accepted."""
         taken = taken_from_box(value["text"], value["files"])
         yield from self._ask(page, shown_key, value, tool, settings, taken=taken)
+
+    def ask_text(
+        self, page: PageState, shown_key: str, value: dict[str, Any], tool: Any, event: gr.EventData, *settings: Any
+    ) -> Iterator[View]:
+        """Ask this about the picture in the text box, or the one before. What was typed there stays."""
+        asked = {"text": str(event.text), "files": value["files"]}
+        yield from self._ask(page, shown_key, asked, tool, settings, taken=taken_from_box("", value["files"]))
 
     def _ask(
         self, page: PageState, shown_key: str, value: dict[str, Any], tool: Any, settings: Sequence[Any], **changes: Any
@@ -150,14 +152,6 @@ class Handlers:
         question = idle(value=draft) if draft else idle()
         return View(self.messages(page), question, "", tool_value(page.picture, clear=True), key=page.session.key)
 
-    def new_with_picture(self, page: PageState) -> View:
-        """New chat about the picture that this one is about now; what was typed stays."""
-        picture = page.session.picture_before(len(page.session.exchanges))
-        view = self.reset(page)
-        if picture is None:
-            return view
-        return view._replace(files=replaced([self._attachments.file_of(picture)]))
-
     def undo(self, page: PageState, value: dict[str, Any]) -> View:
         """Take the last question back into the text box, unless something else has been typed there."""
         was_editing = page.editing is not None
@@ -223,20 +217,6 @@ class Handlers:
             page.routing[exchange] = trace
         return View(self.messages(page))
 
-    def attach(self, page: PageState, value: dict[str, Any]) -> View:
-        """Files were added or removed: refuse bad ones now, and show the box tool the image of the next question.
-
-        What the page had to say before is outdated then. Removing a refused file triggers this once
-        more; the reason for which it was refused must then stay.
-        """
-        found = self._attachments.take(page, value["files"], self.models.of(page).info)
-        files = renamed(found.renamed) if found.renamed else gr.skip()
-        notice = notice_of(page, found.problem) if found.problem or found.is_new else gr.skip()
-        if found.pictures is None:
-            return View(notice=notice, files=files)
-        picture = found.pictures[-1] if found.pictures else page.picture
-        return View(notice=notice, tool=tool_value(picture, attached=found.pictures), files=files)
-
     def example(
         self, page: PageState, shown_key: str, tool: Any, event: gr.EventData, *settings: Any
     ) -> Iterator[View]:
@@ -244,27 +224,6 @@ class Handlers:
         example = self._examples(self.models.of(page).info)[int(event.index)]
         asked = {"text": example.question, "files": [str(example.path)]}
         yield from self._ask(page, shown_key, asked, tool, settings)
-
-    def crop(self, page: PageState, event: gr.EventData) -> View:
-        """A part of a picture becomes the picture of the next question, in place of what is attached."""
-        picture, box = page.picture_named(str(event.key)), box_of({"box": event.box})
-        if picture is None or box is None:
-            return View()
-        left, top, right, bottom = box.pixels(*picture.image.size)
-        part = picture.image.crop((left, top, max(right, left + 1), max(bottom, top + 1)))
-        return self._attached(page, self._scratch.save(part, name="part"))
-
-    def new_scene(self, page: PageState) -> View:
-        """Draw a fresh scene and attach it in place of what is attached."""
-        if self._new_scene is None:
-            return View()
-        return self._attached(page, self._scratch.save(self._new_scene(), name="scene"))
-
-    def _attached(self, page: PageState, path: Path) -> View:
-        """One picture in place of what is attached. gradio tells of no change where one file replaces another, so the
-        stage is told here."""
-        pictures = page.attach([str(path)])
-        return View(notice="", tool=tool_value(pictures[-1], attached=pictures), files=replaced([str(path)]))
 
     def look(self, page: PageState, event: gr.EventData) -> Iterator[View]:
         """Another tab has changed the conversation; or, with `whole`, this one knows too little of it."""
@@ -290,7 +249,7 @@ class Handlers:
     def _question_value(self, page: PageState, exchange: Exchange) -> dict[str, Any]:
         """A question as the text box's content, without its box: `_tool_of`."""
         text, _ = without_box(exchange.question, self.models.of(page).info.tasks)
-        return {"text": text, "files": [self._attachments.file_of(picture) for picture in exchange.pictures]}
+        return {"text": text, "files": [self.attachments.file_of(picture) for picture in exchange.pictures]}
 
     def _tool_of(self, page: PageState, exchange: Exchange) -> dict[str, Any]:
         """What the stage shows while this question is in the text box: its picture, or the one before, and its box."""

@@ -30,7 +30,7 @@ class Attachments:
     """`scratch` takes the files that are written for the page."""
 
     def __init__(self, scratch: ScratchFolder) -> None:
-        self._scratch = scratch
+        self.scratch = scratch
 
     def take(self, page: PageState, files: Sequence[str], info: ModelInfo) -> Attached:
         """Read the files for the next question; none before it is clear that they are not too many for the model."""
@@ -58,7 +58,7 @@ class Attachments:
         """A file with the picture for the text box: the one it came from, or a new one if browsers can't show that."""
         if picture.path is not None and picture.is_web_file and picture.path.is_file():
             return str(picture.path)
-        file = self._scratch.save(picture.image)
+        file = self.scratch.save(picture.image)
         STORE.remember(picture, file)
         return str(file)
 

@@ -14,13 +14,12 @@
     pending = null;
   }
 
-  // Called when the text box is sent.
-  function sending() {
+  // Called when the text box is sent, or another text in its place.
+  function sending(text = document.querySelector("#mv-question textarea").value.trim()) {
     page.attempt();
     page.outdate("send");
     page.outdateRefusal();
-    const thumbnails = document.querySelectorAll("#mv-question .thumbnail-item img");
-    pend(document.querySelector("#mv-question textarea").value.trim(), thumbnails);
+    pend(text, document.querySelectorAll("#mv-question .thumbnail-item img"));
   }
 
   // Shows a question with its pictures, until the server has drawn something.

@@ -13,6 +13,7 @@ from playwright.sync_api import Page, expect
 
 from app.page.handlers import Handlers
 from app.page.question.attachments import Attachments
+from app.page.question.pictures import QuestionPictures
 from tests.app.helpers import Server, encode, scene
 from tests.app.page.browsing import answers, ask, attach, done, question
 
@@ -100,7 +101,7 @@ def test_what_is_typed_while_a_scene_is_drawn_stays(
 ) -> None:
     page = quiet_page
     question(page).fill("what")
-    with late(monkeypatch, Handlers, "_attached") as drawn:
+    with late(monkeypatch, QuestionPictures, "_attached") as drawn:
         page.get_by_role("button", name="New scene").click()
         question(page).press("End")
         page.keyboard.type(" is it?")
