@@ -19,7 +19,7 @@ from app.page.examples import Examples, no_examples
 from app.page.messages import messages_of
 from app.page.notices import LOST, LOST_AT_START, error_line, notice_of
 from app.page.page_state import PageState
-from app.page.question.attachments import Attachments, is_filled
+from app.page.question.attachments import Attachments, draft_of, is_filled
 from app.page.question.box import taken_from_box
 from app.page.question.scratch import ScratchFolder
 from app.page.settings import read_settings
@@ -174,7 +174,7 @@ class Handlers:
             exchange = page.edit(int(event.index))
         except RequestError as error:
             return View(notice=notice_of(page, error))
-        page.draft = page.draft or (value if is_filled(value) else None)
+        page.draft = page.draft or draft_of(value)
         tool = self._tool_of(page, exchange)
         return View(self.messages(page), gr.update(value=self._question_value(page, exchange)), notice_of(page), tool)
 

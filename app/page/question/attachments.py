@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from app.chat.encoding import well_formed
 from app.chat.pictures import STORE, Picture, check_beginning
 from app.chat.questions import check_number_of_images
 from app.page.page_state import PageState
@@ -73,6 +74,11 @@ def _beginning_as_pictures(paths: Sequence[str]) -> tuple[list[str], MiniVLMErro
         except ImageError as error:
             problem = error
     return good, problem
+
+
+def draft_of(value: dict[str, Any]) -> dict[str, Any] | None:
+    """What the text box holds, to be put back later; None if that is nothing."""
+    return {**value, "text": well_formed(value["text"])} if is_filled(value) else None
 
 
 def is_filled(value: dict[str, Any]) -> bool:

@@ -15,6 +15,8 @@ from typing import Any
 
 import gradio as gr
 
+from app.chat.encoding import well_formed
+
 _NUMBERS = count()  # gradio tells of no change where a value is the same as the one before
 
 
@@ -37,7 +39,7 @@ def _file_data(path: str) -> dict[str, Any]:
 
 def taken_from_box(text: str, files: Sequence[str]) -> dict[str, Any]:
     """A question that was sent leaves the text box: its text, and its files (paths as the text box has them)."""
-    return {"number": next(_NUMBERS), "text": text, "files": list(files)}
+    return {"number": next(_NUMBERS), "text": well_formed(text), "files": list(files)}
 
 
 class QuestionBox:

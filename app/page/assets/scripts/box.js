@@ -36,7 +36,8 @@
   // A question was accepted; what has come into the box since it was sent stays.
   function withoutTaken(value, taken) {
     if (!taken) return page.NOTHING;
-    const text = value.text.startsWith(taken.text) ? value.text.slice(taken.text.length).trimStart() : value.text;
+    const isStart = (value.text.toWellFormed?.() ?? value.text).startsWith(taken.text); // half characters: box.py
+    const text = isStart ? value.text.slice(taken.text.length).trimStart() : value.text;
     const isTaken = (path) => taken.files.includes(path) || (originals.has(path) && isTaken(originals.get(path)));
     return { text, files: value.files.filter((file) => !isTaken(file.path)) };
   }
