@@ -98,7 +98,11 @@ class Handlers:
         yield from self._follow(page, updates)
 
     def page_shown(self, page: PageState, shown_key: str) -> PageState:
-        """The conversation that the page shows: gradio forgets whose page is whose earlier than the store does."""
+        """The page state that goes with the conversation `shown_key`, which the browser shows.
+
+        It is `page`, unless gradio has forgotten this tab's state meanwhile and made a new one: then the store has it.
+        Raises RequestError if the store has forgotten it, too.
+        """
         if not shown_key or shown_key == page.session.key:
             return page
         kept = self.store.get(shown_key)
@@ -179,7 +183,10 @@ class Handlers:
         return View(self.messages(page), gr.update(value=self._question_value(page, exchange)), notice_of(page), tool)
 
     def branch(self, page: PageState, event: gr.EventData) -> View:
-        """Show what the conversation was with another version of a question."""
+        """Show the conversation with another version of question `event.index`, which a retry or an edit has replaced.
+
+        `event.step` is 1 for the next version and -1 for the one before, in a circle.
+        """
         try:
             page.switch(int(event.index), int(event.step))
         except RequestError as error:

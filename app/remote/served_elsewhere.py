@@ -14,9 +14,9 @@ import httpx
 
 from app.remote.boxes.box_format import BoxFormat
 from app.remote.boxes.known import AUTO, MARKUP, box_format, guess
-from app.remote.config import DEFAULT_SAMPLING, FAMILY, RemoteConfig
-from app.remote.errors import http_error
-from app.remote.tasks import RemoteTask
+from app.remote.remote_config import DEFAULT_SAMPLING, FAMILY, RemoteConfig
+from app.remote.remote_tasks import RemoteTask
+from app.remote.server_errors import http_error
 from models.command_line import version
 from models.config import parse_keys
 from models.conversation import Sampling

@@ -9,7 +9,7 @@ import pytest
 
 from app.arguments import parse_arguments
 from app.launch_elsewhere import serve_elsewhere
-from app.remote.config import DEFAULT_SAMPLING, RemoteConfig, remote_config
+from app.remote.remote_config import DEFAULT_SAMPLING, RemoteConfig, remote_config
 from app.remote.served_elsewhere import find_served
 from models.conversation import Sampling
 from models.errors import ConfigError, MiniVLMError, RequestError, ServerFailed

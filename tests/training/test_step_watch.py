@@ -8,7 +8,7 @@ import random
 import pytest
 import torch
 
-from training.health import MOST_IDLE_STEPS, StepWatch, TrainingDiverged, refuse_non_finite
+from training.step_watch import MOST_IDLE_STEPS, StepWatch, TrainingDiverged, refuse_non_finite
 
 
 def fault(watch: StepWatch, loss: float, norm: float, *, expects_gradient: bool = True) -> str | None:

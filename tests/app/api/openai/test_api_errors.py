@@ -10,9 +10,9 @@ import httpx
 import openai
 import pytest
 
+from app.api.openai.api_errors import ApiError
 from app.api.openai.body import MAX_BYTES, MAX_VALUES, parse_object
-from app.api.openai.errors import ApiError
-from app.api.openai.pictures import MAX_PICTURES
+from app.api.openai.data_uris import MAX_PICTURES
 from app.api.openai.served import OneModel
 from models.errors import Busy, ContextOverflow, NotEnoughMemory, NotFinite
 from tests.app.api.serving import Api, data_uri, request, said

@@ -8,8 +8,8 @@ import pytest
 
 from app.api.metrics import as_text
 from app.config_list import describe_configs
+from app.library.engine_loader import EngineLoader, LoadingOptions
 from app.library.library import ModelLibrary
-from app.library.loading import EngineLoader, LoadingOptions
 from app.library.offers import configs_in, find_offers
 from engine.stats import EngineStats
 from models.conversation import Sampling, Turn

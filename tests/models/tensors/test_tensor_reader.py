@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from models.tensors.reading import TensorReader
+from models.tensors.tensor_reader import TensorReader
 from models.tensors.weights import Lora, Part, read_tensors
 from tests.own_memory import own_and_mapped
 

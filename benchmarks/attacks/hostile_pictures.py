@@ -32,8 +32,8 @@ def jpeg_with_scans(more: int, side: int = LARGE) -> bytes:
     return data[:end] + _EMPTY_SCAN * more + data[end:]
 
 
-def numbered(content: bytes, count: int) -> Iterator[bytes]:
-    """As many files of different content with the same picture: bytes after its end are passed over."""
+def distinct_copies(content: bytes, count: int) -> Iterator[bytes]:
+    """The file `count` times, each with another number behind its end: one picture, but never the same bytes."""
     return (content + b"%d" % number for number in range(count))
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from app.library.engine_loader import EngineLoader, LoadingOptions
 from app.library.library import ModelLibrary
-from app.library.loading import EngineLoader, LoadingOptions
 from app.library.offers import find_offers
 from models import devices
 from models.command_line import CONFIG_DIR

@@ -15,8 +15,8 @@ import psutil
 import torch
 
 from app.extras.extended_model import with_extras
-from app.library.elsewhere import LoadedElsewhere
 from app.library.entry import Loaded, Loader, Need
+from app.library.loaded_elsewhere import LoadedElsewhere
 from app.library.offers import Offer
 from engine.chat_engine import ChatEngine
 from engine.stats import EngineStats
@@ -54,8 +54,11 @@ class EngineLoader(Loader):
         self._report = report
 
     def needed(self, offer: Offer, loaded: Sequence[Loaded]) -> Need:
-        """The weights, as the loader will check them: in 4 bits where the configuration leaves that open and they fit
-        in no other way, all others unloaded. What is mapped from files counts as taken: it has to be in memory, too."""
+        """See Loader. The number of bytes is the one that loading will check.
+
+        If the configuration leaves the quantization open ("auto"), it is that of 4 bits where the weights would not fit
+        otherwise, even with all other models unloaded. Weights that are mapped from files count as used memory.
+        """
         if offer.server:
             return Need(num_bytes=0, free=0, given_back=[0] * len(loaded), device=offer.server)
         config = self._config(offer)

@@ -17,10 +17,10 @@ from models.family_config import FamilyConfig
 from models.files.adapters import CONFIG_FILE, FULL_FILE, PREFIX, WEIGHTS_FILES
 from models.files.released import ReleasedFiles
 from models.tensors.weights import Tensors
-from training.health import refuse_non_finite
 from training.recipe import Recipe
 from training.stages.stage_files import fresh_lora, save_flat, write_config
-from training.stages.stage_model import State
+from training.stages.stage_model import StateDict
+from training.step_watch import refuse_non_finite
 
 # Weights of the decoder's layers; experts and their routers are trained in full or not at all.
 _IN_LAYERS = re.compile(r"^(model\.layers|transformer\.h)\.\d+\.(?!.*(deepspeed_moe|block_sparse_moe)).*\.weight$")
@@ -43,7 +43,7 @@ def save_adapter(
     recipe: Recipe,
     config: FamilyConfig,
     files: ReleasedFiles,
-    state: State,
+    state: StateDict,
     folder: Path,
     *,
     full: Tensors,

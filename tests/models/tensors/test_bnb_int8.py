@@ -13,7 +13,7 @@ from torch import Tensor
 from models.loader import load_model
 from models.quantization import quantization_config
 from models.quantized.eight_bits import EightBitLinear
-from models.tensors import eight_bits
+from models.tensors import bnb_int8
 from tests.paths import GOLDENS
 
 
@@ -21,12 +21,12 @@ from tests.paths import GOLDENS
 def without_ours() -> Iterator[None]:
     """bitsandbytes as it is."""
     quantization_config("8bit", torch.float32)
-    eight_bits.install()._destroy()
-    eight_bits.install.cache_clear()
+    bnb_int8.install()._destroy()
+    bnb_int8.install.cache_clear()
     try:
         yield
     finally:
-        eight_bits.install()
+        bnb_int8.install()
 
 
 def random(*shape: int) -> Tensor:
@@ -43,7 +43,7 @@ def test_bits_are_bitsandbytes(shape: tuple[int, int], dtype: torch.dtype) -> No
     assert torch.equal(integers, expected[0])
     assert torch.equal(largest, expected[1])
     assert columns is None
-    integers, largest = eight_bits.quantize(torch.cat((rows, torch.zeros_like(rows[:1]))))
+    integers, largest = bnb_int8.quantize(torch.cat((rows, torch.zeros_like(rows[:1]))))
     assert torch.equal(integers[:-1], expected[0])
     assert not integers[-1].any()
     assert largest[-1] == 0
@@ -60,13 +60,13 @@ def test_tokens_with_a_threshold_are_rounded_by_bitsandbytes() -> None:
 
 
 def test_loading_quantizes_this_way(monkeypatch: pytest.MonkeyPatch) -> None:
-    sizes, round_rows = [], eight_bits.round_rows
+    sizes, round_rows = [], bnb_int8.round_rows
 
     def count(rows: Tensor, integers: Tensor, largest: Tensor) -> None:
         sizes.append(rows.numel())
         round_rows(rows, integers, largest)
 
-    monkeypatch.setattr(eight_bits, "round_rows", count)
+    monkeypatch.setattr(bnb_int8, "round_rows", count)
     model = load_model(GOLDENS / "minigpt_v2" / "config.yaml", device="cpu", quantization="8bit", report=None)
     layers = [layer for layer in model.language_model.modules() if isinstance(layer, EightBitLinear)]
     head = model.language_model.get_output_embeddings()

@@ -14,16 +14,16 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from engine.chat_engine import ChatEngine
-from engine.question_runner import QuestionRunner, Request, answered
+from engine.question_runner import QuestionRunner, TurnsAndSampling, answered
 from models.conversation import Sampling, Turn
 from models.disk import one_line_if_full, written_whole
 from models.errors import ConfigError
 from models.vision_language_model import IGNORED_LABEL, VisionLanguageModel
-from training.data.annotations import DataError, Item
+from training.data.annotations import Annotation, DataError
 from training.data.llava_sequences import make_llava_batch
 from training.data.readers import MissingImage, open_image
 from training.evaluation.public.benchmark_tasks import BENCHMARKS, BenchmarkQuestion, Figures, Files
-from training.evaluation.public.table import write_result
+from training.evaluation.public.result_tables import write_result
 
 CONCURRENT = 16
 
@@ -44,7 +44,7 @@ class Predictions:
         for number, line in enumerate(complete, start=1):
             where = f"{path}, line {number}"
             try:
-                entry = Item(json.loads(line), lambda where=where: where)  # type: ignore[misc]  # bound early
+                entry = Annotation(json.loads(line), lambda where=where: where)  # type: ignore[misc]  # bound early
             except (ValueError, RecursionError) as error:
                 raise DataError(f"{where}: not valid JSON; delete the line to ask its question again.") from error
             if entry.text("task") != task:
@@ -73,7 +73,7 @@ def benchmark_answerer(engine: ChatEngine, max_new_tokens: int) -> Answerer:
     """Greedy answers of a running engine."""
     sampling = Sampling(temperature=0.0, repetition_penalty=1.0, max_new_tokens=max_new_tokens)
 
-    def prepare(question: BenchmarkQuestion) -> Request:
+    def prepare(question: BenchmarkQuestion) -> TurnsAndSampling:
         return [Turn("user", question.text, (open_image(question.image),))], sampling
 
     def answer(questions: Sequence[BenchmarkQuestion]) -> Iterator[tuple[BenchmarkQuestion, str]]:

@@ -8,8 +8,8 @@ from urllib.parse import quote
 
 import pytest
 
-from app.api.openai.errors import ApiError
-from app.api.openai.pictures import picture_of
+from app.api.openai.api_errors import ApiError
+from app.api.openai.data_uris import picture_of
 from tests.app.helpers import encode, scene
 
 DATA = base64.b64encode(encode(scene(), "JPEG")).decode()

@@ -11,8 +11,8 @@ from PIL import Image
 from app.chat.picture_uri import picture_uri
 from app.chat.questions import question_part, task_of
 from app.remote.boxes.box_format import Size
+from app.remote.remote_tasks import sent_text
 from app.remote.served_elsewhere import ServedElsewhere
-from app.remote.tasks import sent_text
 from models.conversation import Sampling, Turn
 from models.errors import RequestError
 from models.sampling_settings import settings_of

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from models.memory.plan import MemoryPlan
+from models.memory.memory_plan import MemoryPlan
 from models.memory.sizes import KeysAndValues
 
 MIB, GIB = 2**20, 2**30

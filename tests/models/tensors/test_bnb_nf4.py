@@ -12,7 +12,7 @@ from torch import Tensor
 
 from models.loader import load_model
 from models.quantization import quantization_config
-from models.tensors import four_bits
+from models.tensors import bnb_nf4
 from tests.paths import GOLDENS
 
 FP32, FP16, BF16 = torch.float32, torch.float16, torch.bfloat16
@@ -21,7 +21,7 @@ FP32, FP16, BF16 = torch.float32, torch.float16, torch.bfloat16
 @pytest.fixture
 def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that a small matrix has several."""
-    monkeypatch.setattr(four_bits, "_PIECE", 2**12)
+    monkeypatch.setattr(bnb_nf4, "_PIECE", 2**12)
 
 
 @pytest.fixture(scope="module")
@@ -30,12 +30,12 @@ def theirs() -> Callable[..., tuple[Tensor, QuantState]]:
     quantization_config("4bit", FP32)
 
     def without_ours(*args: object, **options: object) -> tuple[Tensor, QuantState]:
-        four_bits.install()._destroy()
-        four_bits.install.cache_clear()
+        bnb_nf4.install()._destroy()
+        bnb_nf4.install.cache_clear()
         try:
             return quantize_4bit(*args, **options)  # type: ignore[arg-type]
         finally:
-            four_bits.install()
+            bnb_nf4.install()
 
     return without_ours
 
@@ -120,22 +120,22 @@ def test_other_storage_is_theirs(theirs: Callable[..., tuple[Tensor, QuantState]
 
 def test_it_works_in_every_mode() -> None:
     """Threads have modes of their own."""
-    expected = four_bits.quantize(random(64, 64), 64, "nf4", torch.uint8)
+    expected = bnb_nf4.quantize(random(64, 64), 64, "nf4", torch.uint8)
     with torch.inference_mode():
-        found = four_bits.quantize(random(64, 64), 64, "nf4", torch.uint8)
-    with_gradient = four_bits.quantize(random(64, 64).requires_grad_(), 64, "nf4", torch.uint8)
+        found = bnb_nf4.quantize(random(64, 64), 64, "nf4", torch.uint8)
+    with_gradient = bnb_nf4.quantize(random(64, 64).requires_grad_(), 64, "nf4", torch.uint8)
     for results in (found, with_gradient):
         assert all(map(torch.equal, results, expected))
 
 
 def test_loading_quantizes_this_way(monkeypatch: pytest.MonkeyPatch) -> None:
     """bitsandbytes' own way takes many times as long."""
-    pieces, pack = [], four_bits._pack
+    pieces, pack = [], bnb_nf4._pack
 
     def count(scaled: Tensor, limits: list[float], packed: Tensor) -> None:
         pieces.append(len(scaled))
         pack(scaled, limits, packed)
 
-    monkeypatch.setattr(four_bits, "_pack", count)
+    monkeypatch.setattr(bnb_nf4, "_pack", count)
     load_model(GOLDENS / "minigpt_v2" / "config.yaml", device="cpu", quantization="4bit", report=None)
     assert len(pieces) == 3 * 7  # q, k, v, o, gate, up, down

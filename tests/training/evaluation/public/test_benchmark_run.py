@@ -20,9 +20,9 @@ from tests.small_disk import small_disk
 from tests.training.tiny_stages import GOLDENS, draw_pictures, write_json
 from training.data.annotations import DataError
 from training.evaluation import scene_accuracy as evaluate
+from training.evaluation.public.benchmark_run import Predictions, answer_all, check_same_run, run_benchmark
 from training.evaluation.public.benchmark_tasks import BenchmarkQuestion, Files
-from training.evaluation.public.run import Predictions, answer_all, check_same_run, run_benchmark
-from training.evaluation.public.table import markdown, write_tables
+from training.evaluation.public.result_tables import markdown, write_tables
 
 
 def test_a_benchmark_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
@@ -69,7 +69,7 @@ def test_a_run_that_ends_half_way_asks_only_what_is_left(tmp_path: Path, monkeyp
     model = load_model(GOLDENS / "minigpt_v2" / "config.yaml", device="cpu", report=None)
     whole = run_benchmark(model, "gqa", files, tmp_path / "whole")
     lost = (tmp_path / "3.png").rename(tmp_path / "away.png")
-    monkeypatch.setattr("training.evaluation.public.run.CONCURRENT", 1)  # so that it is known which are done
+    monkeypatch.setattr("training.evaluation.public.benchmark_run.CONCURRENT", 1)  # so that it is known which are done
     with pytest.raises(DataError, match=r"3\.png.*set --images"):
         run_benchmark(model, "gqa", files, tmp_path / "o")
     lost.rename(tmp_path / "3.png")

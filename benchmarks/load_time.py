@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.initialization import no_init_weights
 
-from benchmarks.measure import Clock, Figure, Report, peak_memory
+from benchmarks.measure import Clock, Figure, SpeedReport, peak_memory
 from models.config import family_module, load_config
 from models.files.released import ReleasedFiles
 from models.loader import build_model
@@ -52,7 +52,7 @@ class LoadingWork:
 SMALL = LoadingWork(width=64, inner=96, heads=4, blocks=2, repeats=1, in_process=True)
 
 
-def run(work: LoadingWork, clock: Clock, report: Report, goals: Mapping[str, float]) -> None:
+def run(work: LoadingWork, clock: Clock, report: SpeedReport, goals: Mapping[str, float]) -> None:
     """Load in the file's own number format and in another one; both ways take turns."""
     with tempfile.TemporaryDirectory() as folder:
         config, size = write_checkpoint(Path(folder), work)

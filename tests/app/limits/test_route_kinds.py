@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from app.limits.refusal import Refused
-from app.limits.routes import Kind, route_of
+from app.limits.route_kinds import Kind, route_of
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Message, Receive, Scope, Send
 
 from app.api.moondream import moondream_router
-from app.api.openai.errors import ApiError, api_error
+from app.api.openai.api_errors import ApiError, api_error
 from app.api.openai.responses import CLIENT_LEFT
 from app.api.openai.routes import Service, openai_router
 from models.errors import MiniVLMError

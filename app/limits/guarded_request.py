@@ -12,19 +12,19 @@ from app.limits.bodies import LimitedBody, check_length
 from app.limits.gradio_app import cookies_of
 from app.limits.policy import MIB, Limits
 from app.limits.refusal import Refused
-from app.limits.routes import Kind, Route
+from app.limits.route_kinds import Kind, RouteMatch
 
 CAPTURED_BYTES = 1 * MIB  # of an answer that the layer reads along: names of uploads or of a call
 
 
-class Request:
+class GuardedRequest:
     """One request on its way through the layer."""
 
     def __init__(self, scope: Scope, client: str, receive: Receive) -> None:
         self.scope = scope
         self.client = client
         self.raw_receive = self.receive = receive
-        self.route = Route(Kind.STATIC)
+        self.route = RouteMatch(Kind.STATIC)
         self.headers: list[tuple[bytes, bytes]] = []  # that the answer gets
         self.send: Send | None = None
         self.body: LimitedBody | None = None

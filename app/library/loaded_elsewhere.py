@@ -7,7 +7,7 @@ from contextlib import ExitStack
 
 from app.library.entry import Loaded
 from app.library.offers import Offer
-from app.remote.config import remote_config
+from app.remote.remote_config import remote_config
 from app.remote.remote_model import RemoteModel
 from app.remote.served_elsewhere import find_served
 from engine.stats import Counters

@@ -18,7 +18,7 @@ from app.chat.encoding import well_formed
 from app.chat.picture_files import picture_of, save_picture
 from app.chat.regions import entities_of, parse_answer, regions_data
 from engine.chat_model import ChatModel
-from engine.question_runner import QuestionRunner, Request
+from engine.question_runner import QuestionRunner, TurnsAndSampling
 from models.conversation import Answer
 from models.errors import MiniVLMError, RequestError
 
@@ -64,7 +64,7 @@ def _answer_rest(chat: ChatModel, questions: Path, results: Results, *, num_done
     """Ask all lines but the first `num_done`; the numbers of those that have an error."""
     prepared: dict[int, PreparedLine] = {}
 
-    def request(line: Line) -> Request:
+    def request(line: Line) -> TurnsAndSampling:
         prepared[line.number] = one = prepare(line, questions.parent, chat)
         return [one.question], chat.info.sampling
 

@@ -6,7 +6,7 @@ import binascii
 import re
 from typing import Any
 
-from app.api.openai.errors import ApiError
+from app.api.openai.api_errors import ApiError
 from app.chat.pictures import Picture, open_picture
 from models.errors import ImageError
 

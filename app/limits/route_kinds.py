@@ -43,7 +43,7 @@ WORK = frozenset({Kind.JOIN, Kind.CALL, Kind.UPLOAD, Kind.API, Kind.PAGE})  # wh
 
 
 @dataclass(frozen=True)
-class Route:
+class RouteMatch:
     """A request's kind, and what its path names: a listener, an event or a session."""
 
     kind: Kind
@@ -76,7 +76,7 @@ _TABLE: tuple[tuple[str, re.Pattern[str], Kind], ...] = tuple(
 )
 
 
-def route_of(method: str, path: str) -> Route:
+def route_of(method: str, path: str) -> RouteMatch:
     """The kind of a request. Raises Refused with 404 or 405 for what is not listed."""
     asked = "GET" if method == "HEAD" else method
     known_path = False
@@ -85,7 +85,7 @@ def route_of(method: str, path: str) -> Route:
         if match is None:
             continue
         if allowed in (asked, "*"):
-            return Route(kind, match.groupdict().get("name") or "")
+            return RouteMatch(kind, match.groupdict().get("name") or "")
         known_path = True
     if known_path:
         raise Refused(405, f"{method if method.isalpha() and len(method) < 10 else 'That'} does nothing here.")

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from app.remote.boxes.known import AUTO, NAMES
 from app.remote.boxes.qwen import MAX_PIXELS, MIN_PIXELS
-from app.remote.tasks import RemoteTask
+from app.remote.remote_tasks import RemoteTask
 from models.config import apply_override, parse_keys, read_yaml
 from models.conversation import Sampling
 from models.errors import ConfigError, RequestError

@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
+from app.batch.ask import answer_file, check_files
 from app.batch.results import open_results
-from app.batch.run import answer_file, check_files
 from app.extras.extended_model import ExtendedModel
 from engine.chat_model import ChatModel
 from models.conversation import Turn
@@ -213,7 +213,7 @@ def test_what_can_be_told_before_the_model_loads(questions: Path, tmp_path: Path
 KILLED = """
 import sys
 from pathlib import Path
-from app.batch.run import answer_file
+from app.batch.ask import answer_file
 from tests.fakes import ScriptedModel
 answer_file(ScriptedModel(delay=0.01), Path(sys.argv[1]), output=Path(sys.argv[2]), at_once=4)
 """
