@@ -6,20 +6,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from app.chat.encoding import well_formed
 from app.chat.pictures import STORE, Picture, check_beginning
 from app.chat.questions import check_number_of_images
 from app.page.page_state import PageState
-from app.page.scratch import ScratchFolder
+from app.page.question.scratch import ScratchFolder
 from models.errors import ImageError, MiniVLMError, RequestError
 from models.model_info import ModelInfo
 
 
 @dataclass(frozen=True)
 class Attached:
-    """What came of the files: those that stay in the text box, their pictures (None if none was decoded because there
-    are too many), why another one does not stay, and whether the pictures are others than before."""
+    """What came of the files: those that become another file in the text box, or None for those that don't stay there;
+    the pictures of the others (None if none was decoded because there are too many); why one does not stay; and whether
+    the pictures are others than before."""
 
-    files: list[str]
+    renamed: dict[str, str | None]
     pictures: list[Picture] | None
     problem: MiniVLMError | None
     is_new: bool
@@ -29,7 +31,7 @@ class Attachments:
     """`scratch` takes the files that are written for the page."""
 
     def __init__(self, scratch: ScratchFolder) -> None:
-        self._scratch = scratch
+        self.scratch = scratch
 
     def take(self, page: PageState, files: Sequence[str], info: ModelInfo) -> Attached:
         """Read the files for the next question; none before it is clear that they are not too many for the model."""
@@ -39,7 +41,7 @@ class Attachments:
             check_number_of_images(len(good), info)
         except RequestError as error:
             page.attach([])
-            return Attached(good, None, problem or error, is_new=True)
+            return Attached(dict.fromkeys(set(files) - set(good)), None, problem or error, is_new=True)
         for path in list(good):
             try:
                 page.attach([*page.attached, path])
@@ -48,13 +50,16 @@ class Attachments:
                 problem = error
         pictures = page.attach(good)
         is_new = {id(picture.image) for picture in before} != {id(picture.image) for picture in pictures}
-        return Attached([self.file_of(picture) for picture in pictures], pictures, problem, is_new)
+        shown: dict[str, str | None] = dict.fromkeys(files)
+        shown.update((path, self.file_of(picture)) for path, picture in zip(good, pictures, strict=True))
+        others = {before: file for before, file in shown.items() if file != before}
+        return Attached(others, pictures, problem, is_new)
 
     def file_of(self, picture: Picture) -> str:
         """A file with the picture for the text box: the one it came from, or a new one if browsers can't show that."""
         if picture.path is not None and picture.is_web_file and picture.path.is_file():
             return str(picture.path)
-        file = self._scratch.save(picture.image)
+        file = self.scratch.save(picture.image)
         STORE.remember(picture, file)
         return str(file)
 
@@ -69,6 +74,11 @@ def _beginning_as_pictures(paths: Sequence[str]) -> tuple[list[str], MiniVLMErro
         except ImageError as error:
             problem = error
     return good, problem
+
+
+def draft_of(value: dict[str, Any]) -> dict[str, Any] | None:
+    """What the text box holds, to be put back later; None if that is nothing."""
+    return {**value, "text": well_formed(value["text"])} if is_filled(value) else None
 
 
 def is_filled(value: dict[str, Any]) -> bool:

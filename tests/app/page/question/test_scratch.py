@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from app.page.scratch import KEEP, ScratchFolder
+from app.page.question.scratch import KEEP, ScratchFolder
 from tests.app.helpers import scene
 
 
