@@ -10,7 +10,7 @@ from transformers import AutoConfig, PreTrainedConfig
 
 from models.errors import CheckpointMismatch, CheckpointMissing, ConfigError
 from models.family_config import FamilyConfig
-from models.fetching.checkpoints import find_local, find_near, resolve, resolve_base
+from models.fetching.checkpoints import find_named, find_near, resolve, resolve_base
 from models.files.adapters import adapter_values, is_adapter_folder, read_lora, trained_in_full
 from models.files.json_file import json_values
 from models.tensors.module_config import as_config_error
@@ -121,7 +121,7 @@ class ReleasedFiles:
             return self.path(key)
         if not named:
             return None
-        if (found := find_local(named, self._config)) is not None:
+        if (found := find_named(named, self._config)) is not None:
             return found
         return find_near(named, self.path(near))
 

@@ -117,6 +117,8 @@ def _report_file(file: NeededFile, report: Report, *, is_released: bool) -> Head
         return None
     headers = read_headers(path)
     report(f"  {file.key}: {file.value}")
+    if file.remark:
+        report(f"    note: {file.remark}")
     for line in header_lines(headers, is_released=is_released):
         report(f"    {line}")
     return headers

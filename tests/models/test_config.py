@@ -11,7 +11,7 @@ from models.config import available_families, family_module, load_config, read_y
 from models.conversation import Sampling
 from models.errors import CheckpointMissing, ConfigError, MiniVLMError
 from models.families import minigpt4, minigpt_v2, tinygpt_v
-from models.fetching.checkpoints import find_local, needed_files, resolve
+from models.fetching.checkpoints import needed_files, remarks_on, resolve
 from models.formats.minigpt import GROUNDING_TASKS
 from models.model_info import ModelInfo
 from tests.paths import GOLDENS, ROOT
@@ -146,7 +146,7 @@ def test_placeholders_are_recognised(tmp_path: Path, value: str) -> None:
 def test_files_are_found_beside_the_yaml_and_by_base_name(tmp_path: Path) -> None:
     config = load_config(write(tmp_path, V2 + "language_model: someone/llama"))
     (tmp_path / "llama").mkdir()
-    assert find_local("someone/llama", config) == tmp_path / "llama"
+    assert needed_files(config)[0].path == tmp_path / "llama"
     (tmp_path / "someone" / "llama").mkdir(parents=True)
     assert resolve(config, "language_model") == tmp_path / "someone" / "llama"
     with pytest.raises(
@@ -154,6 +154,28 @@ def test_files_are_found_beside_the_yaml_and_by_base_name(tmp_path: Path) -> Non
     ):
         resolve(config, "checkpoint")
     assert {file.key for file in needed_files(config)} == {"language_model", "vision_tower", "checkpoint"}
+
+
+def test_a_path_of_ones_own_is_never_taken_for_another_of_that_name(tmp_path: Path) -> None:
+    """Every training has a checkpoint_best.pth; a mistyped folder must not load another one's."""
+    (tmp_path / "checkpoint_best.pth").touch()
+    config = load_config(write(tmp_path, "family: minigpt_v2\ncheckpoint: output/stage3/checkpoint_best.pth"))
+    assert {file.key: file.path for file in needed_files(config)}["checkpoint"] is None
+    with pytest.raises(CheckpointMissing, match=f"did you mean {tmp_path}/checkpoint_best.pth\\?"):
+        resolve(config, "checkpoint")
+    assert remarks_on(config) == []
+
+
+def test_what_is_found_by_its_last_part_is_said(tmp_path: Path) -> None:
+    (tmp_path / "minigptv2_checkpoint.pth").touch()
+    (tmp_path / "llama").mkdir()
+    keys = "language_model: someone/llama\ncheckpoint: minigpt_v2/minigptv2_checkpoint.pth"
+    config = load_config(write(tmp_path, f"family: minigpt_v2\n{keys}"))
+    said = "is not here by its full name; {} is taken for it."
+    assert sorted(remarks_on(config)) == [
+        f"note: checkpoint: minigpt_v2/minigptv2_checkpoint.pth {said.format(tmp_path / 'minigptv2_checkpoint.pth')}",
+        f"note: language_model: someone/llama {said.format(tmp_path / 'llama')}",
+    ]
 
 
 def test_a_hub_id_that_cannot_be_downloaded_is_one_line(tmp_path: Path) -> None:
