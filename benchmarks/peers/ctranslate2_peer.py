@@ -8,7 +8,7 @@ from pathlib import Path
 
 import ctranslate2
 import numpy as np
-from ctranslate2.specs import Activation, TransformerDecoderModelSpec
+from ctranslate2.specs import Activation, TransformerDecoderModelSpec, TransformerDecoderSpec
 
 from benchmarks.peers.serving import Ids, serve
 from benchmarks.peers.tensors import settings, tensors
@@ -44,11 +44,12 @@ def write_model(weights: Path, folder: Path, kind: str | None) -> None:
     if (folder / "model.bin").is_file():
         return
     config = settings(weights)
-    spec = TransformerDecoderModelSpec.from_config(
+    decoder = TransformerDecoderSpec(
         config["num_hidden_layers"], config["num_attention_heads"], activation=Activation.SWISH, pre_norm=True,
-        ffn_glu=True, rms_norm=True, rotary_dim=0, rotary_interleave=False, num_heads_kv=config["num_key_value_heads"],
-        rotary_base=config["rope_parameters"]["rope_theta"],
+        with_encoder_attention=False, ffn_glu=True, rms_norm=True, rotary_dim=0, rotary_interleave=False,
+        num_heads_kv=config["num_key_value_heads"], rotary_base=config["rope_parameters"]["rope_theta"],
     )  # fmt: skip
+    spec = TransformerDecoderModelSpec(decoder)
     found = dict(tensors(weights))
     spec.decoder.scale_embeddings = False
     spec.decoder.embeddings.weight = found["model.embed_tokens.weight"]

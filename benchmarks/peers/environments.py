@@ -29,7 +29,7 @@ class PeerKind:
 
 PRECISIONS = ("fp32", "16bit", "8bit", "4bit")
 OURS = PeerKind(name="ours", packages=(), precisions=PRECISIONS)
-# llama-cpp-python is built from its source: with a compiler, four minutes on one core.
+# llama-cpp-python is built from its source: with a compiler, in five minutes of one core.
 PEERS = (
     PeerKind(name="llama.cpp", packages=("llama-cpp-python==0.3.36", _GGUF, _NUMPY), precisions=PRECISIONS),
     PeerKind(name="CTranslate2", packages=("ctranslate2==4.8.5", _NUMPY), precisions=("fp32", "8bit")),
