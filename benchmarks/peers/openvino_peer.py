@@ -25,17 +25,22 @@ _COMPRESSED = {
     "4bit": {"mode": nncf.CompressWeightsMode.INT4_SYM, "group_size": 128, "ratio": 1.0},
 }
 _SMALL_GROUP = {"group_size": 32}  # where a row is no multiple of 128
-_COMPUTED = {"fp32": "f32", "16bit": "bf16", "8bit": "f32", "4bit": "f32"}
+_COMPUTED = {
+    "fp32": {"INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "f32"},  # its cache has 8 bits otherwise
+    "16bit": {"INFERENCE_PRECISION_HINT": "bf16"},
+    "8bit": {"INFERENCE_PRECISION_HINT": "f32"},
+    "4bit": {"INFERENCE_PRECISION_HINT": "f32"},
+}
 
 
 class OpenVino:
     """Its continuous batching, with its cache of prefixes."""
 
-    def __init__(self, folder: Path, computed: str) -> None:
+    def __init__(self, folder: Path, computed: dict[str, str]) -> None:
         scheduler = openvino_genai.SchedulerConfig()
         scheduler.cache_size, scheduler.enable_prefix_caching, scheduler.max_num_batched_tokens = 1, True, 512
         self._pipeline = openvino_genai.ContinuousBatchingPipeline(
-            str(folder), scheduler, "CPU", {"INFERENCE_NUM_THREADS": 1, "INFERENCE_PRECISION_HINT": computed}
+            str(folder), scheduler, "CPU", {"INFERENCE_NUM_THREADS": 1, **computed}
         )
 
     def generate(self, prompts: Sequence[Ids], new: int) -> list[Ids]:
