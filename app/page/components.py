@@ -29,7 +29,7 @@ from app.page.fixed_texts import TITLE, chips_html, header_html, placeholder_htm
 from app.page.handlers import Handlers
 from app.page.page_state import PageState
 from app.page.question.box import QuestionBox
-from app.page.question.pictures import QuestionPictures
+from app.page.question.question_pictures import QuestionPictures
 from app.page.settings import connect_settings, make_settings
 from app.page.stage import STAGE_SCRIPTS, make_stage
 from app.page.tabs import forget_tab, unload_listener

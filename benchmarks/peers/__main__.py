@@ -18,12 +18,12 @@ from typing import Any
 import torch
 
 from benchmarks.measure import one_thread
-from benchmarks.peers.comparison import CHATS, DECODE, PREFILL, SMALL, TURN5, Found, Work, compare
 from benchmarks.peers.environments import PEERS, PRECISIONS, PeerMissing
 from benchmarks.peers.limits import measure_limits
-from benchmarks.peers.table import as_markdown
-from benchmarks.peers.weights import SIZES, write_weights
-from benchmarks.random_models import Size
+from benchmarks.peers.peer_turns import CHATS, DECODE, PREFILL, SMALL, TURN5, Found, Work, compare
+from benchmarks.peers.peer_weights import SIZES, write_weights
+from benchmarks.peers.peers_table import as_markdown
+from benchmarks.random_models import ModelSize
 from benchmarks.report import RESULTS, circumstances
 from models.command_line import OneLineParser
 
@@ -40,7 +40,7 @@ GOALS = {
 _BITS = {"fp32": 32, "16bit": 16, "8bit": 8, "4bit": 4.5}  # of a weight, with the scale of each 64 of them
 
 
-def bytes_per_token(size: Size, precision: str) -> float:
+def bytes_per_token(size: ModelSize, precision: str) -> float:
     """What a step of one token reads of the weights: all matrices but the embedding; a head of 4 bits is one of 8."""
     attention = size.hidden * size.hidden * (2 + 2 * size.key_value_heads / size.heads)
     layers = size.layers * (attention + 3 * size.hidden * size.inner)

@@ -10,10 +10,10 @@ from types import TracebackType
 from typing import Any
 
 from benchmarks.peers.environments import PeerKind, PeerMissing, python_of
-from benchmarks.peers.serving import Ids
+from benchmarks.peers.peer_process import Ids
 
 
-class Asked:
+class RunningPeer:
     """A peer that runs, with weights in one precision; `load` is the CPU time in which it was made, in seconds.
 
     Raises PeerMissing where it does not start or does not answer.
@@ -50,7 +50,7 @@ class Asked:
         values: dict[str, Any] = json.loads(line)
         return values
 
-    def __enter__(self) -> Asked:
+    def __enter__(self) -> RunningPeer:
         return self
 
     def __exit__(

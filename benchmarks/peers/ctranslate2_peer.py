@@ -10,7 +10,7 @@ import ctranslate2
 import numpy as np
 from ctranslate2.specs import Activation, TransformerDecoderModelSpec, TransformerDecoderSpec
 
-from benchmarks.peers.serving import Ids, serve
+from benchmarks.peers.peer_process import Ids, serve
 from benchmarks.peers.tensors import settings, tensors
 
 TYPES = {"fp32": None, "8bit": "int8"}

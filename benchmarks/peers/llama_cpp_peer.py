@@ -11,7 +11,7 @@ import llama_cpp
 import numpy as np
 
 from benchmarks.peers.gguf_files import write_gguf
-from benchmarks.peers.serving import Ids, serve
+from benchmarks.peers.peer_process import Ids, serve
 
 # Of its kinds of 4 bits the one whose products are quickest.
 KINDS = {"fp32": "F32", "16bit": "BF16", "8bit": "Q8_0", "4bit": "Q4_0"}

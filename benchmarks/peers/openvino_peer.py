@@ -16,7 +16,7 @@ import openvino
 import openvino_genai
 
 from benchmarks.peers.gguf_files import write_gguf
-from benchmarks.peers.serving import Ids, serve
+from benchmarks.peers.peer_process import Ids, serve
 from benchmarks.peers.tensors import settings
 
 _GRAPH = "openvino_model.xml"

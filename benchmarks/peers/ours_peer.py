@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from benchmarks.chats import greedy
-from benchmarks.peers.serving import Ids, serve
+from benchmarks.peers.peer_process import Ids, serve
 from benchmarks.peers.tensors import settings
 from benchmarks.random_models import BOS, SMALL, random_model
 from engine.chat_engine import ChatEngine

@@ -12,12 +12,12 @@ import torch
 from safetensors.torch import load_file
 
 from benchmarks.peers import __main__ as command
-from benchmarks.peers.asking import Asked
-from benchmarks.peers.comparison import CHATS, DECODE, PREFILL, TURN5, Cell, prompt
+from benchmarks.peers.asking import RunningPeer
 from benchmarks.peers.environments import OURS, PeerKind, PeerMissing
-from benchmarks.peers.table import write_tables
+from benchmarks.peers.peer_turns import CHATS, DECODE, PREFILL, TURN5, Cell, prompt
+from benchmarks.peers.peer_weights import SIZES, write_weights
+from benchmarks.peers.peers_table import write_tables
 from benchmarks.peers.tensors import settings, tensors
-from benchmarks.peers.weights import SIZES, write_weights
 from tests.paths import ROOT
 
 
@@ -48,7 +48,7 @@ def test_a_peer_that_does_not_answer_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(
         PeerMissing, match=r"^nobody ended without an answer and is left out; its output is in .*log\.$"
     ):
-        Asked(nobody, "fp32", tmp_path / "weights", tmp_path)
+        RunningPeer(nobody, "fp32", tmp_path / "weights", tmp_path)
     assert "nobody_peer" in (tmp_path / "weights-nobody" / "fp32.log").read_text(encoding="utf-8")
 
 

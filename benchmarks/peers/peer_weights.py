@@ -8,18 +8,18 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from benchmarks.random_models import STANDARD, Size, fill, language_model_of
+from benchmarks.random_models import STANDARD, ModelSize, fill, language_model_of
 
 CONTEXT = 2048
 # The second has TinyLlama's shape.
 SIZES = {
     "134M": STANDARD,
-    "1.1B": Size(hidden=2048, inner=5632, layers=22, heads=32, key_value_heads=4),
-    "small": Size(hidden=64, inner=96, layers=2, heads=4, key_value_heads=4, vocabulary=400),
+    "1.1B": ModelSize(hidden=2048, inner=5632, layers=22, heads=32, key_value_heads=4),
+    "small": ModelSize(hidden=64, inner=96, layers=2, heads=4, key_value_heads=4, vocabulary=400),
 }
 
 
-def write_weights(folder: Path, size: Size) -> None:
+def write_weights(folder: Path, size: ModelSize) -> None:
     """Write a random Llama in bfloat16, unless it is there; nearly all its values are float16's and float32's, too."""
     if (folder / "config.json").is_file():
         return

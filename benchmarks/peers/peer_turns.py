@@ -9,9 +9,9 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmarks.peers.asking import Asked
+from benchmarks.peers.asking import RunningPeer
 from benchmarks.peers.environments import OURS, PEERS, PeerKind, PeerMissing
-from benchmarks.peers.serving import Ids
+from benchmarks.peers.peer_process import Ids
 from benchmarks.random_models import BOS, FIRST_LETTER
 
 DECODE, CHATS, PREFILL, TURN5 = "decode, 1 chat", "8 chats", "prefill", "turn 5, first token"
@@ -82,18 +82,18 @@ def compare(
 ) -> None:  # fmt: skip
     """Start everybody who has the precision, and ask each of them in turn."""
     with ExitStack() as stack:
-        asked: list[Asked] = []
+        asked: list[RunningPeer] = []
         for peer in (OURS, *peers):
             if precision in peer.precisions:
                 try:
-                    asked.append(stack.enter_context(Asked(peer, precision, weights, folder)))
+                    asked.append(stack.enter_context(RunningPeer(peer, precision, weights, folder)))
                 except PeerMissing as error:
                     if peer is OURS:
                         raise
                     found.missing.append(f"{precision}: {error}")
                     print(f"  {error}", flush=True)
         found.load[precision] = {peer.name: peer.load for peer in asked}
-        measures: dict[str, Callable[[Asked, int], float]] = {
+        measures: dict[str, Callable[[RunningPeer, int], float]] = {
             DECODE: lambda peer, n: _decode(peer, work, vocabulary, 100 + 2 * n),
             CHATS: lambda peer, n: _chats(peer, work, vocabulary, 200 + 50 * n),
             PREFILL: lambda peer, n: work.prefill / peer.ask([prompt(work.prefill, vocabulary, 300 + n)], 1)[0],
@@ -106,9 +106,12 @@ def compare(
 
 
 def _measure(
-    asked: Sequence[Asked], measures: Mapping[str, Callable[[Asked, int], float]], precision: str, repeats: int,
+    asked: Sequence[RunningPeer],
+    measures: Mapping[str, Callable[[RunningPeer, int], float]],
+    precision: str,
+    repeats: int,
     found: Found,
-) -> None:  # fmt: skip
+) -> None:
     for peer in asked:
         peer.ask([[BOS, 5, 6, 7]], 2)  # what is prepared at the first answer is not timed
     for measure, run in measures.items():
@@ -121,7 +124,7 @@ def _measure(
         print(f"  {precision}, {measure}, {cell.unit}: {shown}", flush=True)
 
 
-def _check(asked: Sequence[Asked], work: Work, vocabulary: int, found: Found) -> None:
+def _check(asked: Sequence[RunningPeer], work: Work, vocabulary: int, found: Found) -> None:
     """Whether every peer's greedy ids are ours, where ours has not ended its answer."""
     for seed in range(3):
         ids = prompt(work.short, vocabulary, seed)
@@ -131,27 +134,27 @@ def _check(asked: Sequence[Asked], work: Work, vocabulary: int, found: Found) ->
     print(f"  greedy ids equal to ours: {found.equal}", flush=True)
 
 
-def _decode(peer: Asked, work: Work, vocabulary: int, seed: int) -> float:
+def _decode(peer: RunningPeer, work: Work, vocabulary: int, seed: int) -> float:
     """Tokens per second after the first: what more of them take than one alone, after another prompt as long."""
     first, _ = peer.ask([prompt(work.short, vocabulary, seed)], 1)
     seconds, (answer,) = peer.ask([prompt(work.short, vocabulary, seed + 1)], 1 + work.new)
     return (len(answer) - 1) / (seconds - first)
 
 
-def _chats(peer: Asked, work: Work, vocabulary: int, seed: int) -> float:
+def _chats(peer: RunningPeer, work: Work, vocabulary: int, seed: int) -> float:
     """Tokens per second of all answers, their prompts included."""
     prompts = [prompt(work.chat_prompt, vocabulary, seed + n) for n in range(work.chats)]
     seconds, answers = peer.ask(prompts, work.chat_new)
     return sum(map(len, answers)) / seconds
 
 
-def _turn5(asked: Sequence[Asked], work: Work, vocabulary: int) -> Callable[[Asked, int], float]:
+def _turn5(asked: Sequence[RunningPeer], work: Work, vocabulary: int) -> Callable[[RunningPeer, int], float]:
     """Seconds to the first token of a question after a conversation that was read before."""
     before = prompt(work.turn5 - work.turn5_new, vocabulary, 400)
     for peer in asked:
         peer.ask([before], 2)
 
-    def run(peer: Asked, repetition: int) -> float:
+    def run(peer: RunningPeer, repetition: int) -> float:
         return peer.ask([before + prompt(work.turn5_new + 1, vocabulary, 500 + repetition)[1:]], 1)[0]
 
     return run

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.peers.table` writes the table of peers in docs/measurements.md from the newest reports."""
+"""`python -m benchmarks.peers.peers_table` writes the peers' table in docs/measurements.md from the newest reports."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ import re
 import pytest
 
 from models.config import load_config
-from models.memory.released import PRECISIONS, released_sizes
+from models.memory.released_sizes import PRECISIONS, released_sizes
 from tests.paths import ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
