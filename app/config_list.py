@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from models.command_line import CONFIG_DIR, did_you_mean, shown
+from models.command_line import CONFIG_DIR, did_you_mean, reader_may_leave, shown
 from models.errors import ConfigError, MiniVLMError
 
 if TYPE_CHECKING:
@@ -144,7 +142,5 @@ def _memory(config: FamilyConfig) -> str:
 
 def show(text: str) -> None:
     """Print, and end quietly when the reader has had enough (`demo.py --list | head`)."""
-    try:
-        print(text, flush=True)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains again at exit
+    with reader_may_leave():
+        print(text)

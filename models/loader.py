@@ -20,6 +20,7 @@ from models.conversion.reading import converted_parts
 from models.devices import check_memory, choose_quantization, more_gpus, names_of, pick_devices, pick_dtype
 from models.errors import ConfigError, NotEnoughMemory
 from models.family_config import FamilyConfig
+from models.fetching.checkpoints import remarks_on
 from models.files.released import ReleasedFiles
 from models.memory.memory_plan import plan_memory
 from models.memory.spreading import Spread
@@ -90,9 +91,8 @@ def build_model(
             parts = parts_of(config, files)
     tokenizer = family.tokenizer(files)
     say(check_memory(parts.values(), devices, dtype=dtype, quantization=config.quantization, name=name))
-    for part in parts.values():
-        if part.note:
-            say(part.note)
+    for note in (*remarks_on(config), *(part.note for part in parts.values() if part.note)):
+        say(note)
     empty = {key: empty_module(part, dtype) for key, part in parts.items()}
     check_parts(parts, empty)
     llm = parts["language_model"]

@@ -29,9 +29,10 @@ from app.page.fixed_texts import TITLE, chips_html, header_html, placeholder_htm
 from app.page.handlers import Handlers
 from app.page.page_state import PageState
 from app.page.question.box import QuestionBox
-from app.page.question.pictures import QuestionPictures
+from app.page.question.question_pictures import QuestionPictures
 from app.page.settings import connect_settings, make_settings
 from app.page.stage import STAGE_SCRIPTS, make_stage
+from app.page.tabs import forget_tab, unload_listener
 from engine.chat_model import ChatModel
 from models.model_info import ModelInfo
 
@@ -153,7 +154,7 @@ def build_demo(
     has_scenes = new_scene is not None
     cards = examples_html(examples(info)) if examples(info) else ""
     with ChatPage(title=TITLE, analytics_enabled=False, delete_cache=EXPIRY, fill_height=True) as demo:
-        page = gr.State(PageState(), delete_callback=lambda shown: _forget(demo, handlers, page, shown))
+        page = gr.State(PageState(), delete_callback=lambda shown: forget_tab(demo, handlers, page, shown))
         parts = _Parts(info, cards, has_scenes=has_scenes, has_choice=models.has_choice)
         _connect(parts, handlers, QuestionPictures(handlers, new_scene), page, feedback)
         _connect_keeping(demo, parts, handlers, page)
@@ -178,40 +179,7 @@ def _connect_keeping(demo: gr.Blocks, parts: _Parts, handlers: Handlers, page: g
         keep = "(...values) => window.minivlm.keepSettings(values)"
         setting.change(None, parts.settings, js=keep)  # type: ignore[attr-defined]
     parts.key.change(None, parts.key, js="(key) => window.minivlm.keepKey(key)")
-    demo.unload(_unload_listener(demo, handlers, page))
-
-
-def _unload_listener(demo: gr.Blocks, handlers: Handlers, page: gr.State) -> Callable[[gr.Request], None]:
-    """For gradio's `unload`: a tab was closed, reloaded or has lost its connection: it leaves the conversation.
-
-    Not while another tab shows the same page state.
-
-    Gradio ends listeners itself, but only through the stream that carries their output to the browser: it does not
-    notice a tab that was closed before its browser had opened that stream.
-    """
-
-    def leave(request: gr.Request) -> None:
-        sessions = demo.state_holder.session_data
-        mine = sessions.get(request.session_hash or "")
-        if mine is None:
-            return
-        shown = mine[page._id]
-        others = [one for one in list(sessions.values()) if one is not mine and not one.is_closed]
-        if not any(one.state_data.get(page._id) is shown for one in others):
-            handlers.leave(shown)
-
-    return leave
-
-
-def _forget(demo: gr.Blocks, handlers: Handlers, page: gr.State, shown: PageState) -> None:
-    """For gradio's `delete_callback`: it drops the state of a tab that it has not heard of for long.
-
-    Tabs whose closing was never reported leave the conversation here, unless another tab shows the same page state.
-    """
-    sessions = list(demo.state_holder.session_data.values())
-    showing = [one for one in sessions if one.state_data.get(page._id) is shown and not one.is_closed]
-    if len(showing) <= 1:  # the one that is being forgotten
-        handlers.leave(shown)
+    demo.unload(unload_listener(demo, handlers, page))
 
 
 class _Parts:

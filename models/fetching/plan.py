@@ -13,7 +13,7 @@ from huggingface_hub import constants
 
 from models.errors import DownloadFailed
 from models.family_config import FamilyConfig
-from models.fetching.checkpoints import CHECKPOINTS_DIR, NeededFile, is_placeholder, needed_files
+from models.fetching.checkpoints import CHECKPOINTS_DIR, NeededFile, is_placeholder, meant, needed_files
 from models.fetching.repository import Repository, cached_folder, list_repository
 from models.fetching.table import HubFile, ReleasedFile, find_released, remark_on, terms_of
 from models.fetching.transfer import existing_folder, part_size
@@ -142,7 +142,7 @@ def _item(file: NeededFile, config: FamilyConfig) -> Item:
     released = None if config.is_toy else find_released(file.value)
     item = Item(key=file.key, value=file.value, state="missing", path=file.path or Path(file.value), released=released)
     if file.path is not None:
-        return replace(item, state="here")
+        return replace(item, state="here", remark=file.remark)
     if is_placeholder(file.value):
         return replace(item, problem=f"This is a placeholder; set {file.key} to the real path. {file.hint}")
     if released is not None:
@@ -151,6 +151,8 @@ def _item(file: NeededFile, config: FamilyConfig) -> Item:
         return _released_item(replace(item, path=path, terms=released.terms), released)
     if file.is_hub_id:
         return _repository_item(item, file.value)
+    if found := meant(file.value, config):
+        return replace(item, problem=f"{file.value} is {found}")
     return replace(item, problem=f"Not found beside the YAML or in {CHECKPOINTS_DIR}. {file.hint}")
 
 

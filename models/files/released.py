@@ -10,9 +10,10 @@ from transformers import AutoConfig, PreTrainedConfig
 
 from models.errors import CheckpointMismatch, CheckpointMissing, ConfigError
 from models.family_config import FamilyConfig
-from models.fetching.checkpoints import find_local, find_near, resolve, resolve_base
+from models.fetching.checkpoints import find_named, find_near, resolve, resolve_base
 from models.files.adapters import adapter_values, is_adapter_folder, read_lora, trained_in_full
 from models.files.json_file import json_values
+from models.tensors.foreign import already_quantized, packed_by
 from models.tensors.module_config import as_config_error
 from models.tensors.state_dicts import load_pickle
 from models.tensors.weights import Lora, Tensors, read_tensors
@@ -72,7 +73,10 @@ class ReleasedFiles:
     def tensors(self, key: str) -> Tensors:
         """Every tensor in the file or folder, by released name, memory-mapped; what an adapter trained in full wins."""
         own = trained_in_full(self.adapter) if key == "language_model" and self.adapter is not None else {}
-        return {**read_tensors(self.path(key)), **own}
+        tensors = read_tensors(self.path(key))
+        if not self._config.is_converted and (who := packed_by(tensors)):
+            raise CheckpointMismatch(already_quantized(self.path(key), who))
+        return {**tensors, **own}
 
     def saved_settings(self, key: str) -> dict[str, Any]:
         """The training's settings inside of a `.pth` ("config" of a MiniGPT runner's file); often there are none."""
@@ -89,10 +93,7 @@ class ReleasedFiles:
         values = self.read_config(self.path(key))
         packed = values.get("quantization_config")
         if isinstance(packed, dict) and not self._config.is_converted:
-            raise CheckpointMismatch(
-                f"{self.path(key)}: these weights are quantized already ({packed.get('quant_method')}); give the model "
-                "as it was released, which --quantization 8bit or 4bit shrinks while it is loaded."
-            )
+            raise CheckpointMismatch(already_quantized(self.path(key), str(packed.get("quant_method"))))
         folder = self.config_folder(key)
         return values if folder == self.path(key) else values | self.read_config(folder)
 
@@ -121,7 +122,7 @@ class ReleasedFiles:
             return self.path(key)
         if not named:
             return None
-        if (found := find_local(named, self._config)) is not None:
+        if (found := find_named(named, self._config)) is not None:
             return found
         return find_near(named, self.path(near))
 

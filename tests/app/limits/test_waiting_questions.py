@@ -22,7 +22,7 @@ def test_a_question_with_two_answers_counts_twice() -> None:
     blocks: Any = SimpleNamespace(_queue=queue, state_holder=holder)
     app: Any = SimpleNamespace(get_blocks=lambda: blocks)
     gradio = GradioApp(app)
-    assert (gradio.num_unanswered("mine"), gradio.waiting("another")) == (1, 0)
+    assert (gradio.num_unanswered("mine"), gradio.num_unanswered("another")) == (1, 0)
     page.session.begin(models[0], "what?", [picture()], rival=Rival(model=models[1]))
     assert gradio.num_unanswered("mine") == 2
     page.stop()

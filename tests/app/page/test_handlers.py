@@ -16,7 +16,7 @@ from app.chat.pictures import STORE, PictureStore
 from app.page.examples import PageExample
 from app.page.handlers import Handlers
 from app.page.page_state import PageState
-from app.page.question.pictures import QuestionPictures
+from app.page.question.question_pictures import QuestionPictures
 from app.page.view import View
 from tests.app.helpers import encode, scene
 from tests.app.page.sidebar import SETTINGS, typed
@@ -265,7 +265,7 @@ def test_a_question_without_an_image_offers_to_add_one(
     assert 'data-action="add_image"' in refused.notice
     assert model.seen == []
     model.info = INFO
-    assert "Asked without an image" in str(ask(handlers, page, "what is in the image?")[-1].chat)
+    assert "RunningPeer without an image" in str(ask(handlers, page, "what is in the image?")[-1].chat)
 
 
 def test_a_new_chat_lets_its_pictures_go(handlers: Handlers, page: PageState, pictures: list[str]) -> None:

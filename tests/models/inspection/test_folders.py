@@ -77,11 +77,15 @@ FOLDERS: dict[str, tuple[str, Make, list[str]]] = {
     "pointers of git-lfs": (
         MGM,
         lfs_pointers,
-        ["is a web page or a git-lfs pointer, not weights; delete it and download the file"],
+        ["is a git-lfs pointer to a file of 4,977,190,000 bytes, not the file; run git lfs pull"],
     ),
-    "pickled pointers": (STABLELM, lfs_pointers, ["pytorch_model-00001-of-00003.bin is a web page or a git-lfs"]),
-    "zero bytes": (MGM, zero_bytes, ["model-00001-of-00003.safetensors (0 bytes) is no safetensors file; delete it"]),
-    "pickles of zero bytes": (STABLELM, zero_bytes, ["(0 bytes) is no PyTorch checkpoint, or truncated or damaged"]),
+    "pickled pointers": (STABLELM, lfs_pointers, ["pytorch_model-00001-of-00003.bin is a git-lfs pointer to a file"]),
+    "zero bytes": (MGM, zero_bytes, ["model-00001-of-00003.safetensors is empty; delete it and download it again."]),
+    "pickles of zero bytes": (
+        STABLELM,
+        zero_bytes,
+        ["pytorch_model-00001-of-00003.bin is empty; delete it and download it again."],
+    ),
     "a cut shard": (PHI, cut, ["has 415,604 bytes, but its header promises 415,704; delete it and download it again."]),
     "a cut pickle": (STABLELM, cut, ["(443,983 bytes) is no PyTorch checkpoint, or truncated or damaged; delete it"]),
     "a header of exabytes": (

@@ -13,7 +13,7 @@ from playwright.sync_api import Page, expect
 
 from app.page.handlers import Handlers
 from app.page.question.attachments import Attachments
-from app.page.question.pictures import QuestionPictures
+from app.page.question.question_pictures import QuestionPictures
 from tests.app.helpers import Server, encode, scene
 from tests.app.page.browsing import answers, ask, attach, done, question
 
