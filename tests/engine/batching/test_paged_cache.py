@@ -56,7 +56,7 @@ def test_a_step_writes_and_reads_what_the_librarys_own_does(cache: PagedAttentio
         kind = cache.layer_to_allocator[layer].layer_type
         memory.copy_(before)
         by_kind = {"cu_seq_lens_k": {kind: torch.tensor([0, 5])}, "max_length_k": {kind: 5}}
-        wanted = cache.update(keys, values, layer, arguments(write, read) | by_kind)
+        wanted = PagedAttentionCache.update(cache, keys, values, layer, arguments(write, read) | by_kind)
         for side, other in zip(found, wanted, strict=True):
             assert side.shape == (1, HEADS, 5, WIDTH)
             assert torch.equal(torch.Tensor(side), other)
@@ -84,7 +84,8 @@ def test_several_requests_of_a_step_are_attended_to_apart(
     cache: PagedAttentionCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Three tokens of one request and one of another: each has its own part of the keys."""
-    monkeypatch.setattr("engine.batching.cpu_attention._MANY_PRODUCTS", 8 * HEADS * WIDTH * 4)
+    products = "engine.batching.cpu_attention._MANY_PRODUCTS"
+    monkeypatch.setattr(products, 8 * HEADS * WIDTH * 4)
     update = fast_update(cache)
     assert update is not None
     ends = {"cu_seq_lens_q": torch.tensor([0, 3, 4]), "cu_seq_lens_k": {"any": torch.tensor([0, 3, 8])}}
@@ -92,6 +93,9 @@ def test_several_requests_of_a_step_are_attended_to_apart(
     keys, _ = update(states(4, 1), states(4, 2), 0, step)
     assert isinstance(keys, QuickKeys)
     assert keys.bounds == ((slice(0, 3), slice(0, 3)), (slice(3, 4), slice(3, 8)))
+    monkeypatch.setattr(products, 8 * HEADS * WIDTH * 4 + 1)
+    keys, _ = update(states(4, 1), states(4, 2), 0, step)
+    assert not isinstance(keys, QuickKeys)  # few products: a mask does
 
 
 def test_who_has_which_tokens_is_found_once_a_step() -> None:
