@@ -34,6 +34,20 @@ FORBIDDEN = {
     "benchmarks": ("app", "training", "demo", "gradio"),
 }
 ALLOWED = {"app": ("training.scenes",), "benchmarks": ("training.scenes",)}
+# What the rooms of app may not import either.
+ROOMS_WITHOUT = {
+    "page": ("torch",),
+    "chat": ("gradio", "torch", "app.page", "app.api", "app.library"),
+    "api": ("torch", "app.page"),
+    "limits": ("torch", "app.page"),
+    "terminal": ("gradio", "torch", "app.page"),
+    "batch": ("gradio", "torch", "app.page"),
+    "library": ("gradio", "app.page"),
+    "extras": ("gradio", "app.page"),
+    "remote": ("gradio", "torch", "app.page"),
+    "cluster": ("gradio", "app.page"),
+    "spaces": ("app.page",),
+}
 ORDER = "the order is demo -> app -> engine -> models, and training, benchmarks -> engine"
 ONLY_INSIDE_FUNCTIONS = ("training.scenes",)
 BATCHING_NAMES = tuple(
@@ -85,6 +99,18 @@ def test_imports_point_one_way(path: Path) -> None:
             assert allowed, f"{relative(path)} imports {name}; {ORDER}"
         if package == "app" and any(is_under(name, module) for module in ONLY_INSIDE_FUNCTIONS):
             assert in_function, f"{relative(path)} imports {name} at the top; import it where it is used"
+
+
+@pytest.mark.parametrize("room", ROOMS_WITHOUT)
+def test_rooms_of_the_app_know_only_what_they_need(room: str) -> None:
+    for path in sorted((ROOT / "app" / room).rglob("*.py")):
+        for name, _ in imports_of(path):
+            wrong = any(is_under(name, other) for other in ROOMS_WITHOUT[room])
+            assert not wrong, f"{relative(path)} imports {name}, of which app/{room} knows nothing"
+
+
+def test_every_room_of_the_app_is_listed() -> None:
+    assert ROOMS_WITHOUT.keys() == {path.parent.name for path in (ROOT / "app").glob("*/__init__.py")}
 
 
 @each_source

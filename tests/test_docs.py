@@ -108,7 +108,7 @@ def test_files_and_folders_that_are_named_exist(document: str) -> None:
             assert (ROOT / name).exists(), f"{document} names {name}"
 
 
-@pytest.mark.parametrize("document", [name for name in DOCUMENTS if re.search("decisions|architecture", name)])
+@pytest.mark.parametrize("document", [name for name in DOCUMENTS if re.search("decisions|architecture|where", name)])
 def test_names_in_the_code_exist(document: str) -> None:
     """Constants, classes and functions, so that what is said to hold can be looked up."""
     for name in set(re.findall(r"`([A-Za-z_][\w.]*)`", text_of(document))):
