@@ -11,7 +11,7 @@ from models.command_line import CONFIG_DIR, did_you_mean, reader_may_leave, show
 from models.errors import ConfigError, MiniVLMError
 
 if TYPE_CHECKING:
-    from app.remote.config import RemoteConfig
+    from app.remote.remote_config import RemoteConfig
     from models.family_config import FamilyConfig
     from models.fetching.checkpoints import NeededFile
 
@@ -79,7 +79,7 @@ def find_config(name: str) -> Path:
 
 
 def _listed(path: Path) -> Listed:
-    from app.remote.config import remote_config
+    from app.remote.remote_config import remote_config
     from models.config import load_config
     from models.fetching.checkpoints import needed_files
 
@@ -93,7 +93,7 @@ def _listed(path: Path) -> Listed:
 
 
 def _describe(one: Listed, *, with_memory: bool) -> str:
-    from app.remote.config import RemoteConfig
+    from app.remote.remote_config import RemoteConfig
     from models.fetching.plan import gib
 
     path = shown(one.path)

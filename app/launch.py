@@ -41,7 +41,7 @@ def check_before_loading(args: argparse.Namespace) -> None:
         raise ConfigError(f"--max-loaded {args.max_loaded} is less than the {len(args.cfg_paths)} of --cfg-path.")
     feedback_file(args)
     if args.ask:
-        from app.batch.run import check_files
+        from app.batch.ask import check_files
 
         check_files(args.ask, args.output)
     if args.image:
@@ -51,7 +51,7 @@ def check_before_loading(args: argparse.Namespace) -> None:
 
 
 def _check_config(path: Path, args: argparse.Namespace) -> None:
-    from app.remote.config import remote_config
+    from app.remote.remote_config import remote_config
     from models.config import load_config
     from models.sampling_settings import check
 
@@ -91,8 +91,8 @@ def make_library(args: argparse.Namespace) -> ModelLibrary:
 
     Others are offered where that was asked for, or with a bundled model, which is there to try the program with.
     """
+    from app.library.engine_loader import EngineLoader, LoadingOptions
     from app.library.library import ModelLibrary
-    from app.library.loading import EngineLoader, LoadingOptions
     from app.library.offers import configs_in, find_offers
 
     is_bundled = args.cfg_path.absolute().parent == CONFIG_DIR and args.cfg_path.name.startswith(BUNDLED)
@@ -142,7 +142,7 @@ def load(args: argparse.Namespace) -> VisionLanguageModel:
 def run_without_page(args: argparse.Namespace) -> None:
     """Chat in the terminal, or answer a file of questions."""
     if args.ask:
-        from app.batch.run import answer_file
+        from app.batch.ask import answer_file
 
         with answering(args, busy_prefill_tokens=BATCH_PREFILL) as (chat, at_once):
             return answer_file(chat, args.ask, output=args.output, at_once=at_once)

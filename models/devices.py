@@ -109,7 +109,7 @@ def choose_quantization(
 
 
 def names_of(devices: Sequence[torch.device]) -> str:
-    """As the key `device` has them."""
+    """The devices as one text, as in the YAML's key `device`: `cuda:0,cuda:1`."""
     return ",".join(map(str, devices))
 
 

@@ -22,14 +22,14 @@ from models.errors import ConfigError, NotEnoughMemory
 from models.family_config import FamilyConfig
 from models.fetching.checkpoints import remarks_on
 from models.files.released import ReleasedFiles
-from models.memory.plan import plan_memory
+from models.memory.memory_plan import plan_memory
 from models.memory.spreading import Spread
 from models.quantized.loading import from_pretrained, quantized, quantized_before
 from models.tensors.completeness import check_complete, expected_shapes
 from models.tensors.empty import empty_module, meta_module
 from models.tensors.freed import give_back_freed_memory
 from models.tensors.placing import PlacedTensors
-from models.tensors.reading import Progress, ReadBytes, TensorReader, no_progress
+from models.tensors.tensor_reader import Progress, ReadBytes, TensorReader, no_progress
 from models.tensors.weights import Part
 from models.tokenizers.vocabulary import check_vocabulary
 from models.vision_language_model import VisionLanguageModel

@@ -10,6 +10,7 @@ import ast
 import re
 import subprocess
 from collections import Counter
+from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -43,14 +44,21 @@ BATCHING_NAMES = tuple(
 TRAINING_IMPORTS = {
     "instructions": (),
     "recipe": (),
-    "health": (),
-    "batch_trainer": ("health",),
+    "step_watch": (),
+    "batch_trainer": ("step_watch",),
     "scenes": ("instructions",),
     "data": ("instructions", "recipe", "scenes"),
-    "stages": ("recipe", "health", "batch_trainer", "data"),
+    "stages": ("recipe", "step_watch", "batch_trainer", "data"),
     "families": ("recipe", "data", "stages"),
-    "tiny": ("health", "batch_trainer", "scenes", "stages"),
+    "tiny": ("step_watch", "batch_trainer", "scenes", "stages"),
     "evaluation": ("scenes", "data"),
+}
+
+# Names that may stand twice, each with why. Modules in folders `families` are named after their family.
+STAND_TWICE = {
+    "Config": "every family has one, by the contract in models/family.py",
+    "minigpt": "what all MiniGPT families share, as formats and as parts",
+    "quantization": "a benchmark has the name of what it measures",
 }
 
 
@@ -196,6 +204,32 @@ def test_the_pages_files_are_short(path: Path) -> None:
 def test_no_folder_has_many_files() -> None:
     counts = Counter(path.parent for path in (*source_files(), *page_files()) if path.name != "__init__.py")
     assert [f"{relative(folder)} has {n}" for folder, n in counts.items() if n > MAX_FOLDER_FILES] == []
+
+
+def meanings(path: Path) -> Iterator[tuple[str, str]]:
+    """Names that a file gives: its own, its classes', its types'; each with what it means, so that a type that two
+    files write alike is one thing."""
+    if path.stem not in ("__init__", "__main__") and path.parent.name != "families":
+        yield path.stem, relative(path)
+    for node in tree_of(path).body:
+        if isinstance(node, ast.ClassDef):
+            yield node.name, relative(path)
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+            name, value = node.targets[0].id, ast.unparse(node.value)
+            if name.lstrip("_")[0].isupper() and not name.isupper() and not value.startswith("TypeVar"):
+                yield name, value
+
+
+def test_a_name_means_one_thing() -> None:
+    """In the whole program: whoever has met a class, a type or a module need not ask which."""
+    found: dict[str, set[str]] = {}
+    for path in source_files():
+        if not relative(path).startswith("tests/"):
+            for name, meaning in meanings(path):
+                found.setdefault(name, set()).add(meaning)
+    twice = {name: sorted(places) for name, places in found.items() if len(places) > 1}
+    assert {name: places for name, places in twice.items() if name not in STAND_TWICE} == {}
+    assert STAND_TWICE.keys() <= twice.keys(), "a name stands once only: take it off the list"
 
 
 def test_the_command_line_stays_small() -> None:

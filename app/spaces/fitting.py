@@ -9,7 +9,7 @@ from app.spaces.lanes import LANES, Hardware, Lane
 from models.errors import ConfigError
 from models.family_config import FamilyConfig
 from models.fetching.checkpoints import needed_files
-from models.memory.released import released_sizes
+from models.memory.released_sizes import released_sizes
 from models.memory.serving import size
 from models.memory.sizes import HEADROOM
 

@@ -114,8 +114,8 @@ def is_placeholder(value: str) -> bool:
 def resolve(config: FamilyConfig, key: str) -> Path:
     """The local path of the released file or folder named by `key`; a hub id is downloaded on first use.
 
-    Raises ConfigError for a placeholder and CheckpointMissing, with where to get it, when it, or what else the
-    configuration needs, is nowhere.
+    Raises ConfigError for a placeholder and CheckpointMissing, with where to get it, if it or another file of the
+    configuration is not here.
     """
     file = next(file for file in needed_files(config) if file.key == key)
     where = f"{config.source}: {key}"

@@ -11,8 +11,8 @@ from transformers import PreTrainedModel
 
 from models.quantized.eight_bits import EightBitLinear, quantize_rows
 from models.quantized.four_bits import FourBitLinear
+from models.tensors.bnb_int8 import LEVELS
 from models.tensors.deferred import release
-from models.tensors.eight_bits import LEVELS
 from models.tensors.freed import give_back_freed_memory
 from models.tensors.weights import HEAD
 

@@ -26,8 +26,8 @@ from models.disk import written_whole
 from models.errors import ConfigError
 from models.family_config import FamilyConfig
 from models.fetching.checkpoints import needed_files
-from training.health import refuse_non_finite
 from training.recipe import Recipe
+from training.step_watch import refuse_non_finite
 
 _TOKENIZER_FILES = (
     "tokenizer*",
@@ -50,7 +50,7 @@ def model_config(recipe: Recipe, values: Mapping[str, Any]) -> FamilyConfig:
 
 
 def config_without_checkpoint(recipe: Recipe) -> FamilyConfig:
-    """The same before there is a checkpoint, to read the base models' sizes from."""
+    """`model_config` for a first stage, which has no checkpoint yet: to read the base models' sizes from."""
     return model_config(recipe, {"checkpoint": _NOT_YET})
 
 

@@ -22,10 +22,10 @@ def test_a_question_with_two_answers_counts_twice() -> None:
     blocks: Any = SimpleNamespace(_queue=queue, state_holder=holder)
     app: Any = SimpleNamespace(get_blocks=lambda: blocks)
     gradio = GradioApp(app)
-    assert (gradio.waiting("mine"), gradio.waiting("another")) == (1, 0)
+    assert (gradio.num_unanswered("mine"), gradio.num_unanswered("another")) == (1, 0)
     page.session.begin(models[0], "what?", [picture()], rival=Rival(model=models[1]))
-    assert gradio.waiting("mine") == 2
+    assert gradio.num_unanswered("mine") == 2
     page.stop()
-    assert gradio.waiting("mine") == 1
+    assert gradio.num_unanswered("mine") == 1
     for model in models:
         model.open_gate()

@@ -145,7 +145,9 @@ def test_what_is_said(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     golden, make, said = FOLDERS[name]
-    monkeypatch.setattr("models.tensors.reading.TensorReader.__init__", lambda *_, **__: pytest.fail("values are read"))
+    monkeypatch.setattr(
+        "models.tensors.tensor_reader.TensorReader.__init__", lambda *_, **__: pytest.fail("values are read")
+    )
     case = Path(shutil.copytree(GOLDENS / golden, tmp_path / "case"))
     make(case, case / LLM[golden])
     status = main(["verify", str(case / "config.yaml")])
