@@ -20,7 +20,10 @@ from tests.paths import ROOT
 # By owner: what is private or not documented.
 NAMES = {
     "app": ("auth", "cookie_id", "get_blocks", "state_holder", "tokens", "uploaded_file_dir"),
-    "blocks": ("_queue", "fns", "get_state_ids_to_track", "postprocess_data", "state_holder"),
+    "blocks": (
+        "_queue", "fns", "get_state_ids_to_track", "handle_streaming_diffs", "pending_diff_streams",
+        "postprocess_data", "state_holder",
+    ),
     "queue": (
         "event_ids_to_events", "pending_event_ids_session", "pending_messages_per_session",
     ),
@@ -35,8 +38,8 @@ FILES = (
     "app/limits/gradio_app.py",
     "app/limits/boundary.py",
     "app/limits/guarded_server.py",
-    "app/page/components.py",
     "app/page/conversation_component.py",
+    "app/page/tabs.py",
 )
 
 

@@ -265,7 +265,7 @@ def test_a_question_without_an_image_offers_to_add_one(
     assert 'data-action="add_image"' in refused.notice
     assert model.seen == []
     model.info = INFO
-    assert "RunningPeer without an image" in str(ask(handlers, page, "what is in the image?")[-1].chat)
+    assert "Asked without an image" in str(ask(handlers, page, "what is in the image?")[-1].chat)
 
 
 def test_a_new_chat_lets_its_pictures_go(handlers: Handlers, page: PageState, pictures: list[str]) -> None:

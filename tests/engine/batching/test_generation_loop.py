@@ -87,7 +87,8 @@ def test_before_the_start_nothing_is_there(loop: GenerationLoop, llama: Scripted
 
 @torch.inference_mode()
 def test_ids_are_those_of_generate_and_pages_come_back(loop: GenerationLoop, llama: ScriptedLlama) -> None:
-    expected = llama.generate(torch.tensor([PROMPT]), max_new_tokens=6, do_sample=False)[0, len(PROMPT) :].tolist()
+    ids = llama.generate(torch.tensor([PROMPT]), max_new_tokens=6, do_sample=False)  # type: ignore[misc]
+    expected = ids[0, len(PROMPT) :].tolist()
     loop.start()
     in_use, kept, total = loop.pages()
     assert (in_use, kept) == (0, 0)
@@ -104,7 +105,11 @@ def test_ids_are_those_of_generate_and_pages_come_back(loop: GenerationLoop, lla
 def test_a_running_request_holds_pages_until_it_is_finished(loop: GenerationLoop, llama: ScriptedLlama) -> None:
     """Seen while the loop stands at the beginning of a step, so that no answer ends meanwhile."""
     steps = threading.Semaphore(0)
-    llama.on_forward = lambda: steps.acquire(timeout=SECONDS)
+
+    def wait() -> None:
+        steps.acquire(timeout=SECONDS)
+
+    llama.on_forward = wait
     llama.script = lambda _: 60  # never EOS
     tickets = [loop.submit([1, *range(first, first + 20)], LONG) for first in (50, 100)]
     steps.release(3)
