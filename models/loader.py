@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -76,10 +76,13 @@ def build_model(
     say = report or str  # to nobody
     family = family_module(config.family, source=config.source)
     devices = pick_devices(config.device)
-    dtype = pick_dtype(config.dtype, devices[0])
     files = ReleasedFiles(config)
     name = config.name or config.family
     parts = parts_of(config, files)
+    # Training chooses for itself.
+    dtype, reason = pick_dtype(config.dtype, devices[0], 0 if keep_lora else num_weights(parts.values()))
+    if reason:
+        say(f"{name}: {reason}")
     if config.device == "auto" and not keep_lora:
         devices = more_gpus(parts.values(), devices, dtype, config.quantization)
     if config.quantization == "auto":
@@ -128,9 +131,13 @@ def build_model(
 
 def _add_facts(model: VisionLanguageModel, config: FamilyConfig, parts: Parts, **known: str) -> None:
     """What no family knows of its models."""
-    sizes = [tensor.numel() for part in parts.values() for tensor in part.tensors.values()]
     model.serving = config.serving
-    model.info = dataclasses.replace(model.info, num_parameters=sum(sizes), **known)  # type: ignore[arg-type]
+    model.info = dataclasses.replace(model.info, num_parameters=num_weights(parts.values()), **known)  # type: ignore[arg-type]
+
+
+def num_weights(parts: Collection[Part]) -> int:
+    """How many numbers the files have."""
+    return sum(tensor.numel() for part in parts for tensor in part.tensors.values())
 
 
 def parts_of(config: FamilyConfig, files: ReleasedFiles) -> dict[str, Part]:

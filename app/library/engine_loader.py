@@ -26,7 +26,7 @@ from models.errors import ConfigError
 from models.family_config import FamilyConfig
 from models.files.mapped import FileWatch, copy_weights, mapped_bytes, mapped_files
 from models.files.released import ReleasedFiles
-from models.loader import build_model, parts_of
+from models.loader import build_model, num_weights, parts_of
 from models.memory.sizes import HEADROOM, weight_bytes
 from models.prompt import PromptFormat
 from models.tensors.freed import give_back_freed_memory
@@ -64,8 +64,8 @@ class EngineLoader(Loader):
             return Need(num_bytes=0, free=0, given_back=[0] * len(loaded), device=offer.server)
         config = self._config(offer)
         devices, files = pick_devices(config.device), ReleasedFiles(config)
-        dtype = pick_dtype(config.dtype, devices[0])
         parts = parts_of(config, files)
+        dtype, _ = pick_dtype(config.dtype, devices[0], num_weights(parts.values()))
         here = names_of(devices)
         engines = [one for one in loaded if isinstance(one, LoadedEngine)]
         given_back = [
