@@ -66,6 +66,7 @@ class AnswerStream:
         self._submission: Submission | None = None
         self._entry: QueueEntry | None = None  # of admission, while this is in the queue or admitted
         self._number = -1  # in the queue, as the last answer said
+        self._has_begun = False
         self._closed = threading.Event()
         self._lock = threading.Lock()
         self._started = 0.0
@@ -118,8 +119,12 @@ class AnswerStream:
             self._started = time.monotonic()
             self._join()
         if self._number != 0:
-            if number := self._wait_for_admission():
-                return Answer(text="", queue_number=number)
+            has_waited = self._number > 0
+            number = self._wait_for_admission()
+            if number or (has_waited and not self._closed.is_set()):
+                return Answer(text="", queue_number=number)  # 0: its turn has come, which is news
+        if not self._has_begun:
+            self._has_begun = True
             self._begin()
         while not self._closed.is_set():
             with self._lock:

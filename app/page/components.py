@@ -245,7 +245,8 @@ def _connect(
     view, streams = _view(parts, page), _streams(parts, page)
     quick = {"outputs": view, **_without_progress(page), "queue": False, "api_visibility": "private"}
     asked = [page, parts.key, parts.question, parts.tool, *parts.settings]
-    parts.question.submit(handlers.ask, asked, **streams)
+    as_sent = f"(...all) => window.minivlm.asSent(all.slice(0, {len(asked)}))"  # gradio adds the outputs' values
+    parts.question.submit(handlers.ask, asked, js=as_sent, **streams)
     parts.bridge.ask_text(handlers.ask_text, asked, **streams)
     parts.bridge.retry(handlers.retry, [page, *parts.settings], **streams)
     for stopped in (parts.question.stop, parts.bridge.stop):

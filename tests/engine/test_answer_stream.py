@@ -128,6 +128,7 @@ def test_the_number_in_the_queue_is_said_when_it_changes(engine: ChatEngine, mod
     streams[1].close()
     assert next(streams[2]) == Answer(text="", queue_number=1)
     streams[0].close()
+    assert next(streams[2]) == Answer(text="")  # its turn has come: it says so before there is a word
     assert next(streams[2]).text
     streams[2].close()
     assert_idle(engine)

@@ -31,7 +31,7 @@ async def first_answer(feed: AnswerFeed) -> None:
     end = loop.time() + START_SECONDS
     while (left := end - loop.time()) > 0:
         answer = await feed.next(left)
-        if answer is not None and not answer.queue_number:
+        if answer is not None and (answer.text or answer.finish_reason is not None):
             feed.look_again()
             return
 

@@ -113,7 +113,13 @@
     scroller.addEventListener("scroll", heed, { passive: true });
     scroller.addEventListener("scroll", () => (down.hidden = end() - scroller.scrollTop < FAR), { passive: true });
     down.addEventListener("click", followAgain);
-    scroller.addEventListener("wheel", (event) => event.deltaY < 0 && !event.ctrlKey && wantsUp(), { passive: true });
+    const onWheel = (event) => event.deltaY < 0 && !event.ctrlKey && wantsUp();
+    scroller.addEventListener("wheel", onWheel, { passive: true });
+    // The button lies over the conversation, and is no part of what scrolls.
+    down.addEventListener("wheel", (event) => {
+      onWheel(event);
+      if (!event.ctrlKey) scroller.scrollBy({ top: event.deltaY * (event.deltaMode === 1 ? 16 : 1) });
+    }, { passive: true });
     scroller.addEventListener("pointerdown", (event) => event.offsetX >= scroller.clientWidth && wantsUp()); // its scrollbar
     scroller.addEventListener("focusin", onFocus);
     document.addEventListener("keydown", onKey);

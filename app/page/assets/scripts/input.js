@@ -32,13 +32,24 @@
     }
   }
 
+  // A file that was copied in a file manager comes with its name as a text.
+  function pastedText(data, files) {
+    const text = data?.getData("text/plain") ?? "";
+    const names = files.map(({ name }) => name);
+    return names.length && text.split("\n").every((line) => names.includes(line.trim())) ? "" : text;
+  }
+
   function onPaste(event) {
     const data = event.clipboardData;
     const files = [...(data?.files || [])];
-    if (!files.length) return;
-    const text = data.getData("text/plain");
+    const text = pastedText(data, files);
     const field = editable(event.target);
-    if (text && field) {
+    if (text && !field && !document.querySelector("dialog[open]")) {
+      event.preventDefault();
+      type(text);
+    }
+    if (!files.length) return;
+    if (text) {
       // The browser pastes the text; gradio, which may take the picture instead, does not see the event.
       event.stopPropagation();
       say("paste", "The text was pasted, the picture that came with it was not. Copy the picture alone to attach it.", { kind: "info", until: "send files" });

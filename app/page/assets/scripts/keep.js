@@ -43,6 +43,12 @@
   let isRestored = false;
   const keepDraft = (value) => isRestored && keep("sessionStorage", DRAFT, value?.text || value?.files?.length ? value : null);
 
+  // Of what is typed while the connection is lost, gradio tells nobody.
+  function keepTyped({ target }) {
+    if (target.matches?.("#mv-question textarea")) keepDraft({ files: read("sessionStorage", DRAFT)?.files, text: target.value });
+  }
+  document.addEventListener("input", keepTyped);
+
   // Files that the server has deleted meanwhile would make it refuse the question.
   async function keptDraft(now) {
     const draft = read("sessionStorage", DRAFT);

@@ -3,6 +3,7 @@
   const page = window.minivlm;
   let pending = null;
   let before = "";
+  let typed = ""; // what the text box held when it was sent
 
   function node(name, text = "") {
     return Object.assign(document.createElement("div"), { className: name, textContent: text });
@@ -15,12 +16,16 @@
   }
 
   // Called when the text box is sent, or another text in its place.
-  function sending(text = document.querySelector("#mv-question textarea").value.trim()) {
+  function sending(text = null) {
+    typed = document.querySelector("#mv-question textarea").value;
     page.attempt();
     page.outdate("send");
     page.outdateRefusal();
-    pend(text, document.querySelectorAll("#mv-question .thumbnail-item img"));
+    pend(text ?? typed.trim(), document.querySelectorAll("#mv-question .thumbnail-item img"));
   }
+
+  // What gradio sends, which it collects a moment later: meanwhile a slow machine may have got to the next keys.
+  const asSent = (inputs) => inputs.map((input) => (typeof input?.text === "string" ? { ...input, text: typed } : input));
 
   // Shows a question with its pictures, until the server has drawn something.
   function pend(text, images) {
@@ -64,5 +69,5 @@
     new MutationObserver(look).observe(document.querySelector("#mv-notice"), changes);
   }
 
-  Object.assign(page, { isSending: () => pending !== null, sending, sent: drop, watchForAnswer });
+  Object.assign(page, { isSending: () => pending !== null, asSent, sending, sent: drop, watchForAnswer });
 })();

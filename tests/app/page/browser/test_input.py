@@ -74,6 +74,18 @@ def test_text_with_a_picture_is_text_for_a_field(server: Server, quiet_page: Pag
     expect(thumbnails(page)).to_have_count(0)
 
 
+def test_what_is_pasted_beside_all_fields_goes_into_the_question(
+    server: Server, quiet_page: Page, scene_file: Path
+) -> None:
+    page = quiet_page
+    copy(page, "from a table", scene_file)
+    page.get_by_role("button", name="New chat").focus()
+    page.keyboard.press("Control+V")
+    expect(question(page)).to_have_value("from a table")
+    expect(page.locator("#mv-lines")).to_contain_text("the picture that came with it was not")
+    expect(thumbnails(page)).to_have_count(0)
+
+
 def test_files_are_dropped_anywhere(server: Server, quiet_page: Page, scene_file: Path) -> None:
     page = quiet_page
     drag(page, "#mv-chat", files=[scene_file])

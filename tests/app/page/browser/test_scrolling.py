@@ -70,6 +70,14 @@ def focus_something_earlier(page: Page) -> None:
     raise AssertionError("the first question can't be reached by keyboard")
 
 
+def turn_the_wheel_over_the_button_that_leads_down(page: Page) -> None:
+    wheel_up(page)
+    page.locator("#mv-chat .mv-to-end").hover()
+    before = settled(page)
+    page.mouse.wheel(0, -200)
+    assert settled(page) < before - 100
+
+
 @pytest.fixture
 def long_page(server: Server, quiet_page: Page) -> Page:
     """Four answers of 15 lines in a window that shows about one of them."""
@@ -86,7 +94,8 @@ def long_page(server: Server, quiet_page: Page) -> Page:
 
 
 def test_the_reader_can_go_up_while_nothing_happens(long_page: Page) -> None:
-    for gesture in (wheel_up, page_up, page_up_from_the_text_box, home, focus_something_earlier):
+    gestures = (wheel_up, page_up, page_up_from_the_text_box, home, focus_something_earlier)
+    for gesture in (*gestures, turn_the_wheel_over_the_button_that_leads_down):
         over_the_chat(long_page)
         long_page.mouse.wheel(0, 50_000)
         question(long_page).focus()

@@ -39,6 +39,24 @@ def late(monkeypatch: pytest.MonkeyPatch, owner: type, name: str) -> Iterator[th
         gate.set()
 
 
+BOTH_KEYS = """field => {
+    field.dispatchEvent(new KeyboardEvent("keypress", { key: "Enter", bubbles: true, cancelable: true }));
+    field.setRangeText("a", field.value.length, field.value.length, "end");
+    field.dispatchEvent(new InputEvent("input", { bubbles: true }));
+}"""
+
+
+def test_a_letter_right_after_enter_is_not_part_of_what_was_sent(server: Server, quiet_page: Page) -> None:
+    """A machine that is busy hears of both keys at once."""
+    page = quiet_page
+    question(page).fill("what is it?")
+    page.wait_for_timeout(200)
+    question(page).evaluate(BOTH_KEYS)
+    done(page, 1)
+    assert server.model.last_question() == "what is it?"
+    expect(question(page)).to_have_value("a")
+
+
 def test_files_that_are_read_late_do_not_come_back_into_the_box(
     server: Server, quiet_page: Page, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
