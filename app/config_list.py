@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from models.command_line import CONFIG_DIR, did_you_mean, shown
+from models.command_line import CONFIG_DIR, did_you_mean, reader_may_leave, shown
 from models.errors import ConfigError, MiniVLMError
 
 if TYPE_CHECKING:
-    from app.remote.config import RemoteConfig
+    from app.remote.remote_config import RemoteConfig
     from models.family_config import FamilyConfig
     from models.fetching.checkpoints import NeededFile
 
@@ -81,7 +79,7 @@ def find_config(name: str) -> Path:
 
 
 def _listed(path: Path) -> Listed:
-    from app.remote.config import remote_config
+    from app.remote.remote_config import remote_config
     from models.config import load_config
     from models.fetching.checkpoints import needed_files
 
@@ -95,7 +93,7 @@ def _listed(path: Path) -> Listed:
 
 
 def _describe(one: Listed, *, with_memory: bool) -> str:
-    from app.remote.config import RemoteConfig
+    from app.remote.remote_config import RemoteConfig
     from models.fetching.plan import gib
 
     path = shown(one.path)
@@ -144,7 +142,5 @@ def _memory(config: FamilyConfig) -> str:
 
 def show(text: str) -> None:
     """Print, and end quietly when the reader has had enough (`demo.py --list | head`)."""
-    try:
-        print(text, flush=True)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains again at exit
+    with reader_may_leave():
+        print(text)

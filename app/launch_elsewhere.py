@@ -14,7 +14,7 @@ def serve_elsewhere(args: argparse.Namespace) -> bool:
 
     False at once if they mean a model that is loaded here. Raises MiniVLMError.
     """
-    from app.remote.config import remote_config
+    from app.remote.remote_config import remote_config
 
     has_choice = len(args.cfg_paths) > 1 or args.models_dir or args.max_loaded
     if has_choice and args.server_url is None and not (args.terminal or args.ask):

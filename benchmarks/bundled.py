@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.chats import ChatsWork, compare
-from benchmarks.measure import Clock, Report
+from benchmarks.measure import Clock, SpeedReport
 from models.conversation import Turn
 from models.loader import load_model
 from training.scenes.render import render_image
@@ -25,7 +25,7 @@ _QUESTIONS = (
 )
 
 
-def run(work: ChatsWork, clock: Clock, report: Report, goals: Mapping[str, float]) -> None:
+def run(work: ChatsWork, clock: Clock, report: SpeedReport, goals: Mapping[str, float]) -> None:
     """Every bundled model over drawn scenes."""
     for path in CONFIGS:
         model = load_model(path, device="cpu", dtype="float32", report=None)

@@ -13,9 +13,9 @@ from statistics import mean
 
 import torch
 
-from benchmarks.measure import Clock, Figure, Report, take_turns
+from benchmarks.measure import Clock, Figure, SpeedReport, take_turns
 from benchmarks.originals import OriginalChat
-from benchmarks.random_models import Size, picture, question, random_model
+from benchmarks.random_models import ModelSize, picture, question, random_model
 from engine.chat_engine import ChatEngine
 from models.conversation import Answer, Sampling, Turn
 from models.vision_language_model import VisionLanguageModel
@@ -42,7 +42,7 @@ class ChatsWork:
 SMALL = ChatsWork(chats=3, new_tokens=6, repeats=1, alone=1, alone_tokens=12)
 
 
-Ask = Callable[[int, int, Turn], Turn]  # repetition, number of the chat, a turn with its image -> the question
+AskTurn = Callable[[int, int, Turn], Turn]  # repetition, number of the chat, a turn with its image -> the question
 
 
 def greedy(new_tokens: int) -> Sampling:
@@ -138,12 +138,12 @@ def compare(
     model: VisionLanguageModel,
     work: ChatsWork,
     clock: Clock,
-    report: Report,
+    report: SpeedReport,
     *,
     setting: str,
     goals: Mapping[str, float],
     images: Sequence[Turn],
-    ask: Ask,
+    ask: AskTurn,
 ) -> None:
     """Chats together against one `generate` after the other; then one chat alone. `images` has a turn per chat."""
     original = OriginalChat(model, clock, keeps_images=True)
@@ -182,14 +182,17 @@ def compare(
 
 def run(
     backbone: str,
-    size: Size,
+    size: ModelSize,
     work: ChatsWork,
     dtype: torch.dtype,
     clock: Clock,
-    report: Report,
+    report: SpeedReport,
     goals: Mapping[str, float],
 ) -> None:
-    """The comparison on a random model of one backbone, whose tower is short, as images are encoded beforehand."""
+    """`compare` for a model with random weights of one backbone.
+
+    Its vision tower has two layers only: images are encoded before the clock starts.
+    """
     size = replace(size, vision_layers=2)
     model = random_model(backbone, size, dtype=dtype, device=clock.device, context_tokens=512)
     compare(

@@ -34,7 +34,7 @@ _FIGURES = ("loaded", "read", "loaded_cpu", "read_cpu")
 
 def measure(path: Path, kind: str) -> dict[str, float]:
     """Load once in this process: seconds, and seconds of CPU time, until it is there and until all of it was read."""
-    from benchmarks.loading import touch
+    from benchmarks.load_time import touch
     from models.loader import load_model
     from models.quantization import load_bitsandbytes
 

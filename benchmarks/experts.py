@@ -13,9 +13,9 @@ from transformers import PhiConfig
 from transformers.models.phi.modeling_phi import PhiMLP
 
 from benchmarks.chats import KV_BYTES, ask_together
-from benchmarks.measure import Clock, Figure, Report, take_turns
+from benchmarks.measure import Clock, Figure, SpeedReport, take_turns
 from benchmarks.originals import dispatch_by_einsum
-from benchmarks.random_models import Size, fill, question, random_model
+from benchmarks.random_models import ModelSize, fill, question, random_model
 from engine.chat_engine import ChatEngine
 from engine.packed_weights import pack_weights
 from models.parts.sparse_moe import SparseFeedForward, SparseLayers
@@ -40,7 +40,7 @@ def compare_blocks(
     counts: Sequence[int],
     repeats: int,
     clock: Clock,
-    report: Report,
+    report: SpeedReport,
     goal: float | None,
 ) -> None:
     """One block as it is served, over different numbers of tokens, against an einsum dispatch over the same weights."""
@@ -69,7 +69,7 @@ def compare_blocks(
 
 
 def compare_with_dense(
-    backbone: str, size: Size, new_tokens: int, dtype: torch.dtype, repeats: int, clock: Clock, report: Report
+    backbone: str, size: ModelSize, new_tokens: int, dtype: torch.dtype, repeats: int, clock: Clock, report: SpeedReport
 ) -> None:
     """Tokens/s of one chat with four experts in every second layer, against the same model with none."""
     models = {

@@ -21,9 +21,9 @@ from transformers import BitsAndBytesConfig, PreTrainedModel
 
 from benchmarks import chats
 from benchmarks.chats import ask_together
-from benchmarks.measure import Clock, Figure, Report
+from benchmarks.measure import Clock, Figure, SpeedReport
 from benchmarks.originals import OriginalChat
-from benchmarks.random_models import SMALL, STANDARD, Size, picture, question, random_model
+from benchmarks.random_models import SMALL, STANDARD, ModelSize, picture, question, random_model
 from benchmarks.report import RESULTS, as_values, circumstances, save
 from engine.chat_engine import ChatEngine
 from models.command_line import OneLineParser
@@ -43,15 +43,15 @@ class FullSize:
     """A released model's sizes. Goals: share of the bandwidth, times eager `generate`, times the original's 8 bits."""
 
     backbone: str
-    size: Size
+    size: ModelSize
     bandwidth: float | None = None
     eager: float | None = None
     low_resource: float | None = None
     together: float | None = None
 
 
-def _sizes(hidden: int, inner: int, layers: int, heads: int, key_value_heads: int, vocabulary: int) -> Size:
-    return Size(
+def _sizes(hidden: int, inner: int, layers: int, heads: int, key_value_heads: int, vocabulary: int) -> ModelSize:
+    return ModelSize(
         hidden=hidden, inner=inner, layers=layers, heads=heads, key_value_heads=key_value_heads, vocabulary=vocabulary
     )
 
@@ -154,7 +154,7 @@ def bytes_per_token(language_model: nn.Module) -> float:
     return float(total)
 
 
-def first_token_floor(model: VisionLanguageModel, size: Size, prompt_tokens: int, ceilings: Ceilings) -> float:
+def first_token_floor(model: VisionLanguageModel, size: ModelSize, prompt_tokens: int, ceilings: Ceilings) -> float:
     """Seconds for the tower's arithmetic, and for the prompt's or for reading the weights, whichever takes longer.
 
     Without attention, so the real floor is a little higher.
@@ -166,11 +166,11 @@ def first_token_floor(model: VisionLanguageModel, size: Size, prompt_tokens: int
 
 
 @dataclass
-class Runner:
+class GpuRunner:
     """One part on one device."""
 
     clock: Clock
-    report: Report
+    report: SpeedReport
     ceilings: Ceilings
     new_tokens: int = 128
     repeats: int = 3
@@ -272,14 +272,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error("this machine has no CUDA GPU; to try the program out: --device cpu --small")
     if device.type == "cuda":
         device = torch.device("cuda", device.index or 0)  # bitsandbytes wants to know which
-    about, clock, report = circumstances(device), Clock(device), Report()
+    about, clock, report = circumstances(device), Clock(device), SpeedReport()
     check = SMALL if args.small else STANDARD
     for backbone in sorted({full.backbone for full in PARTS[args.part].values()}):
         chats.run(backbone, check, chats.SMALL, torch.float32, clock, report, {})
     ceilings = measure_ceilings(clock, side=256 if args.small else 8192, megabytes=1 if args.small else 2048)
     report.note(f"measured: {ceilings.bandwidth / 1e12:.2f} TB/s, {ceilings.flops / 1e12:.0f} TFLOP/s in bf16")
     small = {"new_tokens": 4, "repeats": 1, "chats": 2} if args.small else {}
-    runner = Runner(clock, report, ceilings, **small)
+    runner = GpuRunner(clock, report, ceilings, **small)
     for name, full in PARTS[args.part].items():
         runner.run(name, replace(full, size=SMALL) if args.small else full)
         gc.collect()  # two of the largest models do not fit at once

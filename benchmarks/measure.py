@@ -75,7 +75,7 @@ class Figure:
 
 
 @dataclass
-class Report:
+class SpeedReport:
     """What a run found: figures, and whether greedy tokens were those of `generate` (in fp32), by setting."""
 
     figures: list[Figure] = field(default_factory=list)

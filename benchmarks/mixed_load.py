@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 import torch
 
 from benchmarks.chats import KV_BYTES, greedy
-from benchmarks.measure import Clock, Figure, Report
-from benchmarks.random_models import Size, picture, question, random_model
+from benchmarks.measure import Clock, Figure, SpeedReport
+from benchmarks.random_models import ModelSize, picture, question, random_model
 from engine.chat_engine import ChatEngine
 
 
@@ -63,7 +63,13 @@ class _Visitor:
 
 
 def run(
-    backbone: str, size: Size, work: MixedWork, dtype: torch.dtype, clock: Clock, report: Report, goal: float | None
+    backbone: str,
+    size: ModelSize,
+    work: MixedWork,
+    dtype: torch.dtype,
+    clock: Clock,
+    report: SpeedReport,
+    goal: float | None,
 ) -> None:
     """The figure for one backbone."""
     model = random_model(backbone, size, dtype=dtype, device=clock.device, context_tokens=512)

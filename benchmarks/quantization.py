@@ -23,7 +23,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from benchmarks.measure import Figure, Report, one_thread
+from benchmarks.measure import Figure, SpeedReport, one_thread
 from benchmarks.random_models import picture
 from benchmarks.report import RESULTS, circumstances
 from engine.generate import generate
@@ -60,7 +60,7 @@ class Difference:
     num_tokens: int
 
 
-def run(report: Report, configs: Sequence[Path] = CONFIGS) -> list[Difference]:
+def run(report: SpeedReport, configs: Sequence[Path] = CONFIGS) -> list[Difference]:
     """Compare every mode of every model; one figure each."""
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     found: list[Difference] = []
@@ -164,7 +164,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     with one_thread():
         about = circumstances(torch.device("cpu"))
-        found = run(Report(), args.configs)
+        found = run(SpeedReport(), args.configs)
     values = {**about, "differences": [dataclasses.asdict(difference) for difference in found]}
     args.output.mkdir(parents=True, exist_ok=True)
     path = args.output / f"{about['date']}-quantization.json"

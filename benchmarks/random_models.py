@@ -55,7 +55,7 @@ FORMAT = PromptFormat(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Size:
+class ModelSize:
     """Sizes of a model. Every second layer of a sparse backbone has `num_experts` experts (0: it is dense).
 
     `merge` patches of the vision tower (a CLIP) become one image token.
@@ -81,8 +81,8 @@ class Size:
         return (self.image // 14) ** 2 // self.merge
 
 
-STANDARD = Size()  # 134 million parameters as a Llama
-SMALL = Size(
+STANDARD = ModelSize()  # 134 million parameters as a Llama
+SMALL = ModelSize(
     hidden=64, inner=96, layers=2, heads=4, key_value_heads=4, vocabulary=400,
     vision_hidden=32, vision_inner=48, vision_layers=2, vision_heads=2, image=56, merge=4,
 )  # fmt: skip
@@ -110,27 +110,27 @@ class LetterTokenizer:
         return "".join(chr(_BASE + i) for i in ids if i >= FIRST_LETTER)
 
 
-def _llama(_: Size, common: dict[str, Any]) -> PreTrainedModel:
+def _llama(_: ModelSize, common: dict[str, Any]) -> PreTrainedModel:
     return LlamaForCausalLM(LlamaConfig(**common))
 
 
-def _gemma(_: Size, common: dict[str, Any]) -> PreTrainedModel:
+def _gemma(_: ModelSize, common: dict[str, Any]) -> PreTrainedModel:
     head = common["hidden_size"] // common["num_attention_heads"]
     return GemmaForCausalLM(GemmaConfig(**{**common, "num_key_value_heads": 1, "head_dim": head}))
 
 
-def _phi(size: Size, common: dict[str, Any]) -> PreTrainedModel:
+def _phi(size: ModelSize, common: dict[str, Any]) -> PreTrainedModel:
     values = {**common, "intermediate_size": size.inner * 3 // 2, "partial_rotary_factor": 0.5}
     return PostNormPhiForCausalLM(phi_config(values))
 
 
-def _mixtral(size: Size, common: dict[str, Any]) -> PreTrainedModel:
+def _mixtral(size: ModelSize, common: dict[str, Any]) -> PreTrainedModel:
     values = {**common, "num_local_experts": size.num_experts or 1, "sliding_window": None}
     return MixtralForCausalLM(MixtralConfig(**values))
 
 
 def _sparse(model_class: type[PreTrainedModel], config_class: Callable[..., Any], **more: Any) -> Any:
-    def build(size: Size, common: dict[str, Any]) -> PreTrainedModel:
+    def build(size: ModelSize, common: dict[str, Any]) -> PreTrainedModel:
         indices = tuple(range(0, size.layers, 2)) if size.num_experts else ()
         layers = SparseLayers(indices=indices, num_experts=(size.num_experts,) * len(indices), eval_capacity_factor=2.0)
         config = config_class(**{**common, **more})
@@ -140,7 +140,7 @@ def _sparse(model_class: type[PreTrainedModel], config_class: Callable[..., Any]
     return build
 
 
-BACKBONES: dict[str, Callable[[Size, dict[str, Any]], PreTrainedModel]] = {
+BACKBONES: dict[str, Callable[[ModelSize, dict[str, Any]], PreTrainedModel]] = {
     "llama": _llama,
     "gemma": _gemma,
     "phi": _phi,
@@ -152,7 +152,7 @@ BACKBONES: dict[str, Callable[[Size, dict[str, Any]], PreTrainedModel]] = {
 }
 
 
-def language_model_of(backbone: str, size: Size, *, context_tokens: int) -> PreTrainedModel:
+def language_model_of(backbone: str, size: ModelSize, *, context_tokens: int) -> PreTrainedModel:
     """The language model of a backbone, wherever modules are made now."""
     common: dict[str, Any] = {
         "vocab_size": size.vocabulary,
@@ -171,7 +171,7 @@ def language_model_of(backbone: str, size: Size, *, context_tokens: int) -> PreT
 
 def random_model(
     backbone: str,
-    size: Size = STANDARD,
+    size: ModelSize = STANDARD,
     *,
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",

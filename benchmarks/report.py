@@ -19,7 +19,7 @@ import psutil
 import torch
 import transformers
 
-from benchmarks.measure import Figure, Report
+from benchmarks.measure import Figure, SpeedReport
 from models.command_line import version
 
 RESULTS = Path("benchmarks/results")
@@ -57,7 +57,7 @@ def _processor() -> str:
     return names[0].strip() if names else platform.machine()
 
 
-def as_values(report: Report, about: Mapping[str, Any]) -> dict[str, Any]:
+def as_values(report: SpeedReport, about: Mapping[str, Any]) -> dict[str, Any]:
     """What goes into the JSON file."""
     return {
         **about,

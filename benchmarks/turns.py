@@ -14,9 +14,9 @@ from dataclasses import dataclass, replace
 import torch
 
 from benchmarks.chats import KV_BYTES, ask_together
-from benchmarks.measure import Clock, Figure, Report, take_turns
+from benchmarks.measure import Clock, Figure, SpeedReport, take_turns
 from benchmarks.originals import OriginalChat
-from benchmarks.random_models import FORMAT, Size, picture, question, random_model, words
+from benchmarks.random_models import FORMAT, ModelSize, picture, question, random_model, words
 from engine.chat_engine import ChatEngine
 from models.conversation import Turn
 from models.prompt import IMAGE_SLOT
@@ -66,7 +66,7 @@ def compare(
     *,
     repeats: int,
     clock: Clock,
-    report: Report,
+    report: SpeedReport,
     name: str,
     goal: float | None,
 ) -> None:
@@ -104,11 +104,11 @@ def compare(
 
 def run(
     backbone: str,
-    size: Size,
+    size: ModelSize,
     work: TurnsWork,
     dtype: torch.dtype,
     clock: Clock,
-    report: Report,
+    report: SpeedReport,
     goals: Mapping[str, float],
 ) -> None:
     """The three comparisons on random models of one backbone."""

@@ -9,7 +9,7 @@ from models.errors import Busy
 
 
 class QueueEntry(threading.Event):
-    """A request's place or its wait for one; set once it is admitted."""
+    """A request in the admission queue; the event is set once the request is admitted."""
 
     def __init__(self, asker: Asker) -> None:
         super().__init__()
@@ -20,9 +20,9 @@ class QueueEntry(threading.Event):
 class Admission:
     """Admits up to `places` requests at once; up to `max_waiting` more wait, and further ones are refused.
 
-    Who waits is served by turns: addresses first, then their browsers. Of four places or more no address has all, and
-    where the queue is full whoever has most in it makes room for who has less. Requests of nobody in particular (see
-    `engine.asker`) may have all.
+    Waiting requests are admitted round-robin (`Rounds`): over addresses, and over the browsers of each. Where there
+    are four places or more, no address gets all of them. If the queue is full, the request that would be admitted
+    last is turned away, be it the new one or another. Requests without an address (`NOBODY`) may take every place.
     """
 
     def __init__(self, *, places: int, max_waiting: int) -> None:
@@ -49,7 +49,7 @@ class Admission:
                     raise _full(entry)
         return entry
 
-    def number(self, entry: QueueEntry) -> int:
+    def queue_number(self, entry: QueueEntry) -> int:
         """Its number in the queue, from 1; 0 once it is admitted or has left. Raises Busy if it was turned away."""
         with self._lock:
             if entry in self._queue:

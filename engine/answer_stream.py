@@ -157,7 +157,7 @@ class AnswerStream:
     def _wait_for_admission(self) -> int:
         """The number in the queue as soon as it has changed; 0 once admitted or closed."""
         while (entry := self._entry) is not None:
-            number = self._admission.number(entry)
+            number = self._admission.queue_number(entry)
             if number != self._number:
                 self._number = number
                 return number

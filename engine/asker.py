@@ -18,7 +18,7 @@ Waiting = TypeVar("Waiting")
 
 
 class Asker(NamedTuple):
-    """`client` is an address, `visit` one of the browsers behind it."""
+    """Whose request it is: `client` is a network address, `visit` one browser of those behind that address."""
 
     client: str = ""
     visit: str = ""
@@ -29,9 +29,9 @@ ASKER: ContextVar[Asker] = ContextVar("asker", default=NOBODY)
 
 
 class Rounds:
-    """Who is being served now, and whose turn is next: addresses one after the other, and so their browsers.
+    """Round-robin over addresses, and over the browsers of each address: who is being served, and who is next.
 
-    To be used under a lock, or in one thread.
+    Not thread-safe: to be used under a lock, or in one thread.
     """
 
     def __init__(self) -> None:
@@ -41,7 +41,7 @@ class Rounds:
         self.total = 0
 
     def begin(self, asker: Asker) -> None:
-        """One more of this asker is being served."""
+        """A request of this asker is being served from now on."""
         self.total += 1
         self._running.update((asker.client, asker))
         for who in (asker.client, asker):
@@ -51,23 +51,24 @@ class Rounds:
             self._last.popitem(last=False)
 
     def end(self, asker: Asker) -> None:
-        """One less."""
+        """A request of this asker is done."""
         self.total -= 1
         self._running.subtract((asker.client, asker))
         self._running += Counter()  # without those that have none
 
     def recount(self, askers: Iterable[Asker]) -> None:
-        """These are being served, and nobody else."""
+        """Set what is being served: one request for each of these askers."""
         self._running = Counter(who for asker in askers for who in (asker.client, asker))
 
     def of_client(self, client: str) -> int:
-        """How many of an address are being served."""
+        """How many requests of an address are being served."""
         return self._running[client]
 
     def order(self, waiting: Iterable[Waiting], asker_of: Callable[[Waiting], Asker]) -> list[Waiting]:
-        """Those who wait (by arrival) as they should be served: round by round, and one of each address in a round.
+        """Sort waiting requests, given by arrival, into the order of service: in each round one of every address.
 
-        What is being served counts as rounds that were had; in a round comes first whose last turn is longest ago.
+        Requests that are being served count as rounds that an address has had. Within a round, the address whose last
+        request began longest ago comes first.
         """
         browsers = self._by_rounds(waiting, asker_of)
         return self._by_rounds(browsers, lambda one: asker_of(one).client)

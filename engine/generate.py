@@ -77,7 +77,7 @@ class _StopStrings(StoppingCriteria):
         return torch.tensor(rows, device=input_ids.device)  # type: ignore[return-value]
 
 
-class _Stopped(StoppingCriteria):
+class _StopWhenSet(StoppingCriteria):
     """Ends all rows once nobody wants them."""
 
     def __init__(self, stopped: threading.Event) -> None:
@@ -116,7 +116,7 @@ def generate(
     if sampling.seed is not None:
         torch.manual_seed(sampling.seed)
     prompts = _prompts(model, conversations)
-    criteria: list[StoppingCriteria] = [] if stopped is None else [_Stopped(stopped)]
+    criteria: list[StoppingCriteria] = [] if stopped is None else [_StopWhenSet(stopped)]
     num_prompt_ids = prompts["attention_mask"].shape[1] if prompt_lookup else 0
     processors = LogitsProcessorList([_Finite()])
     if model.num_ids < len(model.text_embedding.weight):

@@ -23,7 +23,7 @@ _WORTH_A_MAPPING = 2**20  # bytes; what is smaller comes from memory that the pr
 
 
 def zeros_on_demand(*shape: int, dtype: torch.dtype, device: torch.device | str = "cpu") -> Tensor:
-    """`torch.zeros`, but on a CPU the system gives each page of it when it is first written to."""
+    """`torch.zeros`; on a CPU the memory is allocated page by page, as it is first written to."""
     num_bytes = torch.Size(shape).numel() * dtype.itemsize
     if torch.device(device).type != "cpu" or num_bytes < _WORTH_A_MAPPING or sys.platform == "win32":
         return torch.zeros(shape, dtype=dtype, device=device)
@@ -32,13 +32,13 @@ def zeros_on_demand(*shape: int, dtype: torch.dtype, device: torch.device | str 
 
 
 def no_zeros(*shape: int, dtype: torch.dtype, device: torch.device | str = "cpu") -> Tensor:
-    """The shape and number format of zeros, which are somewhere else."""
+    """A tensor on the `meta` device, without memory, in place of zeros that are allocated elsewhere."""
     del device
     return torch.empty(shape, dtype=dtype, device="meta")
 
 
 class ZerosFrom(TorchFunctionMode):
-    """Within the block, `torch.zeros` of this thread is `make`."""
+    """Within the block, `torch.zeros(*shape, dtype=, device=)` in this thread calls `make` instead."""
 
     def __init__(self, make: Callable[..., Tensor] = zeros_on_demand) -> None:
         super().__init__()

@@ -62,7 +62,7 @@ class PackedPieces(nn.Module):
 
 
 class PackedExperts(nn.Module):
-    """`GatedExperts`, `PlainExperts` or Mixtral's, each of which runs over its own tokens alone."""
+    """`GatedExperts`, `PlainExperts` or Mixtral's experts, packed; each computes the tokens routed to it, no others."""
 
     def __init__(self, experts: GatedExperts | PlainExperts | MixtralExperts) -> None:
         super().__init__()

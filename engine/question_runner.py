@@ -17,11 +17,11 @@ from models.conversation import Answer, Sampling, Turn
 from models.errors import MiniVLMError
 
 Question = TypeVar("Question")
-Request = tuple[Sequence[Turn], Sampling]
+TurnsAndSampling = tuple[Sequence[Turn], Sampling]
 
 
 def answered(found: Iterable[tuple[Question, Answer | MiniVLMError]]) -> Iterator[tuple[Question, Answer]]:
-    """The same for those to whom every question counts: raises the first error."""
+    """The pairs of `QuestionRunner.run`, for callers that need every answer: raises the first error among them."""
     for question, answer in found:
         if isinstance(answer, MiniVLMError):
             raise answer
@@ -34,7 +34,7 @@ class QuestionRunner(Generic[Question]):
     `prepare` runs in the thread that asks, so reading pictures goes on while others are answered.
     """
 
-    def __init__(self, model: ChatModel, prepare: Callable[[Question], Request], *, at_once: int) -> None:
+    def __init__(self, model: ChatModel, prepare: Callable[[Question], TurnsAndSampling], *, at_once: int) -> None:
         self._model = model
         self._prepare = prepare
         self._at_once = at_once

@@ -31,7 +31,7 @@ def trace_routing(model: VisionLanguageModel, ids: Sequence[int], images: Sequen
 
 
 def patch_grid(model: VisionLanguageModel) -> PatchGrid:
-    """Where an image's tokens lie in it."""
+    """Which part of the picture each image token is for."""
     tower = model.vision_tower
     assert isinstance(tower, PatchTower)
     fit: Fit = "stretch"

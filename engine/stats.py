@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Literal, Protocol
 
-Kind = Literal["in use", "level", "total"]
+CounterKind = Literal["in use", "level", "total"]
 """In use: zero whenever no request runs or waits. Level: any other number that goes up and down, or is fixed at the
 start. Total: counted since the start."""
 
 
-def counter(kind: Kind, text: str) -> dict[str, str]:
+def counter(kind: CounterKind, text: str) -> dict[str, str]:
     """The metadata of a counter's field, for `/metrics` and the log."""
     return {"kind": kind, "help": text}
 
@@ -28,7 +28,11 @@ class EngineStats:
     active: int = field(metadata=counter("in use", "Questions that are being answered."))
     waiting: int = field(metadata=counter("in use", "Questions in the queue."))
     in_loop: int = field(metadata=counter("in use", "Requests in the generation loop."))
-    known_to_loop: int = field(metadata=counter("in use", "Requests whose reader has not let go of them."))
+    known_to_loop: int = field(
+        metadata=counter(
+            "in use", "Requests that the loop remembers: running, or ended and not closed by their reader."
+        )
+    )
     pages_in_use: int = field(metadata=counter("in use", "Pages of keys and values in use by running answers."))
     images_pinned: int = field(metadata=counter("in use", "Images in use by running answers."))
     pages_kept: int = field(metadata=counter("level", "Pages kept for the next question of some chat."))

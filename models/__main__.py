@@ -15,7 +15,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from models.command_line import OneLineParser
+from models.command_line import OneLineParser, reader_may_leave
 from models.errors import MiniVLMError
 
 
@@ -47,7 +47,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # before the first import of the hub's client
     try:
-        args.run(args)
+        with reader_may_leave():
+            args.run(args)
     except MiniVLMError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import os
+import sys
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
@@ -17,6 +20,16 @@ def shown(path: Path) -> Path:
     """A path as people type it here."""
     place = path.absolute()
     return place.relative_to(Path.cwd()) if place.is_relative_to(Path.cwd()) else path
+
+
+@contextmanager
+def reader_may_leave() -> Iterator[None]:
+    """Printing in the block ends quietly once whoever reads it has enough: `… | head`."""
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter's own flush fails as well
 
 
 class OneLineParser(argparse.ArgumentParser):

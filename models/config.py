@@ -139,14 +139,14 @@ def parse_keys(cls: type, values: dict[str, Any], *, where: str, base: Any = Non
         raise ConfigError(f"{where}: missing key {', '.join(map(repr, missing))}; known keys: {known}.")
     hints = typing.get_type_hints(cls)
     converted = {
-        key: _convert(value, hints[key], where=f"{where}: {key}", default=_default(base, fields[key]))
+        key: _convert(value, hints[key], where=f"{where}: {key}", default=_value_if_left_out(base, fields[key]))
         for key, value in values.items()
     }
     return cls(**converted) if base is None else dataclasses.replace(base, **converted)
 
 
-def _default(base: Any, of: dataclasses.Field[Any]) -> Any:
-    """The value of a field that the YAML leaves out: that of `base`, else its own default; None where it has none."""
+def _value_if_left_out(base: Any, of: dataclasses.Field[Any]) -> Any:
+    """What a field is where the YAML does not name it: as in `base`, else its own default; None if it has neither."""
     if base is not None:
         return getattr(base, of.name)
     if of.default_factory is not dataclasses.MISSING:

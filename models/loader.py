@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +20,16 @@ from models.conversion.reading import converted_parts
 from models.devices import check_memory, choose_quantization, more_gpus, names_of, pick_devices, pick_dtype
 from models.errors import ConfigError, NotEnoughMemory
 from models.family_config import FamilyConfig
+from models.fetching.checkpoints import remarks_on
 from models.files.released import ReleasedFiles
-from models.memory.plan import plan_memory
+from models.memory.memory_plan import plan_memory
 from models.memory.spreading import Spread
 from models.quantized.loading import from_pretrained, quantized, quantized_before
 from models.tensors.completeness import check_complete, expected_shapes
 from models.tensors.empty import empty_module, meta_module
 from models.tensors.freed import give_back_freed_memory
 from models.tensors.placing import PlacedTensors
-from models.tensors.reading import Progress, ReadBytes, TensorReader, no_progress
+from models.tensors.tensor_reader import Progress, ReadBytes, TensorReader, no_progress
 from models.tensors.weights import Part
 from models.tokenizers.vocabulary import check_vocabulary
 from models.vision_language_model import VisionLanguageModel
@@ -75,10 +76,13 @@ def build_model(
     say = report or str  # to nobody
     family = family_module(config.family, source=config.source)
     devices = pick_devices(config.device)
-    dtype = pick_dtype(config.dtype, devices[0])
     files = ReleasedFiles(config)
     name = config.name or config.family
     parts = parts_of(config, files)
+    # Training chooses for itself.
+    dtype, reason = pick_dtype(config.dtype, devices[0], 0 if keep_lora else num_weights(parts.values()))
+    if reason:
+        say(f"{name}: {reason}")
     if config.device == "auto" and not keep_lora:
         devices = more_gpus(parts.values(), devices, dtype, config.quantization)
     if config.quantization == "auto":
@@ -90,9 +94,8 @@ def build_model(
             parts = parts_of(config, files)
     tokenizer = family.tokenizer(files)
     say(check_memory(parts.values(), devices, dtype=dtype, quantization=config.quantization, name=name))
-    for part in parts.values():
-        if part.note:
-            say(part.note)
+    for note in (*remarks_on(config), *(part.note for part in parts.values() if part.note)):
+        say(note)
     empty = {key: empty_module(part, dtype) for key, part in parts.items()}
     check_parts(parts, empty)
     llm = parts["language_model"]
@@ -128,9 +131,13 @@ def build_model(
 
 def _add_facts(model: VisionLanguageModel, config: FamilyConfig, parts: Parts, **known: str) -> None:
     """What no family knows of its models."""
-    sizes = [tensor.numel() for part in parts.values() for tensor in part.tensors.values()]
     model.serving = config.serving
-    model.info = dataclasses.replace(model.info, num_parameters=sum(sizes), **known)  # type: ignore[arg-type]
+    model.info = dataclasses.replace(model.info, num_parameters=num_weights(parts.values()), **known)  # type: ignore[arg-type]
+
+
+def num_weights(parts: Collection[Part]) -> int:
+    """How many numbers the files have."""
+    return sum(tensor.numel() for part in parts for tensor in part.tensors.values())
 
 
 def parts_of(config: FamilyConfig, files: ReleasedFiles) -> dict[str, Part]:

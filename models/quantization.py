@@ -11,7 +11,7 @@ from torch import nn
 from transformers import BitsAndBytesConfig, PreTrainedModel
 
 from models.errors import ConfigError
-from models.tensors import eight_bits, four_bits
+from models.tensors import bnb_int8, bnb_nf4
 from models.tensors.weights import Part
 
 HUB_KERNELS = "MINIVLM_HUB_KERNELS"  # environment variable that lets bitsandbytes fetch native code, if it is 1
@@ -48,8 +48,8 @@ def load_bitsandbytes() -> None:
 def quantization_config(quantization: str, dtype: torch.dtype) -> BitsAndBytesConfig:
     """What transformers' loading is given for `8bit` or `4bit`; products are computed in `dtype`."""
     load_bitsandbytes()
-    four_bits.install()
-    eight_bits.install()
+    bnb_nf4.install()
+    bnb_int8.install()
     # bitsandbytes warns at every single product that it casts its input; once is said in the documentation.
     logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
     if quantization == "8bit":

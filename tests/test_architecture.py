@@ -10,6 +10,7 @@ import ast
 import re
 import subprocess
 from collections import Counter
+from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -33,6 +34,20 @@ FORBIDDEN = {
     "benchmarks": ("app", "training", "demo", "gradio"),
 }
 ALLOWED = {"app": ("training.scenes",), "benchmarks": ("training.scenes",)}
+# What the rooms of app may not import either.
+ROOMS_WITHOUT = {
+    "page": ("torch",),
+    "chat": ("gradio", "torch", "app.page", "app.api", "app.library"),
+    "api": ("torch", "app.page"),
+    "limits": ("torch", "app.page"),
+    "terminal": ("gradio", "torch", "app.page"),
+    "batch": ("gradio", "torch", "app.page"),
+    "library": ("gradio", "app.page"),
+    "extras": ("gradio", "app.page"),
+    "remote": ("gradio", "torch", "app.page"),
+    "cluster": ("gradio", "app.page"),
+    "spaces": ("app.page",),
+}
 ORDER = "the order is demo -> app -> engine -> models, and training, benchmarks -> engine"
 ONLY_INSIDE_FUNCTIONS = ("training.scenes",)
 BATCHING_NAMES = tuple(
@@ -43,14 +58,27 @@ BATCHING_NAMES = tuple(
 TRAINING_IMPORTS = {
     "instructions": (),
     "recipe": (),
-    "health": (),
-    "batch_trainer": ("health",),
+    "step_watch": (),
+    "batch_trainer": ("step_watch",),
     "scenes": ("instructions",),
     "data": ("instructions", "recipe", "scenes"),
-    "stages": ("recipe", "health", "batch_trainer", "data"),
+    "stages": ("recipe", "step_watch", "batch_trainer", "data"),
     "families": ("recipe", "data", "stages"),
-    "tiny": ("health", "batch_trainer", "scenes", "stages"),
+    "tiny": ("step_watch", "batch_trainer", "scenes", "stages"),
     "evaluation": ("scenes", "data"),
+}
+
+# Names that may stand twice, each with why. Modules in folders `families` are named after their family.
+STAND_TWICE = {
+    "Config": "every family has one, by the contract in models/family.py",
+    "minigpt": "what all MiniGPT families share, as formats and as parts",
+    "quantization": "a benchmark has the name of what it measures",
+}
+
+# Folders of tests that mirror none of the program: each is about a topic of many modules, or holds helpers.
+TOPICS = {
+    *("app/page/browser", "app/page/browser/stage", "app/page/gallery", "engine/faults", "models/layouts", "deploy"),
+    *("fuzz", "on_gpu", "pretended_gpu", "ready_python", "sixth_family", "zero_gpu"),
 }
 
 
@@ -77,6 +105,18 @@ def test_imports_point_one_way(path: Path) -> None:
             assert allowed, f"{relative(path)} imports {name}; {ORDER}"
         if package == "app" and any(is_under(name, module) for module in ONLY_INSIDE_FUNCTIONS):
             assert in_function, f"{relative(path)} imports {name} at the top; import it where it is used"
+
+
+@pytest.mark.parametrize("room", ROOMS_WITHOUT)
+def test_rooms_of_the_app_know_only_what_they_need(room: str) -> None:
+    for path in sorted((ROOT / "app" / room).rglob("*.py")):
+        for name, _ in imports_of(path):
+            wrong = any(is_under(name, other) for other in ROOMS_WITHOUT[room])
+            assert not wrong, f"{relative(path)} imports {name}, of which app/{room} knows nothing"
+
+
+def test_every_room_of_the_app_is_listed() -> None:
+    assert ROOMS_WITHOUT.keys() == {path.parent.name for path in (ROOT / "app").glob("*/__init__.py")}
 
 
 @each_source
@@ -196,6 +236,37 @@ def test_the_pages_files_are_short(path: Path) -> None:
 def test_no_folder_has_many_files() -> None:
     counts = Counter(path.parent for path in (*source_files(), *page_files()) if path.name != "__init__.py")
     assert [f"{relative(folder)} has {n}" for folder, n in counts.items() if n > MAX_FOLDER_FILES] == []
+
+
+def meanings(path: Path) -> Iterator[tuple[str, str]]:
+    """Names that a file gives: its own, its classes', its types'; each with what it means, so that a type that two
+    files write alike is one thing."""
+    if path.stem not in ("__init__", "__main__") and path.parent.name != "families":
+        yield path.stem, relative(path)
+    for node in tree_of(path).body:
+        if isinstance(node, ast.ClassDef):
+            yield node.name, relative(path)
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+            name, value = node.targets[0].id, ast.unparse(node.value)
+            if name.lstrip("_")[0].isupper() and not name.isupper() and not value.startswith("TypeVar"):
+                yield name, value
+
+
+def test_a_name_means_one_thing() -> None:
+    """In the whole program: whoever has met a class, a type or a module need not ask which."""
+    found: dict[str, set[str]] = {}
+    for path in source_files():
+        if not relative(path).startswith("tests/"):
+            for name, meaning in meanings(path):
+                found.setdefault(name, set()).add(meaning)
+    twice = {name: sorted(places) for name, places in found.items() if len(places) > 1}
+    assert {name: places for name, places in twice.items() if name not in STAND_TWICE} == {}
+    assert STAND_TWICE.keys() <= twice.keys(), "a name stands once only: take it off the list"
+
+
+def test_folders_of_tests_are_those_of_the_program() -> None:
+    folders = {path.parent.relative_to(ROOT / "tests").as_posix() for path in (ROOT / "tests").rglob("*.py")} - {"."}
+    assert {folder for folder in folders if not list((ROOT / folder).glob("*.py"))} == TOPICS
 
 
 def test_the_command_line_stays_small() -> None:

@@ -22,7 +22,7 @@ from transformers.trainer_utils import TrainOutput, rotate_checkpoints
 
 from models.disk import DiskFull, one_line_if_full
 from models.errors import CheckpointCorrupt, CheckpointMismatch
-from training.health import StepHistory, StepWatch, TrainingDiverged, refuse_non_finite
+from training.step_watch import StepHistory, StepWatch, TrainingDiverged, refuse_non_finite
 
 STATE_FILE = "trainable.safetensors"
 _HISTORY_FILE = "losses.json"

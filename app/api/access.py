@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from fastapi import Request
 
-from app.api.openai.errors import ApiError
+from app.api.openai.api_errors import ApiError
 
 
 class Access:

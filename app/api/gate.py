@@ -12,12 +12,12 @@ from fastapi import FastAPI, Request, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.access import Access
-from app.api.application import make_api
+from app.api.api_application import make_api
 from app.api.metrics import as_text
-from app.api.openai.errors import ApiError
+from app.api.openai.api_errors import ApiError
 from app.api.openai.routes import Service
-from app.api.openai.served import Models, check_ready
-from app.limits.routes import API_PREFIXES
+from app.api.openai.served import ServedModels, check_ready
+from app.limits.route_kinds import API_PREFIXES
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -72,7 +72,7 @@ class Layer(Protocol):
 
 def add_api(
     app: App,
-    models: Models,
+    models: ServedModels,
     stats: Callable[[], Mapping[str, Counters]],
     access: Access,
     *,
@@ -91,7 +91,7 @@ def add_api(
 
 def add_state(
     api: FastAPI,
-    models: Models,
+    models: ServedModels,
     stats: Callable[[], Mapping[str, Counters]] | Callable[[], Awaitable[Mapping[str, Counters]]],
 ) -> None:
     """Two more routes: `/health`, whether questions are answered, and `/metrics`."""

@@ -5,23 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from app.api.openai.errors import ApiError
-from app.api.openai.served import Models, ServedModel, State, unknown_model
+from app.api.openai.api_errors import ApiError
+from app.api.openai.served import ServedModel, ServedModels, ServiceState, unknown_model
 from app.library.library import ModelLibrary
 from engine.stats import Counters
 from models.errors import MiniVLMError
 
 
-class LibraryModels(Models):
+class LibraryModels(ServedModels):
     """Models of a library. One that is here and not loaded is loaded by the first request that names it."""
 
     def __init__(self, library: ModelLibrary) -> None:
         self._library = library
-        self._state: State = "ready"
+        self._state: ServiceState = "ready"
 
     @property
-    def state(self) -> State:
-        """See Models."""
+    def state(self) -> ServiceState:
+        """See ServedModels."""
         return self._state
 
     def served(self) -> Sequence[ServedModel]:

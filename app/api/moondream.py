@@ -12,15 +12,14 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
 from app.api.openai.answer_feed import AnswerFeed
+from app.api.openai.api_errors import ApiError
 from app.api.openai.body import read_json
 from app.api.openai.completion import Completion
-from app.api.openai.errors import ApiError
+from app.api.openai.data_uris import uri_of
 from app.api.openai.from_messages import Said, converse
-from app.api.openai.pictures import uri_of
 from app.api.openai.responses import CLIENT_LEFT, EventStream, event, text_events, whole
 from app.api.openai.routes import Service, start_stream
-from app.api.openai.schema import Request as Fields
-from app.api.openai.schema import SamplingFields, read_request, sampling_of
+from app.api.openai.schema import CommonFields, SamplingFields, read_request, sampling_of
 from app.api.openai.served import ServedModel, find_model
 from app.chat.questions import NeedsImage
 from models.errors import RequestError
@@ -30,7 +29,7 @@ DETAILED = "Describe this image in detail."
 BRIEF = "Briefly describe this image."
 
 
-class PictureRequest(Fields):
+class PictureRequest(CommonFields):
     """What all four take. `settings` hold the sampling; other keys of them are left alone."""
 
     image_url: str | None = None

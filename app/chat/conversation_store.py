@@ -67,7 +67,9 @@ class _Entry(Generic[Kept]):
 
 
 class ConversationStore(Generic[Kept]):
-    """May be used from any thread. A thread of its own looks after what was left, while there is any.
+    """The conversations of all visitors, each by its key. Thread-safe.
+
+    While there are conversations whose page has gone, a thread stops their answers and, later, forgets them.
 
     With a `shelf`, conversations whose page has gone for `grace` seconds go there; their pages find them all the same.
     Without one they stay in memory.
@@ -100,7 +102,7 @@ class ConversationStore(Generic[Kept]):
             return _total(entry.sizes for entry in self._entries.values())
 
     def keep(self, key: str, conversation: Kept) -> None:
-        """Keep it, or know that it is used and its page is there; what is over the budget then goes."""
+        """Keep a conversation, or note that its page is there and uses it; the oldest over the budget are forgotten."""
         entry = _Entry(conversation, conversation.sizes(), ASKER.get())
         with self._changed:
             self._drop_file(key)
@@ -122,7 +124,7 @@ class ConversationStore(Generic[Kept]):
             return entry.conversation
 
     def leave(self, key: str) -> None:
-        """Its page has gone. If it does not come back, first a running answer ends, later the conversation goes."""
+        """The page has gone. Unless it returns, its answer is stopped, and later the conversation forgotten."""
         with self._changed:
             entry = self._entries.get(key)
             if entry is None or entry.left is not None:

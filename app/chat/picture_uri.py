@@ -8,17 +8,17 @@ from typing import Any, Literal
 
 from PIL import Image
 
-Kind = Literal["png", "jpeg"]
+PictureFormat = Literal["png", "jpeg"]
 
 
-def picture_file(image: Image.Image, kind: Kind, **options: Any) -> bytes:
+def picture_file(image: Image.Image, kind: PictureFormat, **options: Any) -> bytes:
     """An RGB or RGBA image as a file of this kind, with Pillow's options for it."""
     buffer = io.BytesIO()
     image.save(buffer, kind, **options)
     return buffer.getvalue()
 
 
-def picture_uri(image: Image.Image, kind: Kind, **options: Any) -> str:
+def picture_uri(image: Image.Image, kind: PictureFormat, **options: Any) -> str:
     """As `picture_file`, as a data URI."""
     return file_uri(picture_file(image, kind, **options), f"image/{kind}")
 

@@ -116,5 +116,6 @@ def check_question(
 def check_number_of_images(num_images: int, info: ModelInfo, *, wording: Wording = PAGE_WORDING) -> None:
     """Raise RequestError for more images than the model takes in one question."""
     if num_images > info.max_images_per_turn:
-        limit = "one image" if info.max_images_per_turn == 1 else f"{info.max_images_per_turn} images"
-        raise RequestError(f"This model takes {limit} per question; {wording.fewer_images.format(num=num_images)}")
+        most = info.max_images_per_turn
+        limit = {0: "no images", 1: "one image per question"}.get(most, f"{most} images per question")
+        raise RequestError(f"This model takes {limit}; {wording.fewer_images.format(num=num_images)}")

@@ -34,7 +34,10 @@ def turns_of(exchanges: Sequence[Exchange], model: ChatModel | None = None) -> l
 
 
 def first_seen(exchanges: Sequence[Exchange], model: ChatModel | None = None) -> int:
-    """What the model sees first: what `begins_anew`, or, where it takes one image per chat, has the last."""
+    """The index of the first exchange that the model gets to see.
+
+    That is the last one that `begins_anew`; for a model of one image per chat also the last one with a picture.
+    """
     one_image = model is not None and model.info.one_image_per_chat
     seen = enumerate(exchanges)
     return max((index for index, one in seen if one.begins_anew or (one_image and one.pictures)), default=0)

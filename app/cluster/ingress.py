@@ -10,16 +10,16 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.api.access import Access
-from app.api.application import make_api
+from app.api.api_application import make_api
 from app.api.gate import Gate, add_state
 from app.api.openai.routes import Service
-from app.api.openai.served import Models, ServedModel, State
+from app.api.openai.served import ServedModel, ServedModels, ServiceState
 from app.cluster.affinity import SessionHeader
 from app.cluster.elsewhere import ReplicatedModel
 from engine.stats import EngineStats
 
 
-class ClusterModels(Models):
+class ClusterModels(ServedModels):
     """The models of all deployments, from the moment on that each has a replica that is ready."""
 
     def __init__(self, names: Sequence[str]) -> None:
@@ -27,7 +27,7 @@ class ClusterModels(Models):
         self._served: dict[str, ServedModel] = {}
 
     @property
-    def state(self) -> State:
+    def state(self) -> ServiceState:
         return "ready" if len(self._served) == len(self._names) else "loading"
 
     def served(self) -> Sequence[ServedModel]:

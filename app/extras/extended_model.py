@@ -16,7 +16,7 @@ from PIL import Image
 
 from app.chat.exchange import IllustratedAnswer, Question, WantedExtras
 from app.extras import image_generation
-from app.extras.image_generation import ImageGenerator, Progress
+from app.extras.image_generation import DrawingProgress, ImageGenerator
 from app.extras.ocr import TextReader, check_installed
 from engine.chat_model import ChatModel, GeneratorStream, Stream
 from models.conversation import Answer, Sampling, Turn
@@ -38,7 +38,9 @@ class Reader(Protocol):
 class Drawer(Protocol):
     """Draws pictures: `ImageGenerator`, or a script in tests."""
 
-    def draw(self, caption: str, *, seed: int | None, cancelled: threading.Event) -> Iterator[Progress | Image.Image]:
+    def draw(
+        self, caption: str, *, seed: int | None, cancelled: threading.Event
+    ) -> Iterator[DrawingProgress | Image.Image]:
         """Progress, then the picture."""
 
 
@@ -171,7 +173,7 @@ class ExtendedStream(GeneratorStream):
         picture: Image.Image | None = None
         try:
             for output in self._generator.draw(caption, seed=self._sampling.seed, cancelled=self._cancelled):
-                if isinstance(output, Progress):
+                if isinstance(output, DrawingProgress):
                     yield replace(illustrated, finish_reason=None, progress=_describe(output))
                 else:
                     picture = output
@@ -182,5 +184,5 @@ class ExtendedStream(GeneratorStream):
             yield replace(illustrated, picture=picture, has_picture=True)
 
 
-def _describe(progress: Progress) -> str:
+def _describe(progress: DrawingProgress) -> str:
     return f"Drawing the picture: step {progress.step} of {progress.steps}" if progress.steps else "Drawing the picture"

@@ -29,7 +29,7 @@ _POLL = 0.1  # seconds between two looks at whether a picture that waits for its
 
 
 @dataclass(frozen=True)
-class Progress:
+class DrawingProgress:
     """How far a picture is: `step` of `steps`; 0 of 0 while it waits or the pipeline loads."""
 
     step: int = 0
@@ -50,16 +50,18 @@ class ImageGenerator:
         """Whether the extra is there."""
         return importlib.util.find_spec("diffusers") is not None
 
-    def draw(self, caption: str, *, seed: int | None, cancelled: threading.Event) -> Iterator[Progress | Image.Image]:
+    def draw(
+        self, caption: str, *, seed: int | None, cancelled: threading.Event
+    ) -> Iterator[DrawingProgress | Image.Image]:
         """Progress, then the picture; ends without one once `cancelled` is set. Closing the iterator cancels, too.
 
         The work is done in a thread of its own. Raises MiniVLMError for what the user can mend: the pipeline is
         nowhere, memory is short.
         """
-        outputs: queue.SimpleQueue[Progress | Image.Image | BaseException | None] = queue.SimpleQueue()
+        outputs: queue.SimpleQueue[DrawingProgress | Image.Image | BaseException | None] = queue.SimpleQueue()
         arguments = (caption, seed, cancelled, outputs)
         threading.Thread(target=self._work, args=arguments, name="picture", daemon=True).start()
-        yield Progress()
+        yield DrawingProgress()
         try:
             while (output := outputs.get()) is not None:
                 if isinstance(output, BaseException):
@@ -73,7 +75,7 @@ class ImageGenerator:
         caption: str,
         seed: int | None,
         cancelled: threading.Event,
-        outputs: queue.SimpleQueue[Progress | Image.Image | BaseException | None],
+        outputs: queue.SimpleQueue[DrawingProgress | Image.Image | BaseException | None],
     ) -> None:
         try:
             while not self._turn.acquire(timeout=_POLL):
@@ -101,7 +103,7 @@ class ImageGenerator:
         def on_step_end(pipeline: Any, step: int, timestep: Any, values: dict[str, Any]) -> dict[str, Any]:  # noqa: ARG001
             if cancelled.is_set():
                 raise _Cancelled
-            outputs.put(Progress(step + 1, int(pipeline.num_timesteps)))
+            outputs.put(DrawingProgress(step + 1, int(pipeline.num_timesteps)))
             return values
 
         options: dict[str, Any] = {

@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 STOPPED = "The download was stopped. What has come is kept, and the next one goes on from there."
 
 
-class _Stopped(Exception):
+class _NotWanted(Exception):
     """Somebody does not want a download any more."""
 
 
@@ -68,7 +68,7 @@ class Downloads:
             line = ""
             try:
                 line = self._fetch(entry)
-            except _Stopped:
+            except _NotWanted:
                 line = STOPPED
             except MiniVLMError as error:
                 line = str(error)
@@ -88,7 +88,7 @@ class Downloads:
 
         def check_wanted() -> None:
             if name in self._unwanted:
-                raise _Stopped
+                raise _NotWanted
 
         check_wanted()
         self._library.note(entry, line="Asking the servers what there is.")

@@ -11,8 +11,8 @@ from app.library.offers import Offer
 from engine.chat_model import ChatModel
 from engine.stats import Counters
 
-State = Literal["not here", "downloading", "here", "waiting", "loading", "loaded", "unloading"]
-BUSY: Sequence[State] = ("downloading", "waiting", "loading", "unloading")  # states that change by themselves
+EntryState = Literal["not here", "downloading", "here", "waiting", "loading", "loaded", "unloading"]
+BUSY: Sequence[EntryState] = ("downloading", "waiting", "loading", "unloading")  # states that change by themselves
 
 
 class Loaded(Protocol):
@@ -60,7 +60,7 @@ class Entry:
     """An offer and what has become of it. `line` says why the last try failed, or what loading did to the memory."""
 
     offer: Offer
-    state: State
+    state: EntryState
     progress: float = 0.0  # share of the files' bytes that were read, or of those to be fetched that have come
     num_bytes: int = 0  # that are to be fetched
     line: str = ""

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Collection, Mapping, Sequence
 
-from app.library.entry import BUSY, Entry, Loaded, Loader, State
+from app.library.entry import BUSY, Entry, EntryState, Loaded, Loader
 from app.library.leased import LibraryModel
 from app.library.offers import Offer, describe
 from engine.chat_model import ChatModel
@@ -228,7 +228,7 @@ class ModelLibrary:
     # ── Downloads (downloads.py) ─────────────────────────────────────────────────────────────────────────────────────
 
     def note(
-        self, entry: Entry, *, state: State | None = None, progress: float | None = None, line: str | None = None
+        self, entry: Entry, *, state: EntryState | None = None, progress: float | None = None, line: str | None = None
     ) -> None:
         """Say how far a download is."""
         with self._changed:
@@ -255,7 +255,7 @@ class ModelLibrary:
                 entry.progress = share
                 self._changed.notify_all()
 
-    def _set(self, entry: Entry, state: State, *, line: str | None = None) -> None:
+    def _set(self, entry: Entry, state: EntryState, *, line: str | None = None) -> None:
         with self._changed:
             entry.state = state
             entry.line = entry.line if line is None else line

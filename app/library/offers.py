@@ -64,7 +64,7 @@ def configs_in(folder: Path) -> list[Path]:
 
 def describe(path: Path, name: str, overrides: tuple[str, ...] = ()) -> Offer:
     """What is known of a configuration without loading it."""
-    from app.remote.config import remote_config
+    from app.remote.remote_config import remote_config
     from models.config import load_config
     from models.fetching.checkpoints import needed_files
     from models.fetching.table import find_released

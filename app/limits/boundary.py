@@ -42,7 +42,7 @@ class BoundedBlocks(gr.Blocks):
             raise gr.Error(message, print_exception=False) from error
 
     def get_state_ids_to_track(self, *_: Any) -> tuple[list[int], list[Any]]:
-        """None: no listener waits for a change of what is kept for a visitor, which gradio would look for each time."""
+        """None: no listener waits for a change of a visitor's state, so gradio need not compare it after each call."""
         return [], []
 
     def _log(self, error: Exception) -> str:

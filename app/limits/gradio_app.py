@@ -72,10 +72,10 @@ class GradioApp:
 
     def is_answering(self, session: str) -> bool:
         """Whether a question of the session is waiting or being answered."""
-        return self.waiting(session) > 0
+        return self.num_unanswered(session) > 0
 
-    def waiting(self, session: str) -> int:
-        """How many are; a question that two models answer counts twice once they do."""
+    def num_unanswered(self, session: str) -> int:
+        """See KeptSessions. A question that two models answer counts twice while they do."""
         queue, kept = self._blocks._queue, self._blocks.state_holder.session_data.get(session)
         asked = sum(event in queue.event_ids_to_events for event in queue.pending_event_ids_session.get(session, ()))
         values = list(kept.state_data.values()) if kept is not None else []

@@ -16,12 +16,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app.limits.addresses import Network, resolve
 from app.limits.bodies import drain
 from app.limits.gradio_app import GradioApp
+from app.limits.guarded_request import GuardedRequest
 from app.limits.policy import Limits
 from app.limits.refusal import AuditLog, Refused
-from app.limits.request import Request
 from app.limits.request_checks import RequestChecks
 from app.limits.response_headers import security_headers, with_headers
-from app.limits.routes import ANSWERS, LINKED, WORK, Kind, route_of
+from app.limits.route_kinds import ANSWERS, LINKED, WORK, Kind, route_of
 from app.limits.uploads import FULL, UploadFolder
 from app.limits.visits import Visits
 from app.limits.web_origins import Origins
@@ -73,7 +73,7 @@ class LimitsLayer:
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         front = self.front
         client = resolve(scope, front.trusted, front.tunnel_host)
-        request = Request(scope, client, receive)
+        request = GuardedRequest(scope, client, receive)
         answer = _Answer(send)
         kind: Kind | None = None
         try:
@@ -108,7 +108,7 @@ class LimitsLayer:
 
     async def _refuse(
         self,
-        request: Request,
+        request: GuardedRequest,
         answer: _Answer,
         send: Send,
         kind: Kind | None,
@@ -138,7 +138,9 @@ class LimitsLayer:
             await drain(request.raw_receive)
             await send({"type": "http.response.body", "body": b""})
 
-    async def _fail(self, request: Request, answer: _Answer, send: Send, kind: Kind | None, error: Exception) -> None:
+    async def _fail(
+        self, request: GuardedRequest, answer: _Answer, send: Send, kind: Kind | None, error: Exception
+    ) -> None:
         """What nobody expected: one entry in the log, and an answer if none has begun."""
         if type(error).__name__ == "ClientDisconnect":
             return

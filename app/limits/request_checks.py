@@ -12,10 +12,10 @@ from app.limits.addresses import SCOPE_KEY
 from app.limits.bodies import FilesOfAForm, check_length, parse_object, replay
 from app.limits.budgets import Gauge, Lanes, Rate
 from app.limits.gradio_app import GradioApp
+from app.limits.guarded_request import GuardedRequest
 from app.limits.policy import KIB, Limits
 from app.limits.refusal import Refused
-from app.limits.request import Request
-from app.limits.routes import CALLS, OPEN, STREAMS, Kind
+from app.limits.route_kinds import CALLS, OPEN, STREAMS, Kind
 from app.limits.uploads import UploadFolder
 from app.limits.visits import COOKIE, NO_VISIT, TOO_MANY_WAITING, Session, Visits
 from engine.asker import ASKER, Asker
@@ -59,11 +59,11 @@ class RequestChecks:
         raise Refused(429, BUSY, retry_after=self._requests.seconds_until(client, cost))
 
     def count_refused(self, client: str) -> None:
-        """It is as much work as others, and nobody needs many."""
+        """Charge a client for a request that was refused, which is work, too; never more than its budget has left."""
         self._requests.use(client, min(COST_OF_REFUSED, max(0.0, self._requests.left(client))))
 
     @asynccontextmanager
-    async def admitted(self, request: Request) -> AsyncIterator[None]:
+    async def admitted(self, request: GuardedRequest) -> AsyncIterator[None]:
         """Check and count a request, for as long as it is served. Raises Refused."""
         client, kind = request.client, request.route.kind
         if kind in COSTS:
@@ -85,7 +85,7 @@ class RequestChecks:
                 await stack.enter_async_context(self._presses_of_client.held(client, BUSY))
             yield
 
-    async def _check(self, request: Request, stack: AsyncExitStack) -> None:
+    async def _check(self, request: GuardedRequest, stack: AsyncExitStack) -> None:
         kind = request.route.kind
         if kind is Kind.PAGE:
             self._begin_visit(request)
@@ -111,7 +111,7 @@ class RequestChecks:
 
     # Who
 
-    def _name_asker(self, request: Request) -> Asker:
+    def _name_asker(self, request: GuardedRequest) -> Asker:
         """Tell everything behind who asks, and count what the page does. Raises Refused."""
         visit = self._visit_of(request)
         asker = request.scope[SCOPE_KEY] = Asker(request.client, visit or "")
@@ -120,10 +120,10 @@ class RequestChecks:
             raise Refused(429, BUSY, retry_after=self._calls.seconds_until(visit))
         return asker
 
-    def _visit_of(self, request: Request) -> str | None:
+    def _visit_of(self, request: GuardedRequest) -> str | None:
         return self._visits.visit_of(request.cookies.get(COOKIE))
 
-    def _begin_visit(self, request: Request) -> None:
+    def _begin_visit(self, request: GuardedRequest) -> None:
         if self._visit_of(request) is not None:
             return
         if not self._new_visits.take(request.client):
@@ -132,20 +132,20 @@ class RequestChecks:
         cookie = f"{COOKIE}={self._visits.new_visit()}; Path=/; HttpOnly; {where}"
         request.headers.append((b"set-cookie", cookie.encode()))
 
-    def _visit_or_program(self, request: Request) -> str:
+    def _visit_or_program(self, request: GuardedRequest) -> str:
         return self._visit_of(request) or f"program at {request.client}"
 
-    def _check_login(self, request: Request) -> None:
+    def _check_login(self, request: GuardedRequest) -> None:
         if request.route.kind in OPEN or self._gradio.is_logged_in(request.cookies):
             return
         raise Refused(401, "Not authenticated")
 
-    def _take_login(self, request: Request) -> None:
+    def _take_login(self, request: GuardedRequest) -> None:
         if not self._logins.take(request.client):
             seconds = self._logins.seconds_until(request.client)
             raise Refused(429, f"Too many logins from this address. Wait {seconds} seconds.", retry_after=seconds)
 
-    def _count_wrong_keys(self, request: Request) -> None:
+    def _count_wrong_keys(self, request: GuardedRequest) -> None:
         """A key is guessed as a password is."""
         if self._logins.left(request.client) < 1:
             self._take_login(request)
@@ -158,7 +158,7 @@ class RequestChecks:
 
     # What
 
-    def _check_call(self, request: Request, body: dict[str, Any]) -> None:
+    def _check_call(self, request: GuardedRequest, body: dict[str, Any]) -> None:
         kind, gradio = request.route.kind, self._gradio
         if kind is Kind.CANCEL:
             self._own_session(request, body.get("session_hash"))
@@ -179,20 +179,20 @@ class RequestChecks:
             gradio.public_listener(request.route.name)
             self._call(request, body.get("session_hash"))
 
-    def _use(self, request: Request, name: object, *, is_public: bool) -> Session:
+    def _use(self, request: GuardedRequest, name: object, *, is_public: bool) -> Session:
         visit = self._visit_or_program(request) if is_public else self._visit_of(request)
         if visit is None:
             self._begin_visit(request)  # so that a page from before a restart can go on
             raise Refused(403, NO_VISIT)
         return self._visits.use(name, visit, request.client)
 
-    def _own_session(self, request: Request, name: object) -> Session:
+    def _own_session(self, request: GuardedRequest, name: object) -> Session:
         session = self._visits.sessions.get(name) if isinstance(name, str) else None
         if session is None or session.visit not in (self._visit_of(request), f"program at {request.client}"):
             raise Refused(404, "The server does not know that session.")
         return session
 
-    def _call(self, request: Request, name: object) -> None:
+    def _call(self, request: GuardedRequest, name: object) -> None:
         """A call without a session is one by itself, named by its event once gradio has answered."""
         visit, client = self._visit_or_program(request), request.client
         probe = Session("", visit, client, 0.0)
@@ -210,7 +210,7 @@ class RequestChecks:
         request.on_answer = bind
 
     @contextmanager
-    def _stream(self, request: Request) -> Iterator[None]:
+    def _stream(self, request: GuardedRequest) -> Iterator[None]:
         name = request.route.name
         if request.route.kind is Kind.HEARTBEAT:
             session = self._use(request, name, is_public=True)
@@ -250,7 +250,7 @@ class RequestChecks:
         return count
 
     @contextmanager
-    def _upload(self, request: Request) -> Iterator[None]:
+    def _upload(self, request: GuardedRequest) -> Iterator[None]:
         visit, client = self._visit_or_program(request), request.client
         size = check_length(request.scope, self._limits.upload_bytes)
         if self._bytes.left(client) < max(size, 1):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from starlette.types import Message, Send
 
-from app.limits.routes import Kind
+from app.limits.route_kinds import Kind
 
 SHARED_FRONTEND = "https://gradio.s3-us-west-2.amazonaws.com"  # gradio's page of a share link loads its script there
 

@@ -30,13 +30,13 @@ NO_VISIT = "This page was opened before the server started, or without its cooki
 
 
 class KeptSessions(Protocol):
-    """What the server behind keeps for each session."""
+    """What gradio keeps for each session."""
 
     def is_answering(self, session: str) -> bool:
         """Whether a question of the session is waiting or being answered."""
 
-    def waiting(self, session: str) -> int:
-        """How many are."""
+    def num_unanswered(self, session: str) -> int:
+        """How many questions of the session wait or are being answered."""
 
     def forget(self, session: str) -> None:
         """Free everything kept for it."""
@@ -139,5 +139,5 @@ class Visits:
             (self.of_visit(session.visit), self.limits.waiting_per_visit),
             (self.of_client(session.client), self.limits.waiting_per_client),
         ):
-            if sum(self.kept.waiting(one.name) for one in sessions) >= limit:
+            if sum(self.kept.num_unanswered(one.name) for one in sessions) >= limit:
                 raise Refused(429, TOO_MANY_WAITING, retry_after=5)

@@ -28,8 +28,11 @@ from app.page.examples import FOLDER, examples_html, examples_in
 from app.page.fixed_texts import TITLE, chips_html, header_html, placeholder_html, tasks_html, toy_html
 from app.page.handlers import Handlers
 from app.page.page_state import PageState
+from app.page.question.box import QuestionBox
+from app.page.question.question_pictures import QuestionPictures
 from app.page.settings import connect_settings, make_settings
 from app.page.stage import STAGE_SCRIPTS, make_stage
+from app.page.tabs import forget_tab, unload_listener
 from engine.chat_model import ChatModel
 from models.model_info import ModelInfo
 
@@ -38,7 +41,18 @@ SCRIPT_FOLDER, STYLE_FOLDER = ASSETS / "scripts", ASSETS / "styles"
 # In this order; each is a function of its own that leaves nothing but `window.minivlm`.
 SCRIPTS = (
     *("elements.js", "phrases.js", "app.js", "pictures.js", "growing.js", "conversation.js", "follow.js", "keep.js"),
-    *("lines.js", "send.js", "input.js", "roles.js", "chat_file.js", "tabs.js", "library.js", "code.js", "compare.js"),
+    *(
+        "lines.js",
+        "send.js",
+        "box.js",
+        "input.js",
+        "roles.js",
+        "chat_file.js",
+        "tabs.js",
+        "library.js",
+        "code.js",
+        "compare.js",
+    ),
     *STAGE_SCRIPTS,
 )
 STYLES = (  # later ones outweigh
@@ -65,7 +79,7 @@ _BRIDGE = """
 document.addEventListener("minivlm", (event) => {
   const { name, ...detail } = event.detail;
   for (const known of [
-    "edit", "retry", "undo", "cancel_edit", "branch", "attach", "example",
+    "edit", "retry", "undo", "cancel_edit", "branch", "attach", "example", "ask_text",
     "stop", "routing", "crop", "save_html", "save_json", "new_with_picture",
     "look", "pixels", "task", "models", "choose_model", "download", "rate", "code", "compare", "go_on", "vote",
   ]) {
@@ -136,15 +150,13 @@ def build_demo(
     info = model.info
     examples = examples_in(examples_dir)
     models = PageModels(model, library)
-    handlers = Handlers(
-        model, examples=examples, new_scene=new_scene, store=store, models=models, is_rated=bool(feedback)
-    )
+    handlers = Handlers(model, examples=examples, store=store, models=models, is_rated=bool(feedback))
     has_scenes = new_scene is not None
     cards = examples_html(examples(info)) if examples(info) else ""
     with ChatPage(title=TITLE, analytics_enabled=False, delete_cache=EXPIRY, fill_height=True) as demo:
-        page = gr.State(PageState(), delete_callback=lambda shown: _leave_unless_shown(demo, handlers, page, shown))
+        page = gr.State(PageState(), delete_callback=lambda shown: forget_tab(demo, handlers, page, shown))
         parts = _Parts(info, cards, has_scenes=has_scenes, has_choice=models.has_choice)
-        _connect(parts, handlers, page, feedback)
+        _connect(parts, handlers, QuestionPictures(handlers, new_scene), page, feedback)
         _connect_keeping(demo, parts, handlers, page)
         if library is not None:
             picker = Picker(handlers, library, examples, has_scenes=has_scenes, downloads=downloads)
@@ -167,35 +179,7 @@ def _connect_keeping(demo: gr.Blocks, parts: _Parts, handlers: Handlers, page: g
         keep = "(...values) => window.minivlm.keepSettings(values)"
         setting.change(None, parts.settings, js=keep)  # type: ignore[attr-defined]
     parts.key.change(None, parts.key, js="(key) => window.minivlm.keepKey(key)")
-    demo.unload(_leave_of(demo, handlers, page))
-
-
-def _leave_of(demo: gr.Blocks, handlers: Handlers, page: gr.State) -> Callable[[gr.Request], None]:
-    """What is told that a tab was closed, reloaded or lost its connection; not while another shows the conversation.
-
-    Gradio ends listeners itself, but only through the stream that carries their output to the browser: it does not
-    notice a tab that was closed before its browser had opened that stream.
-    """
-
-    def leave(request: gr.Request) -> None:
-        sessions = demo.state_holder.session_data
-        mine = sessions.get(request.session_hash or "")
-        if mine is None:
-            return
-        shown = mine[page._id]
-        others = [one for one in list(sessions.values()) if one is not mine and not one.is_closed]
-        if not any(one.state_data.get(page._id) is shown for one in others):
-            handlers.leave(shown)
-
-    return leave
-
-
-def _leave_unless_shown(demo: gr.Blocks, handlers: Handlers, page: gr.State, shown: PageState) -> None:
-    """A session is being forgotten; a page that never said that it is there does not say that it goes, either."""
-    sessions = list(demo.state_holder.session_data.values())
-    showing = [one for one in sessions if one.state_data.get(page._id) is shown and not one.is_closed]
-    if len(showing) <= 1:  # the one that is being forgotten
-        handlers.leave(shown)
+    demo.unload(unload_listener(demo, handlers, page))
 
 
 class _Parts:
@@ -224,19 +208,8 @@ class _Parts:
             )
             self.reset = gr.Button("New chat", size="sm", elem_id="mv-new-chat", elem_classes="mv-chip", min_width=0)
         self.hint = gr.HTML(tasks_html(info), apply_default_css=False, elem_id="mv-tasks")
-        self.question = gr.MultimodalTextbox(
-            elem_id="mv-question",
-            label="Question",
-            show_label=False,
-            container=False,
-            placeholder="Add an image and ask about it",
-            file_types=None,  # what a file holds decides, not its name: our own listener refuses what is no picture
-            file_count="multiple",
-            sources=["upload"],
-            lines=1,
-            max_lines=8,
-            max_plain_text_length=10**9,  # no paste becomes a text file; one that is too long is refused as a question
-        )
+        self.box = QuestionBox()
+        self.question = self.box.question
         self.key = gr.HTML("", elem_id="mv-key", visible="hidden")
         self.pixels = make_pixels()
         self.bridge = gr.HTML("", js_on_load=_BRIDGE, elem_id="mv-bridge", visible="hidden")
@@ -244,7 +217,7 @@ class _Parts:
 
 def _view(parts: _Parts, page: gr.State) -> list[Any]:
     """The components of a `View`, in its order."""
-    return [parts.chat, parts.question, parts.notice, parts.tool, page, parts.key]
+    return [parts.chat, parts.question, parts.notice, parts.tool, page, parts.key, parts.box.files, parts.box.taken]
 
 
 def _without_progress(page: gr.State) -> dict[str, Any]:
@@ -265,34 +238,34 @@ def _streams(parts: _Parts, page: gr.State) -> dict[str, Any]:
     }
 
 
-def _connect(parts: _Parts, handlers: Handlers, page: gr.State, feedback: FeedbackFile | None) -> None:
+def _connect(
+    parts: _Parts, handlers: Handlers, pictures: QuestionPictures, page: gr.State, feedback: FeedbackFile | None
+) -> None:
     """Who listens to what. Long-running listeners go through the queue, quick ones do not."""
     view, streams = _view(parts, page), _streams(parts, page)
     quick = {"outputs": view, **_without_progress(page), "queue": False, "api_visibility": "private"}
     asked = [page, parts.key, parts.question, parts.tool, *parts.settings]
     parts.question.submit(handlers.ask, asked, **streams)
+    parts.bridge.ask_text(handlers.ask_text, asked, **streams)
     parts.bridge.retry(handlers.retry, [page, *parts.settings], **streams)
     for stopped in (parts.question.stop, parts.bridge.stop):
         stopped(handlers.stop, [page], **{**quick, "outputs": None})
     parts.reset.click(handlers.reset, [page], **quick)
-    parts.bridge.new_with_picture(handlers.new_with_picture, [page, parts.question], **quick)
     parts.bridge.undo(handlers.undo, [page, parts.question], **quick)
     parts.bridge.edit(handlers.edit, [page, parts.question], **quick)
     parts.bridge.branch(handlers.branch, [page], **quick)
     parts.bridge.go_on(handlers.go_on, [page], **quick)
     parts.bridge.cancel_edit(handlers.cancel_edit, [page], **quick)
-    attached = parts.bridge.attach(handlers.attach, [page, parts.question], trigger_mode="always_last", **quick)
-    attached.then(None, js="() => window.minivlm.filesRead()")
-    parts.bridge.example(handlers.example, asked, **streams)
+    parts.bridge.example(handlers.example, [page, parts.key, parts.tool, *parts.settings], **streams)
     parts.bridge.look(handlers.look, [page], **{**streams, "concurrency_id": "opened"})
     parts.bridge.pixels(wanted_pixels, [page], trigger_mode="multiple", **{**quick, "outputs": parts.pixels})
-    parts.bridge.crop(handlers.crop, [page, parts.question], **quick)
     one_at_a_time = {"concurrency_limit": 1, "concurrency_id": "routing"}  # each is one more pass of the model
     add_chat_files(handlers, parts.bridge, page, quick, parts.notice)
     add_code_sheet(handlers.models, parts.bridge, page, quick, parts.notice)
     parts.bridge.routing(handlers.routing, [page], **{**streams, **one_at_a_time})
     if feedback is not None:
         add_rating(handlers, feedback, parts.bridge, page, quick)
-    parts.new_scene.click(handlers.new_scene, [page, parts.question], **quick)
     parts.bridge.task(None, parts.question, parts.question, js="(value) => window.minivlm.withTask(value)")
-    parts.question.change(None, [parts.question], js="(value) => window.minivlm.questionChanged(value)")
+    pictures.connect(parts.bridge, parts.box, page, quick)
+    parts.new_scene.click(pictures.new_scene, [page], **quick)
+    parts.box.connect()

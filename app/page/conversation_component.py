@@ -27,6 +27,8 @@ class QuickBlocks(gr.Blocks):
     """gr.Blocks that leaves alone what a listener skips.
 
     gradio itself makes each skipped component anew, with every update of an answer: half of what an update costs it.
+    And it sends to the browser what differs from the update before, which is changed in place there: where two come at
+    once, a value that has not been drawn yet would turn into the "skipped" of the next update.
     """
 
     async def postprocess_data(self, block_fn: Any, predictions: Any, state: Any) -> list[Any]:
@@ -44,6 +46,29 @@ class QuickBlocks(gr.Blocks):
             for place, value in zip(given, made, strict=True):
                 values[place] = value
         return values
+
+    def handle_streaming_diffs(
+        self,
+        block_fn: Any,
+        data: list[Any],
+        session_hash: str | None,
+        run: str | None,
+        final: bool,
+        simple_format: bool = False,
+    ) -> list[Any]:
+        """As gr.Blocks.handle_streaming_diffs."""
+        runs = self.pending_diff_streams.get(session_hash, {})  # of a session that is not there yet, none is made
+        before, given = list(runs.get(run, ())), list(data)
+        told: list[Any] = super().handle_streaming_diffs(block_fn, data, session_hash, run, final, simple_format)
+        if not final and not simple_format:
+            for place, (old, new) in enumerate(zip(before, given, strict=False)):
+                if (_is_update(old) or _is_update(new)) and old != new:
+                    told[place] = [["replace", [], new]]
+        return told
+
+
+def _is_update(value: Any) -> bool:
+    return isinstance(value, dict) and "__type__" in value
 
 
 def _is_skipped(value: Any) -> bool:

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import gradio as gr
-from PIL import Image
 
 from app.chat.conversation_store import ConversationStore
 from app.chat.exchange import Exchange
 from app.chat.questions import check_number_of_images, without_box
 from app.chat.shelf import Shelf
-from app.page.attachments import Attachments, is_filled
 from app.page.boxes.box_tool import box_of, tool_value
 from app.page.choosing.page_models import PageModels
 from app.page.comparing.rival import rival_of
@@ -22,7 +19,9 @@ from app.page.examples import Examples, no_examples
 from app.page.messages import messages_of
 from app.page.notices import LOST, LOST_AT_START, error_line, notice_of
 from app.page.page_state import PageState
-from app.page.scratch import ScratchFolder
+from app.page.question.attachments import Attachments, draft_of, is_filled
+from app.page.question.box import taken_from_box
+from app.page.question.scratch import ScratchFolder
 from app.page.settings import read_settings
 from app.page.view import View, answering, idle
 from engine.chat_model import ChatModel
@@ -37,7 +36,6 @@ class Handlers:
         model: ChatModel,
         *,
         examples: Examples = no_examples,
-        new_scene: Callable[[], Image.Image] | None = None,
         store: ConversationStore[PageState] | None = None,
         models: PageModels | None = None,
         is_rated: bool = False,
@@ -46,12 +44,24 @@ class Handlers:
         self.models = models or PageModels(model)
         self.store = store if store is not None else ConversationStore[PageState](shelf=Shelf())
         self._examples = examples
-        self._new_scene = new_scene
-        self._scratch = ScratchFolder()
-        self._attachments = Attachments(self._scratch)
+        self.attachments = Attachments(ScratchFolder())
 
     def ask(self, page: PageState, shown_key: str, value: dict[str, Any], tool: Any, *settings: Any) -> Iterator[View]:
         """Send the text box. It is emptied only once the question has been accepted."""
+        taken = taken_from_box(value["text"], value["files"])
+        yield from self._ask(page, shown_key, value, tool, settings, taken=taken)
+
+    def ask_text(
+        self, page: PageState, shown_key: str, value: dict[str, Any], tool: Any, event: gr.EventData, *settings: Any
+    ) -> Iterator[View]:
+        """Ask this about the picture in the text box, or the one before. What was typed there stays."""
+        asked = {"text": str(event.text), "files": value["files"]}
+        yield from self._ask(page, shown_key, asked, tool, settings, taken=taken_from_box("", value["files"]))
+
+    def _ask(
+        self, page: PageState, shown_key: str, value: dict[str, Any], tool: Any, settings: Sequence[Any], **changes: Any
+    ) -> Iterator[View]:
+        """Ask `value`; `changes` are made to the page, beside what shows the answer, once it has been accepted."""
         try:
             page = self.page_shown(page, shown_key)
             draft, model = page.draft, self.models.ready(page)
@@ -59,15 +69,19 @@ class Handlers:
             pictures = page.attach(value["files"])
             sampling, extras = read_settings(model.info, settings)
             rival = rival_of(page, self.models, extras)
-            updates = page.ask(model, value["text"], pictures, sampling, extras, box=box_of(tool), rival=rival)
+            box = box_of(tool)
+            updates = page.ask(model, value["text"], pictures, sampling, extras, box=box, rival=rival)
             self.store.keep(page.session.key, page)
         except MiniVLMError as error:
             yield View(notice=notice_of(page, error))
             return
-        question = answering(value=draft or {"text": "", "files": []})
+        if draft:  # what was in the text box before the edit that was sent
+            question, changes = answering(value=draft), {}
+        else:
+            question = answering()
         page.draft = None
-        tool = tool_value(page.picture, clear=True)
-        yield View(self.messages(page), question, "", tool, page, page.session.key)
+        tool = tool_value(page.picture, clear=box or False)  # one that was drawn since then stays
+        yield View(self.messages(page), question, "", tool, page, page.session.key, **changes)
         yield from self._follow(page, updates)
 
     def retry(self, page: PageState, *settings: Any) -> Iterator[View]:
@@ -85,7 +99,11 @@ class Handlers:
         yield from self._follow(page, updates)
 
     def page_shown(self, page: PageState, shown_key: str) -> PageState:
-        """The conversation that the page shows: gradio forgets whose page is whose earlier than the store does."""
+        """The page state that goes with the conversation `shown_key`, which the browser shows.
+
+        It is `page`, unless gradio has forgotten this tab's state meanwhile and made a new one: then the store has it.
+        Raises RequestError if the store has forgotten it, too.
+        """
         if not shown_key or shown_key == page.session.key:
             return page
         kept = self.store.get(shown_key)
@@ -139,15 +157,6 @@ class Handlers:
         question = idle(value=draft) if draft else idle()
         return View(self.messages(page), question, "", tool_value(page.picture, clear=True), key=page.session.key)
 
-    def new_with_picture(self, page: PageState, value: dict[str, Any]) -> View:
-        """New chat about the picture that this one is about now; what was typed stays."""
-        picture = page.session.picture_before(len(page.session.exchanges))
-        view = self.reset(page)
-        if picture is None:
-            return view
-        file = self._attachments.file_of(picture)
-        return view._replace(question=idle(value={"text": value["text"], "files": [file]}))
-
     def undo(self, page: PageState, value: dict[str, Any]) -> View:
         """Take the last question back into the text box, unless something else has been typed there."""
         was_editing = page.editing is not None
@@ -170,12 +179,15 @@ class Handlers:
             exchange = page.edit(int(event.index))
         except RequestError as error:
             return View(notice=notice_of(page, error))
-        page.draft = page.draft or (value if is_filled(value) else None)
+        page.draft = page.draft or draft_of(value)
         tool = self._tool_of(page, exchange)
         return View(self.messages(page), gr.update(value=self._question_value(page, exchange)), notice_of(page), tool)
 
     def branch(self, page: PageState, event: gr.EventData) -> View:
-        """Show what the conversation was with another version of a question."""
+        """Show the conversation with another version of question `event.index`, which a retry or an edit has replaced.
+
+        `event.step` is 1 for the next version and -1 for the one before, in a circle.
+        """
         try:
             page.switch(int(event.index), int(event.step))
         except RequestError as error:
@@ -213,52 +225,13 @@ class Handlers:
             page.routing[exchange] = trace
         return View(self.messages(page))
 
-    def attach(self, page: PageState, value: dict[str, Any]) -> View:
-        """Files were added or removed: refuse bad ones now, and show the box tool the image of the next question.
-
-        What the page had to say before is outdated then. Removing a refused file triggers this once
-        more; the reason for which it was refused must then stay.
-        """
-        found = self._attachments.take(page, value["files"], self.models.of(page).info)
-        question = gr.skip() if found.files == value["files"] else gr.update(value={**value, "files": found.files})
-        notice = notice_of(page, found.problem) if found.problem or found.is_new else gr.skip()
-        if found.pictures is None:
-            return View(question=question, notice=notice)
-        picture = found.pictures[-1] if found.pictures else page.picture
-        return View(gr.skip(), question, notice, tool_value(picture, attached=found.pictures))
-
     def example(
-        self, page: PageState, shown_key: str, value: dict[str, Any], tool: Any, event: gr.EventData, *settings: Any
+        self, page: PageState, shown_key: str, tool: Any, event: gr.EventData, *settings: Any
     ) -> Iterator[View]:
         """An example card: its question is asked about its picture. What was typed stays."""
-        example, before = self._examples(self.models.of(page).info)[int(event.index)], page.draft
-        page.draft = draft = before or (value if is_filled(value) else None)
+        example = self._examples(self.models.of(page).info)[int(event.index)]
         asked = {"text": example.question, "files": [str(example.path)]}
-        yield from self.ask(page, shown_key, asked, tool, *settings)
-        if page.draft is draft:  # refused: nothing has left the text box
-            page.draft = before
-
-    def crop(self, page: PageState, value: dict[str, Any], event: gr.EventData) -> View:
-        """A part of a picture becomes the picture of the next question, in place of what is attached."""
-        picture, box = page.picture_named(str(event.key)), box_of({"box": event.box})
-        if picture is None or box is None:
-            return View()
-        left, top, right, bottom = box.pixels(*picture.image.size)
-        part = picture.image.crop((left, top, max(right, left + 1), max(bottom, top + 1)))
-        return self._attached(page, value, self._scratch.save(part, name="part"))
-
-    def new_scene(self, page: PageState, value: dict[str, Any]) -> View:
-        """Draw a fresh scene and attach it in place of what is attached."""
-        if self._new_scene is None:
-            return View()
-        return self._attached(page, value, self._scratch.save(self._new_scene(), name="scene"))
-
-    def _attached(self, page: PageState, value: dict[str, Any], path: Path) -> View:
-        """One picture in place of what is attached. gradio tells of no change where one file replaces another, so the
-        stage is told here."""
-        pictures = page.attach([str(path)])
-        question = gr.update(value={"text": value["text"], "files": [str(path)]})
-        return View(question=question, notice="", tool=tool_value(pictures[-1], attached=pictures))
+        yield from self._ask(page, shown_key, asked, tool, settings)
 
     def look(self, page: PageState, event: gr.EventData) -> Iterator[View]:
         """Another tab has changed the conversation; or, with `whole`, this one knows too little of it."""
@@ -284,7 +257,7 @@ class Handlers:
     def _question_value(self, page: PageState, exchange: Exchange) -> dict[str, Any]:
         """A question as the text box's content, without its box: `_tool_of`."""
         text, _ = without_box(exchange.question, self.models.of(page).info.tasks)
-        return {"text": text, "files": [self._attachments.file_of(picture) for picture in exchange.pictures]}
+        return {"text": text, "files": [self.attachments.file_of(picture) for picture in exchange.pictures]}
 
     def _tool_of(self, page: PageState, exchange: Exchange) -> dict[str, Any]:
         """What the stage shows while this question is in the text box: its picture, or the one before, and its box."""

@@ -54,7 +54,7 @@ class PageState:
 
     @property
     def more_answers(self) -> int:
-        """How many answers are being written beside the first: whoever counts listeners sees one question."""
+        """How many answers are being written beside the first, as one listener serves both answers of a pair."""
         return max(0, self.session.num_answering - 1)
 
     def sizes(self) -> dict[str, int]:
@@ -113,7 +113,7 @@ class PageState:
     ) -> Iterator[Exchange]:
         """As `ChatSession.begin`, in place of the question that is being edited, if one is. Raises RequestError.
 
-        What watches the answer is given back; closing that does not stop it.
+        Returns an iterator that follows the answer; closing it does not stop the answer.
         """
         with _ACCEPTING:
             self.session.begin(

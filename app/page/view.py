@@ -16,6 +16,8 @@ class View(NamedTuple):
     tool: Any = gr.skip()
     page: Any = gr.skip()  # its PageState, given back once per question: that starts its time to live
     key: Any = gr.skip()  # of the conversation that the page shows
+    files: Any = gr.skip()  # other files for the text box: `renamed` or `replaced` of question/box.py
+    taken: Any = gr.skip()  # what leaves the text box: `taken_from_box`, there
 
 
 def answering(**changes: Any) -> Any:

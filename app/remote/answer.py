@@ -9,7 +9,7 @@ from typing import Any
 
 from app.chat.encoding import well_formed
 from app.remote.boxes.box_format import BoxFormat, Size
-from app.remote.errors import event_error, one_line
+from app.remote.server_errors import event_error, one_line
 from models.conversation import Answer, FinishReason
 from models.errors import ServerFailed
 from models.grounding import Box, BoxSpan

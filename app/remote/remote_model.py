@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 
 from app.remote.answer import Reading
-from app.remote.request import request_body, session_id, uri_as_sent
+from app.remote.completion_request import request_body, session_id, uri_as_sent
 from app.remote.served_elsewhere import ServedElsewhere, headers
 from app.remote.stream import RemoteStream, ask
 from engine.chat_model import ChatModel

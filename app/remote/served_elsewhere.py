@@ -14,9 +14,9 @@ import httpx
 
 from app.remote.boxes.box_format import BoxFormat
 from app.remote.boxes.known import AUTO, MARKUP, box_format, guess
-from app.remote.config import DEFAULT_SAMPLING, FAMILY, RemoteConfig
-from app.remote.errors import http_error
-from app.remote.tasks import RemoteTask
+from app.remote.remote_config import DEFAULT_SAMPLING, FAMILY, RemoteConfig
+from app.remote.remote_tasks import RemoteTask
+from app.remote.server_errors import http_error
 from models.command_line import version
 from models.config import parse_keys
 from models.conversation import Sampling
@@ -129,7 +129,7 @@ def served_from(config: RemoteConfig, listed: list[dict[str, Any]]) -> ServedEls
         tasks=tasks,
         sampling=sampling,
         description=config.description or f"Answered by {config.host}, to which questions and pictures are sent.",
-        max_images_per_turn=config.max_images or _number(entry, "max_images") or MAX_IMAGES,
+        max_images_per_turn=config.max_images or _images_said(entry),
         one_image_per_chat=is_ours and entry.get("one_image_per_chat") is True,
         answers_without_image=not is_ours or entry.get("answers_without_image") is not False,
         context_tokens=config.context_tokens or _context_said(entry) or CONTEXT_TOKENS,
@@ -152,6 +152,15 @@ def _context_said(entry: dict[str, Any]) -> int | None:
     """In the forms of vLLM, SGLang and this program, and of llama.cpp."""
     meta = entry.get("meta")
     return _number(entry, "max_model_len") or (_number(meta, "n_ctx") if isinstance(meta, dict) else None)
+
+
+def _images_said(entry: dict[str, Any]) -> int:
+    """In one question; none where the server lists what its model takes in, in OpenRouter's form, without images."""
+    about = entry.get("architecture")
+    takes = entry.get("input_modalities") or (about.get("input_modalities") if isinstance(about, dict) else None)
+    if isinstance(takes, list) and takes and "image" not in takes:
+        return 0
+    return _number(entry, "max_images") or MAX_IMAGES
 
 
 def _chosen(config: RemoteConfig, listed: list[dict[str, Any]]) -> dict[str, Any]:

@@ -13,10 +13,10 @@ from typing import Any
 import httpx
 
 from app.remote.answer import Heard, Reading
-from app.remote.errors import http_error
+from app.remote.completion_request import picture_size
 from app.remote.events import MAX_BYTES, events
-from app.remote.request import picture_size
 from app.remote.served_elsewhere import ServedElsewhere, no_connection
+from app.remote.server_errors import http_error
 from engine.chat_model import Stream
 from models.conversation import Answer, Turn
 from models.errors import MiniVLMError, ServerFailed

@@ -26,10 +26,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     from app.spaces.space_folder import make_folder
 
     try:
-        make_folder(args.lane, args.cfg_path, args.out, title=args.title, index=args.index)
+        line = make_folder(args.lane, args.cfg_path, args.out, title=args.title, index=args.index)
     except MiniVLMError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    if line:
+        print(line)
     print(f"{args.out} is ready. Push it with: hf upload --repo-type space USER/NAME {args.out} .")
     return 0
 

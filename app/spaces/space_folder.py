@@ -9,7 +9,8 @@ from pathlib import Path
 
 import yaml
 
-from app.spaces.lanes import LANES, Lane, requirements, version_of
+from app.spaces.fitting import fitted
+from app.spaces.lanes import Lane, requirements, version_of
 from models.command_line import ROOT
 from models.config import load_config
 from models.errors import ConfigError
@@ -25,14 +26,17 @@ _BINARY = ("*.bin", "*.model", "*.png", "*.pth", "*.safetensors", "*.woff2")  # 
 
 def make_folder(
     lane_name: str, config_path: Path, out: Path, *, title: str | None = None, index: str | None = None
-) -> None:
-    """Write everything that is pushed. Raises ConfigError for a folder that is not empty, and for files that are only
-    here: what the Space can't fetch must lie under checkpoints/, from where it is copied.
+) -> str:
+    """Write everything that is pushed; what is to be said of the model's room there, "" for a bundled one.
+
+    Raises ConfigError for a folder that is not empty, for a model that does not fit the lane, and for files that are
+    only here: what the Space can't fetch must lie under checkpoints/, from where it is copied.
     """
-    lane, config = LANES[lane_name], load_config(config_path)
+    config = load_config(config_path)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"--out {out} is there already and not empty; name a new folder.")
     copied = list(_files_to_copy(config))
+    lane, line = fitted(lane_name, config)
     for name in (*_PROGRAM, *(_SCENES if config.is_toy else ())):
         _copy(ROOT / name, out / name)
     for path in copied:
@@ -48,6 +52,7 @@ def make_folder(
     }
     for name, text in texts.items():
         (out / name).write_text(text, encoding="utf-8")
+    return line
 
 
 def _files_to_copy(config: FamilyConfig) -> Iterator[Path]:
@@ -112,7 +117,7 @@ def _readme(lane: Lane, config: FamilyConfig, title: str, pinned: str) -> str:
         "sdk_version": version_of("gradio", pinned),
         "python_version": lane.python,
         "app_file": APP_FILE,
-        "suggested_hardware": lane.hardware,
+        "suggested_hardware": lane.hardware[0].name,
         "startup_duration_timeout": "1h",
         "license": "mit",
         "short_description": "Chat about images, with boxes",

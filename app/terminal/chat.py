@@ -31,7 +31,7 @@ WORDING = Wording(
 )
 
 
-class Models(Protocol):
+class SwitchableModels(Protocol):
     """The model that answers now, and others that may take its place."""
 
     @property
@@ -50,7 +50,7 @@ class Terminal:
 
     def __init__(
         self,
-        models: Models,
+        models: SwitchableModels,
         *,
         image: Path | None = None,
         read: Callable[[str], str] = input,

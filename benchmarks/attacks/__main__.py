@@ -21,7 +21,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from benchmarks.attacks.bystander import Bystander
-from benchmarks.attacks.runner import ATTACKS, Runner, line_of
+from benchmarks.attacks.runner import ATTACKS, AttackRunner, line_of
 from benchmarks.attacks.target import Target
 from benchmarks.soak_http import PageConfig, Visitor, served
 from models.command_line import ROOT, OneLineParser
@@ -68,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             for _ in range(2):
                 bystander.visit()
             print(f"{'attack':27}  quiet attacked   worst  ratio visits peak MiB   after   log", flush=True)
-            runner = Runner(target, bystander, pid, log, cores[1])
+            runner = AttackRunner(target, bystander, pid, log, cores[1])
             for name in args.names or ATTACKS:
                 reports.append(runner.run(name))
                 print(line_of(reports[-1]), flush=True)

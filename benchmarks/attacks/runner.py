@@ -31,7 +31,7 @@ PREPARING = 120.0  # seconds at most until an attack begins
 
 
 @dataclass
-class Report:
+class AttackReport:
     """What was seen of one attack. Times are seconds of a conversation (9 of 10 were shorter), memory is MiB."""
 
     name: str
@@ -60,14 +60,14 @@ def attack(name: str, target: Target, begun: Event, outcome: Connection, core: i
     outcome.send(str(ATTACKS[name](replace(target, begin=begun.set)))[:300])
 
 
-class Runner:
+class AttackRunner:
     """Runs attacks on one server, whose process is `pid` and whose log is in a file."""
 
     def __init__(self, target: Target, bystander: Bystander, pid: int, log: Path, core: int | None) -> None:
         self._target, self._bystander = target, bystander
         self._pid, self._log, self._core = pid, log, core
 
-    def run(self, name: str) -> Report:
+    def run(self, name: str) -> AttackReport:
         """One attack. The bystander talks before it, and all the time during it."""
         bystander, lines = self._bystander, self._log_lines()
         bystander.wrong.clear()
@@ -91,7 +91,7 @@ class Runner:
         attacker.kill()
         attacker.join()
         left = left_behind(self._target.url)
-        return Report(
+        return AttackReport(
             name, quiet, ranked(seconds), max(seconds), len(seconds), highest, resident_mib(self._pid),
             self._log_lines() - lines, list(bystander.wrong), left, outcome,
         )  # fmt: skip
@@ -105,7 +105,7 @@ def ranked(seconds: list[float]) -> float:
     return sorted(seconds)[math.ceil(RANK * len(seconds)) - 1]
 
 
-def line_of(report: Report) -> str:
+def line_of(report: AttackReport) -> str:
     """A row of the table."""
     ratio = report.attacked / report.quiet
     verdict = "held" if report.is_held else "FELL"

@@ -80,7 +80,7 @@ class Browser:
         return answer.json() if answer.status_code == 200 else []
 
     def press(self, listener: str, data: list[Any], session: str | None = None) -> int:
-        """Send values to a quick listener; the status."""
+        """Call a listener that has no queue; the HTTP status."""
         body = {
             "data": data,
             "session_hash": session or self.session,
@@ -89,11 +89,11 @@ class Browser:
         return self.client.post("/gradio_api/run/predict", json=body).status_code
 
     def attach(self, paths: list[str], session: str | None = None) -> int:
-        """Have files looked at; the status."""
+        """Have the page decode uploaded files; the HTTP status."""
         return self.press("attach", [None, message("", paths)], session)
 
-    def join(self, text: str, paths: list[str], *, session: str | None = None, length: int = 40) -> int:
-        """Ask a question without waiting for its answer; the status."""
+    def ask(self, text: str, paths: list[str], *, session: str | None = None, length: int = 40) -> int:
+        """Put a question into the page's queue, without waiting for its answer; the HTTP status."""
         data = [None, "", message(text, paths), None, *self._target.page.settings_for(length)]
         body = {"data": data, "session_hash": session or self.session, "fn_index": self._target.page.listeners["ask"]}
         return self.client.post("/gradio_api/queue/join", json=body).status_code
@@ -111,7 +111,7 @@ def message(text: str, paths: list[str]) -> dict[str, Any]:
 
 
 def at_once(number: int, do: Callable[[int], object]) -> Counter[str]:
-    """Do it as often, all at the same time; how often it came out how."""
+    """Call `do` with 0 to number - 1, all at the same time; how often each result or kind of error came."""
 
     def outcome(index: int) -> str:
         try:

@@ -8,14 +8,14 @@ import secrets
 from collections import Counter
 from typing import Any
 
-from benchmarks.attacks.pictures import LARGE, jpeg_with_scans, large_png, numbered, odd_pictures
+from benchmarks.attacks.hostile_pictures import LARGE, distinct_copies, jpeg_with_scans, large_png, odd_pictures
 from benchmarks.attacks.target import Browser, Target, at_once
 
 
 def many_large_in_one_question(target: Target) -> object:
     """12 PNGs of 7000 x 7000 for one question, from two sessions, again and again"""
     browser, is_time = target.browser(), target.until_end()
-    paths = browser.upload(*numbered(large_png(), 12))
+    paths = browser.upload(*distinct_copies(large_png(), 12))
     target.begin()
     statuses: Counter[int] = Counter()
     while is_time():
@@ -25,22 +25,22 @@ def many_large_in_one_question(target: Target) -> object:
 
 def large_pngs(target: Target) -> object:
     """40 PNGs of 7000 x 7000, each a question of its own, at once"""
-    return _asked(target, list(numbered(large_png(), 40)), browsers=10)
+    return _asked(target, list(distinct_copies(large_png(), 40)), browsers=10)
 
 
 def large_pngs_attached(target: Target) -> object:
     """100 PNGs of 7000 x 7000 attached from 25 browsers at once"""
-    return _attached(target, list(numbered(large_png(), 100)), browsers=25)
+    return _attached(target, list(distinct_copies(large_png(), 100)), browsers=25)
 
 
 def many_scans(target: Target) -> object:
     """100 progressive JPEGs of 25,000 scans at once"""
-    return _asked(target, list(numbered(jpeg_with_scans(25_000), 100)), browsers=20)
+    return _asked(target, list(distinct_copies(jpeg_with_scans(25_000), 100)), browsers=20)
 
 
 def allowed_scans(target: Target) -> object:
     """40 progressive JPEGs of 10,000 x 10,000 with as many scans as are let through"""
-    return _asked(target, list(numbered(jpeg_with_scans(85, 10_000), 40)), browsers=10)
+    return _asked(target, list(distinct_copies(jpeg_with_scans(85, 10_000), 40)), browsers=10)
 
 
 def odd_kinds(target: Target) -> object:
@@ -51,7 +51,7 @@ def odd_kinds(target: Target) -> object:
 
 def pictures_to_api(target: Target) -> object:
     """/v1: 60 requests with a PNG of 7000 x 7000 each, and one with 1,000 pictures"""
-    files = [base64.b64encode(file).decode() for file in numbered(large_png(LARGE), 60)]
+    files = [base64.b64encode(file).decode() for file in distinct_copies(large_png(LARGE), 60)]
     client = target.client()
     target.begin()
 
@@ -83,7 +83,7 @@ def _asked(target: Target, files: list[bytes], *, browsers: int) -> object:
 
     def ask(index: int) -> str:
         browser, session = crowd[index % browsers], secrets.token_hex(6)
-        status = browser.join("[caption] describe this image", paths[index], session=session)
+        status = browser.ask("[caption] describe this image", paths[index], session=session)
         if status != 200:
             return str(status)
         browser.wait(session)

@@ -22,7 +22,7 @@ def unread_questions(target: Target) -> object:
     """2,060 questions whose answers nobody reads"""
     crowd = [target.browser() for _ in range(20)]
     target.begin()
-    return at_once(2060, lambda index: crowd[index % 20].join("hello", [], session=secrets.token_hex(6)))
+    return at_once(2060, lambda index: crowd[index % 20].ask("hello", [], session=secrets.token_hex(6)))
 
 
 def long_questions(target: Target) -> object:
@@ -34,7 +34,7 @@ def long_questions(target: Target) -> object:
         result = ""
         while is_time():
             browser, session = crowd[index % 12], secrets.token_hex(6)
-            status = browser.join(f"{TELL} {index}", [], session=session, length=900)
+            status = browser.ask(f"{TELL} {index}", [], session=session, length=900)
             result = str(status)
             if status == 200:
                 browser.wait(session)
@@ -67,7 +67,7 @@ def unread_streams(target: Target) -> object:
     with browser.client.stream("GET", f"/gradio_api/heartbeat/{browser.session}"):
         target.begin()
         while is_time():
-            statuses[browser.join(TELL, [], length=900)] += 1
+            statuses[browser.ask(TELL, [], length=900)] += 1
             browser.press("reset", [None])
     return statuses
 
@@ -80,7 +80,7 @@ def boxes(target: Target) -> object:
     def draw(browser: Browser) -> int:
         count = 0
         while is_time():
-            if browser.join("{<1><1><2><2>}" * 1400, []) == 200:
+            if browser.ask("{<1><1><2><2>}" * 1400, []) == 200:
                 browser.wait(browser.session)
             count += 1
         return count

@@ -36,7 +36,7 @@ _HINT = re.compile(
 
 
 @dataclass(frozen=True)
-class Wording:
+class TaskWording:
     """How questions of some tasks of the harness are asked: `task` of the server, its text, and the answer read back.
 
     `text` is given the harness's question, `read` the response's message.
@@ -82,10 +82,10 @@ def plain_text(message: dict[str, Any]) -> str:
 
 
 WORDINGS = (
-    Wording(r"refcoco[+g]?_bbox_rec", "refer", after_colon, normalised_box),
-    Wording(r"refcoco(g|_plus)?_grounding", "refer", first_quoted, pixel_boxes),
-    Wording(r"(vqav2|gqa|ok_?vqa|vizwiz_vqa|textvqa|iconqa)", "vqa", short_question, plain_text),
-    Wording(r"(pope|mme$)", "vqa", str.strip, plain_text),
+    TaskWording(r"refcoco[+g]?_bbox_rec", "refer", after_colon, normalised_box),
+    TaskWording(r"refcoco(g|_plus)?_grounding", "refer", first_quoted, pixel_boxes),
+    TaskWording(r"(vqav2|gqa|ok_?vqa|vizwiz_vqa|textvqa|iconqa)", "vqa", short_question, plain_text),
+    TaskWording(r"(pope|mme$)", "vqa", str.strip, plain_text),
 )
 
 
@@ -154,7 +154,7 @@ class MiniVLM(lmms):
         message = self._ask("/chat/completions", body)["choices"][0]["message"]
         return plain_text(message) if wording is None else wording.read(message)
 
-    def _wording(self, task: str) -> Wording | None:
+    def _wording(self, task: str) -> TaskWording | None:
         """Of the first that fits the harness's task, if the model knows the server's."""
         found = next((one for one in WORDINGS if re.match(one.tasks, task)), None)
         return found if found is not None and found.task in self._tasks else None

@@ -29,7 +29,7 @@ from models.quantization import quantization_config
 from models.tensors.completeness import expected_shapes
 from models.tensors.empty import empty_module
 from models.tensors.placing import PlacedTensors
-from models.tensors.reading import TensorReader
+from models.tensors.tensor_reader import TensorReader
 from models.tensors.weights import Part
 
 Parts = Mapping[str, Part]

@@ -17,6 +17,7 @@ from models.conversion.folder import foreign_files
 from models.conversion.reading import check_not_packed
 from models.devices import DTYPES, check_memory
 from models.errors import ConversionFailed
+from models.fetching.checkpoints import remarks_on
 from models.files.released import ReleasedFiles
 from models.loader import check_parts, parts_of
 from models.tokenizers.vocabulary import check_vocabulary
@@ -47,6 +48,8 @@ def convert(
     config = dataclasses.replace(config, device="cpu", dtype=dtype, quantization=quantization)
     out = Path(out).absolute()
     _check_target(out)
+    for remark in remarks_on(config):
+        report(remark)
     files = ReleasedFiles(config)
     parts = parts_of(config, files)
     check_not_packed(parts)

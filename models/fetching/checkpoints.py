@@ -22,12 +22,16 @@ _FILE_SUFFIXES = (".pth", ".pt", ".bin", ".safetensors")  # what no repository o
 
 @dataclass(frozen=True)
 class NeededFile:
-    """One released file or folder that a configuration names: its key, value, place on disk (if any), and a hint."""
+    """One released file or folder that a configuration names: its key, value, place on disk (if any), and a hint.
+
+    `remark` is what people should know of that place: that it is not the value's own, but has its last part.
+    """
 
     key: str
     value: str
     path: Path | None
     hint: str
+    remark: str = ""
 
     @property
     def is_hub_id(self) -> bool:
@@ -58,21 +62,42 @@ def needed_files(config: FamilyConfig) -> list[NeededFile]:
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         if "released" in field.metadata and value is not None:
-            files.append(NeededFile(field.name, value, find_local(value, config), field.metadata["released"]))
+            path, remark = find_local(value, config), ""
+            if path is None and (path := _by_last_part(value, config)) is not None:
+                remark = f"{value} is not here by its full name; {path} is taken for it"
+            files.append(NeededFile(field.name, value, path, field.metadata["released"], remark))
     return files
 
 
+def remarks_on(config: FamilyConfig) -> list[str]:
+    """What is to be said of where a configuration's files were found."""
+    return [f"note: {file.key}: {file.remark}." for file in needed_files(config) if file.remark]
+
+
 def find_local(value: str, config: FamilyConfig) -> Path | None:
-    """The local file or folder for a value: absolute, beside the YAML, or under checkpoints/ (full id or base name)."""
+    """The local file or folder for a value: absolute, beside the YAML, or under checkpoints/."""
     if not value.strip():
         return None  # an empty path would be the YAML's own folder
     path = Path(value).expanduser()
-    if path.is_absolute():
-        candidates = [path]
-    else:
-        roots = (config.source.parent, CHECKPOINTS_DIR)
-        candidates = [root / name for name in (path, Path(path.name)) for root in roots]
-    return next((candidate.resolve() for candidate in candidates if candidate.exists()), None)
+    roots = (config.source.parent, CHECKPOINTS_DIR)  # an absolute path stays what it is
+    return next((place.resolve() for root in roots if (place := root / path).exists()), None)
+
+
+def _by_last_part(value: str, config: FamilyConfig) -> Path | None:
+    """A repository's folder or a released file without the folders in front of it, as people put them down.
+
+    Of any other path the last part alone would be somebody else's: every training has a `checkpoint_best.pth`.
+    """
+    is_one_of_many = Path(value).name == "mm_projector.bin"
+    if NeededFile("", value, None, "").is_hub_id or (find_released(value) is not None and not is_one_of_many):
+        return find_local(Path(value).name, config)
+    return None
+
+
+def find_named(name: str, config: FamilyConfig) -> Path | None:
+    """What a config.json names, whose folders are those of whoever trained it: in full, else by its last part."""
+    path = Path(name)
+    return find_local(name, config) or (None if path.is_absolute() else find_local(path.name, config))
 
 
 def find_near(value: str, folder: Path) -> Path | None:
@@ -89,8 +114,8 @@ def is_placeholder(value: str) -> bool:
 def resolve(config: FamilyConfig, key: str) -> Path:
     """The local path of the released file or folder named by `key`; a hub id is downloaded on first use.
 
-    Raises ConfigError for a placeholder and CheckpointMissing, with where to get it, when it, or what else the
-    configuration needs, is nowhere.
+    Raises ConfigError for a placeholder and CheckpointMissing, with where to get it, if it or another file of the
+    configuration is not here.
     """
     file = next(file for file in needed_files(config) if file.key == key)
     where = f"{config.source}: {key}"
@@ -103,6 +128,8 @@ def resolve(config: FamilyConfig, key: str) -> Path:
         return _download(file.value, where=where, hint=file.hint)
     if others:  # before gigabytes come for nothing
         raise CheckpointMissing(describe_missing(config, [f for f in needed_files(config) if f.state != "here"]))
+    if question := meant(file.value, config):
+        raise CheckpointMissing(f"{where}: {file.value} is {question}")
     raise CheckpointMissing(
         f"{where}: {file.value} not found beside the YAML or in {CHECKPOINTS_DIR}.{_neighbours(file.value)} "
         f"{file.hint} {_how_to_fetch(config) if find_released(file.value) else ''}".strip()
@@ -114,7 +141,7 @@ def resolve_base(config: FamilyConfig, adapter: Path, name: str) -> Path:
 
     Raises CheckpointMissing, with what to set, where it is nowhere.
     """
-    found = find_local(name, config) or (find_near(name, adapter) if name.strip() else None)
+    found = find_named(name, config) or (find_near(name, adapter) if name.strip() else None)
     if found is not None:
         return found
     how = f"Set language_model to the folder of its base model, and adapter to {adapter}."
@@ -126,16 +153,22 @@ def resolve_base(config: FamilyConfig, adapter: Path, name: str) -> Path:
 
 def describe_missing(config: FamilyConfig, missing: Sequence[NeededFile]) -> str:
     """One line that names all missing files of a configuration, each with where it is to be had."""
-    each = "; ".join(f"{file.key}: {file.value} ({_source(file)})" for file in missing)
+    each = "; ".join(f"{file.key}: {file.value} ({meant(file.value, config) or _source(file)})" for file in missing)
     verb = "files are" if len(missing) > 1 else "file is"
     return f"{config.source}: {len(missing)} {verb} missing. {each}. {_how_to_fetch(config)}"
 
 
+def meant(value: str, config: FamilyConfig) -> str:
+    """A question about what is here and could be meant: the path from where the program runs, or its last part."""
+    path = Path(value)
+    if not value.strip() or path.is_absolute():
+        return ""
+    found = path.resolve() if path.exists() else find_local(path.name, config)  # the first, as a shell completes it
+    return f"not beside the YAML nor below checkpoints/; did you mean {found}?" if found else ""
+
+
 def _source(file: NeededFile) -> str:
     """Where a missing file is to be had: its first address in the table, else what its key says."""
-    from_here = Path(file.value)
-    if file.value.strip() and not from_here.is_absolute() and from_here.exists():  # as a shell completes it
-        return f"not beside the YAML nor below checkpoints/; did you mean {from_here.resolve()}?"
     released = find_released(file.value)
     if released is None:
         return file.hint.rstrip(".")

@@ -10,9 +10,11 @@ from transformers import AutoConfig, PreTrainedConfig
 
 from models.errors import CheckpointMismatch, CheckpointMissing, ConfigError
 from models.family_config import FamilyConfig
-from models.fetching.checkpoints import find_local, find_near, resolve, resolve_base
+from models.fetching.checkpoints import find_named, find_near, resolve, resolve_base
 from models.files.adapters import adapter_values, is_adapter_folder, read_lora, trained_in_full
 from models.files.json_file import json_values
+from models.files.rope import one_rope
+from models.tensors.foreign import already_quantized, packed_by
 from models.tensors.module_config import as_config_error
 from models.tensors.state_dicts import load_pickle
 from models.tensors.weights import Lora, Tensors, read_tensors
@@ -72,7 +74,10 @@ class ReleasedFiles:
     def tensors(self, key: str) -> Tensors:
         """Every tensor in the file or folder, by released name, memory-mapped; what an adapter trained in full wins."""
         own = trained_in_full(self.adapter) if key == "language_model" and self.adapter is not None else {}
-        return {**read_tensors(self.path(key)), **own}
+        tensors = read_tensors(self.path(key))
+        if not self._config.is_converted and (who := packed_by(tensors)):
+            raise CheckpointMismatch(already_quantized(self.path(key), who))
+        return {**tensors, **own}
 
     def saved_settings(self, key: str) -> dict[str, Any]:
         """The training's settings inside of a `.pth` ("config" of a MiniGPT runner's file); often there are none."""
@@ -84,17 +89,15 @@ class ReleasedFiles:
     def config_values(self, key: str) -> dict[str, Any]:
         """What the folder's config.json says; an adapter's own says what its training had otherwise.
 
-        Raises CheckpointMismatch for weights that another program has quantized.
+        Raises CheckpointMismatch for weights that another program has quantized, and for values that contradict.
         """
         values = self.read_config(self.path(key))
         packed = values.get("quantization_config")
         if isinstance(packed, dict) and not self._config.is_converted:
-            raise CheckpointMismatch(
-                f"{self.path(key)}: these weights are quantized already ({packed.get('quant_method')}); give the model "
-                "as it was released, which --quantization 8bit or 4bit shrinks while it is loaded."
-            )
+            raise CheckpointMismatch(already_quantized(self.path(key), str(packed.get("quant_method"))))
         folder = self.config_folder(key)
-        return values if folder == self.path(key) else values | self.read_config(folder)
+        values = values if folder == self.path(key) else values | self.read_config(folder)
+        return one_rope(values, where=f"{folder}/config.json")
 
     def config_folder(self, key: str) -> Path:
         """The folder whose config.json has the last word."""
@@ -121,7 +124,7 @@ class ReleasedFiles:
             return self.path(key)
         if not named:
             return None
-        if (found := find_local(named, self._config)) is not None:
+        if (found := find_named(named, self._config)) is not None:
             return found
         return find_near(named, self.path(near))
 

@@ -12,12 +12,12 @@ from models.errors import CheckpointCorrupt, MiniVLMError
 from models.files.adapters import FULL_FILE, WEIGHTS_FILES, is_adapter_folder
 from models.files.json_file import json_values
 from models.tensors.folders import weight_files, weights_file
+from models.tensors.foreign import packed_by, refuse_foreign
 from models.tensors.state_dicts import (
     beside_weights,
     is_state_dict,
     load_pickle,
     read_state_dict,
-    refuse_text,
     unwrapped,
 )
 
@@ -71,6 +71,14 @@ def read_headers(path: Path) -> Headers:
         return Headers(path, 0, problem=f"{path} can't be read ({error.strerror}).")
 
 
+def quantized_by(headers: Headers) -> str:
+    """The program that has quantized a folder's weights, by its config.json, else by their names; "" for none."""
+    file = headers.path / "config.json"
+    stated = json_values(file).get("quantization_config") if file.is_file() else None
+    method = stated.get("quant_method") if isinstance(stated, dict) else None
+    return str(method) if method else packed_by(headers.tensors)
+
+
 def _size_of(path: Path) -> int:
     files = path.rglob("*") if path.is_dir() else [path]
     return sum(file.stat().st_size for file in files if file.is_file())
@@ -109,7 +117,7 @@ def _safetensors_header(path: Path) -> dict[str, TensorHeader]:
     try:
         tensors, end = parse_safetensors(text)
     except ValueError as error:
-        refuse_text(path)
+        refuse_foreign(path, reads="safetensors")
         raise CheckpointCorrupt(
             f"{path} ({size:,} bytes) is no safetensors file; delete it and download it again."
         ) from error

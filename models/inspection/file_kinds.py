@@ -7,12 +7,12 @@ from collections.abc import Iterator, Mapping
 
 from models.inspection.file_headers import TensorHeader
 
-Tensors = Mapping[str, TensorHeader]
+TensorHeaders = Mapping[str, TensorHeader]
 
 _LORA = re.compile(r"\.lora_[AB]\.")
 
 
-def describe(tensors: Tensors) -> str:
+def describe(tensors: TensorHeaders) -> str:
     """What these tensors are of, in one phrase."""
     if not tensors:
         return "no tensors"
@@ -21,7 +21,7 @@ def describe(tensors: Tensors) -> str:
     return found if found is not None else f"nothing that is known here (its tensors: {names}, …)"
 
 
-def _known(tensors: Tensors) -> Iterator[str]:
+def _known(tensors: TensorHeaders) -> Iterator[str]:
     """Descriptions that fit, the most particular first."""
     if "llama_proj2.weight" in tensors:
         yield _tinygpt_v(tensors)
@@ -55,14 +55,14 @@ def _known(tensors: Tensors) -> Iterator[str]:
         yield _language_model(tensors)
 
 
-def _tinygpt_v(tensors: Tensors) -> str:
+def _tinygpt_v(tensors: TensorHeaders) -> str:
     rank = _lora_rank(tensors)
     lora = f"LoRA of rank {rank}" if rank else "no LoRA"
     qformer = ", and a trained Q-Former" if _has(tensors, r"^(Qformer\.|query_tokens)") else ""
     return f"a TinyGPT-V stage file: projections, norms, {lora}{qformer}"
 
 
-def _minigpt(tensors: Tensors) -> str:
+def _minigpt(tensors: TensorHeaders) -> str:
     text, vision = tensors["llama_proj.weight"].shape[:2] or (0, 0)
     size = {4096: "7B", 5120: "13B"}.get(text, f"width {text}")
     if rank := _lora_rank(tensors):
@@ -71,23 +71,23 @@ def _minigpt(tensors: Tensors) -> str:
     return f"MiniGPT-4's projection ({kind or f'from width {vision}'}), for a language model of {size}"
 
 
-def _language_model(tensors: Tensors) -> str:
+def _language_model(tensors: TensorHeaders) -> str:
     rows = next((t.shape for n, t in tensors.items() if re.search(r"embed_tokens\.|\bwte\.", n)), (0, 0))
     layers = _depth(tensors, "layers") or _depth(tensors, "h")
     size = f"{layers} layers, width {rows[-1]}, {rows[0]} pieces" if len(rows) == 2 else f"{layers} layers"
     return f"a language model of {size}"
 
 
-def _has(tensors: Tensors, pattern: str) -> bool:
+def _has(tensors: TensorHeaders, pattern: str) -> bool:
     return any(re.search(pattern, name) for name in tensors)
 
 
-def _lora_rank(tensors: Tensors) -> int:
+def _lora_rank(tensors: TensorHeaders) -> int:
     """The rank of the LoRA in there; 0 where there is none."""
     return next((t.shape[0] for n, t in tensors.items() if ".lora_A." in n and t.shape), 0)
 
 
-def _depth(tensors: Tensors, name: str) -> int:
+def _depth(tensors: TensorHeaders, name: str) -> int:
     numbers = {
         int(match[1])
         for key in tensors
@@ -97,6 +97,6 @@ def _depth(tensors: Tensors, name: str) -> int:
     return len(numbers)
 
 
-def _width(tensors: Tensors, blocks: str) -> str:
+def _width(tensors: TensorHeaders, blocks: str) -> str:
     shape = next((t.shape for n, t in tensors.items() if re.search(rf"{blocks}\.0\.attn\.qkv\.weight", n)), ())
     return f", width {shape[-1]}" if shape else ""

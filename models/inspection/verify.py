@@ -10,20 +10,21 @@ from pathlib import Path
 import torch
 
 from models.config import family_module, load_config
-from models.conversion.folder import check_whole, configuration_in, read_manifest
+from models.conversion.folder import MODULE_FILE, check_whole, configuration_in, read_manifest
 from models.devices import free_bytes
-from models.errors import CheckpointMissing, ConfigError
+from models.errors import CheckpointMismatch, CheckpointMissing, ConfigError
 from models.family_config import FamilyConfig
 from models.fetching.checkpoints import CHECKPOINTS_DIR, NeededFile, describe_missing, needed_files
 from models.fetching.hashes import HashLedger
 from models.fetching.table import find_released, released_files
 from models.files.released import ReleasedFiles
-from models.inspection.file_headers import Headers, read_headers
+from models.inspection.file_headers import Headers, quantized_by, read_headers
 from models.inspection.file_kinds import describe
 from models.inspection.remote import repository_lines
 from models.loader import check_parts, parts_of
 from models.memory.serving import size
 from models.memory.sizes import weight_bytes
+from models.tensors.foreign import already_quantized
 from models.tokenizers.vocabulary import check_vocabulary
 
 Report = Callable[[str], None]
@@ -94,10 +95,12 @@ def _verify_path(path: Path, report: Report) -> None:
     if not path.exists():
         raise ConfigError(f"{path} not found; give a YAML, a file or a folder.")
     headers = read_headers(path)
-    for line in header_lines(headers):
-        report(line)
     if headers.problem:
         raise CheckpointMissing(headers.problem)
+    for line in header_lines(headers):
+        report(line)
+    if not (path / MODULE_FILE).is_file() and (who := quantized_by(headers)):  # else convert has written it
+        raise CheckpointMismatch(already_quantized(path, who))
     is_model = path.is_dir() and "a language model of" in describe(headers.tensors)
     if is_model and not (path / "config.json").is_file():
         raise CheckpointMissing(f"{path} has no config.json, which says how its weights are used; finish its download.")
@@ -116,20 +119,19 @@ def _report_file(file: NeededFile, report: Report, *, is_released: bool) -> Head
         report(f"  {file.key}: {file.value}: missing{known}")
         return None
     headers = read_headers(path)
-    report(f"  {file.key}: {file.value}")
-    for line in header_lines(headers, is_released=is_released):
+    report(f"  {file.key}: {file.value}{': can not be used' * bool(headers.problem)}")
+    if file.remark:
+        report(f"    note: {file.remark}")
+    for line in () if headers.problem else header_lines(headers, is_released=is_released):
         report(f"    {line}")
     return headers
 
 
 def header_lines(headers: Headers, *, is_released: bool = True) -> Iterator[str]:
-    """What one file or folder is, where it is, how large, and what is unusual.
+    """What one file or folder without a problem is, where it is, how large, and what is unusual.
 
     `is_released`: whether its size and hash are to be compared with those of the files that were released.
     """
-    if headers.problem:
-        yield f"can't be used: {headers.problem}"
-        return
     yield describe(headers.tensors)
     count = len(headers.tensors)
     yield f"{headers.path}: {headers.size:,} bytes, {count} tensors in {headers.dtypes}"

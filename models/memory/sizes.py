@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedConfig
 
 from models.memory.serving import Serving
-from models.tensors.reading import PIECE
+from models.tensors.tensor_reader import PIECE
 from models.tensors.weights import HEAD, Part
 
 # Bytes a weight takes after bitsandbytes loading: int8 + row scales; two 4-bit values a byte + block scales (64 each).
@@ -117,5 +117,5 @@ def plan_keys_and_values(
 
 
 def image_slots(*, context_tokens: int, num_image_tokens: int, max_concurrent: int) -> int:
-    """Places for images: the longest conversation in images, or four for each running chat."""
+    """How many encoded images are kept: as many as fit one context, or four for each running chat if that is more."""
     return max(context_tokens // num_image_tokens + 1, 4 * max_concurrent)

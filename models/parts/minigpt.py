@@ -117,7 +117,7 @@ def check_nothing_left(checkpoint: Tensors, *, source: str) -> None:
 
 
 def take_trained_tower(checkpoint: Tensors) -> tuple[Tensors, Tensors]:
-    """Remove and return a tower of a stage file's own and its `ln_vision`, where it was trained along."""
+    """Take the vision tower and its `ln_vision` out of a stage file; empty where the stage froze them."""
     return take_prefix(checkpoint, "visual_encoder."), take_prefix(checkpoint, "ln_vision.")
 
 

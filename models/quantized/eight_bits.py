@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.tensors.eight_bits import LEAST, LEVELS, round_rows
+from models.tensors.bnb_int8 import LEAST, LEVELS, round_rows
 
 _PEAK = 8.0  # times the root of the mean square, above which a token's largest number stands far above the others
 _MIDDLE = 128  # what stands for zero in the unsigned numbers that oneDNN multiplies by signed ones

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from models.quantized.eight_bits import as_integers, has_exact_integers, largest_of
-from models.tensors.eight_bits import LEVELS
+from models.tensors.bnb_int8 import LEVELS
 
 BLOCK = 64  # weights that share one scale
 _ROWS = 32  # of weights that bitsandbytes' product takes together

@@ -16,7 +16,7 @@ from models.quantization import check_quantized, quantization_config
 from models.quantized.arranged import arrange, stand_in
 from models.tensors.deferred import deferred
 from models.tensors.freed import give_back_freed_memory
-from models.tensors.reading import TensorReader
+from models.tensors.tensor_reader import TensorReader
 from models.tensors.weights import HEAD, Part
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from models.errors import CheckpointCorrupt, CheckpointMissing
+from models.tensors.foreign import AS_RELEASED
 from models.tensors.state_dicts import is_beside
 
 # Where a folder's weights are, the first that is there; what `transformers` itself would take.
@@ -94,7 +95,11 @@ def _known(folder: Path) -> Iterator[str]:
     if inner := first(*(f"{depth}{name}" for depth in ("*/", "snapshots/*/") for name in _FOLDER_FILES)):
         yield f"they are in {inner.parent}; give that folder."
     if file := first("*.gguf"):
-        yield f"{file.name} is llama.cpp's format; get the model as it was released, in safetensors or .bin files."
+        yield f"{file.name} is llama.cpp's format; {AS_RELEASED}"
+    if file := first("*.onnx", "onnx/*.onnx"):
+        yield f"{file.name} is an ONNX model; {AS_RELEASED}"
+    if file := first("*.h5", "*.msgpack", "*.mlpackage", "*.tflite"):
+        yield f"{file.name} is of another framework than PyTorch; {AS_RELEASED}"
     if file := first("consolidated.*", "params.json"):
         yield f"{file.name} is Meta's own format; get the same model in transformers' (its name ends in -hf)."
     if (folder / "latest").is_file() or first("global_step*"):

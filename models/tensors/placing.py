@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from models.tensors.completeness import expected_shapes
 from models.tensors.deferred import release
 from models.tensors.freed import give_back_freed_memory
-from models.tensors.reading import TensorReader
+from models.tensors.tensor_reader import TensorReader
 from models.tensors.weights import Part
 
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from models.errors import CheckpointCorrupt
+from models.tensors.foreign import refuse_foreign
 
 _PICKLE_STARTS = (b"PK", b"\x80")  # torch's zip files, and bare pickles of protocol 2 and later
 # Under which key runners keep a state dict beside other things: LAVIS and MiniGPT, Lightning, DeepSpeed and many more.
@@ -43,7 +44,7 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
 
 def load_pickle(path: Path) -> Any:
     """What a pickled file holds, opened with `weights_only`. Raises CheckpointCorrupt."""
-    size, head = path.stat().st_size, refuse_text(path)
+    size, head = path.stat().st_size, refuse_foreign(path, reads="pickle")
     try:
         # Only zip files (torch >= 1.6) can be memory-mapped.
         return torch.load(path, map_location="cpu", mmap=head.startswith(b"PK"), weights_only=True)
@@ -62,17 +63,6 @@ def load_pickle(path: Path) -> Any:
             f"{path} ({size:,} bytes) is no PyTorch checkpoint, or truncated or damaged; delete it and download it "
             "again."
         ) from error
-
-
-def refuse_text(path: Path) -> bytes:
-    """The first bytes of a file. Raises CheckpointCorrupt for what a download of weights mostly is instead of them."""
-    with path.open("rb") as file:
-        head = file.read(256)
-    if head.strip().lower().startswith((b"version https://git-lfs", b"<!doctype", b"<html", b"<?xml")):
-        raise CheckpointCorrupt(
-            f"{path} is a web page or a git-lfs pointer, not weights; delete it and download the file itself."
-        )
-    return head
 
 
 def unwrapped(content: Any) -> Any:

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 
 from models.errors import CheckpointCorrupt, CheckpointMismatch
 from models.tensors.folders import weight_files
+from models.tensors.foreign import refuse_foreign
 from models.tensors.origins import Origin, origin_of, recorded
-from models.tensors.state_dicts import read_state_dict, refuse_text
+from models.tensors.state_dicts import read_state_dict
 
 Tensors = dict[str, Tensor]
 HEAD = "lm_head.weight"  # of every language model here; where it is the embedding, no tensor has this name
@@ -107,7 +108,7 @@ def read_tensors(path: Path) -> Tensors:
         try:
             return recorded(load_file(path), str(path))
         except (SafetensorError, OSError) as error:
-            refuse_text(path)
+            refuse_foreign(path, reads="safetensors")
             raise CheckpointCorrupt(f"{path} can't be read ({error}); delete it and download it again.") from error
     return recorded(read_state_dict(path), str(path))
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from app.api.openai.errors import ApiError
+from app.api.openai.api_errors import ApiError
 from app.api.openai.schema import ChatRequest, read_request, sampling_of
 from app.remote.boxes.known import MarkupBoxes
-from app.remote.config import RemoteConfig
-from app.remote.request import request_body, uri_as_sent
+from app.remote.completion_request import request_body, uri_as_sent
+from app.remote.remote_config import RemoteConfig
 from app.remote.served_elsewhere import ServedElsewhere
 from models.conversation import Sampling, Turn
 from models.sampling_settings import setting

@@ -9,12 +9,12 @@ import pytest
 from app.chat.decoding.scans import count_scans
 from benchmarks.attacks.__main__ import main
 from benchmarks.attacks.bystander import Bystander
-from benchmarks.attacks.pictures import jpeg_with_scans, large_png, numbered
-from benchmarks.attacks.runner import ATTACKS, Report, line_of, ranked
+from benchmarks.attacks.hostile_pictures import distinct_copies, jpeg_with_scans, large_png
+from benchmarks.attacks.runner import ATTACKS, AttackReport, line_of, ranked
 from benchmarks.attacks.target import all_at_once, at_once
 from tests.waiting import apart
 
-HELD = Report("x", 1.0, 1.5, 3.0, 4, 900.0, 800.0, 2, [], {}, "")
+HELD = AttackReport("x", 1.0, 1.5, 3.0, 4, 900.0, 800.0, 2, [], {}, "")
 
 
 class Visitor:
@@ -51,12 +51,12 @@ def test_one_conversation_of_ten_may_be_slow() -> None:
 @pytest.mark.parametrize("wrong", [{"wrong": ["x"]}, {"left": {"minivlm_active": 1.0}}, {"attacked": 2.1}])
 def test_what_is_not_held_is_said(wrong: dict[str, object]) -> None:
     assert "held" in line_of(HELD)
-    assert "FELL" in line_of(Report(**{**vars(HELD), **wrong}))
+    assert "FELL" in line_of(AttackReport(**{**vars(HELD), **wrong}))
 
 
 def test_the_files_are_small_and_much_work() -> None:
     assert len(large_png()) < 30_000
-    assert len(set(numbered(b"x", 9))) == 9
+    assert len(set(distinct_copies(b"x", 9))) == 9
     assert count_scans(jpeg_with_scans(85, 64))[0] > 85
 
 

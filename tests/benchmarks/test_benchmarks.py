@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from benchmarks import __main__ as command
-from benchmarks import chats, experts, gpu, loading, mixed_load, quantization, turns
-from benchmarks.measure import Clock, Figure, Report, take_turns
+from benchmarks import chats, experts, gpu, load_time, mixed_load, quantization, turns
+from benchmarks.measure import Clock, Figure, SpeedReport, take_turns
 from benchmarks.originals import dispatch_by_einsum
 from benchmarks.random_models import BACKBONES, FORMAT, SMALL, LetterTokenizer, language_model_of, random_model
 from benchmarks.report import DOCUMENT, RESULTS, as_markdown, as_values, circumstances, summary, write_summary
@@ -42,7 +42,7 @@ def packs_as_large_models(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("packs_as_large_models")
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_chats_on_every_backbone_get_the_answers_of_generate(backbone: str) -> None:
-    report = Report()
+    report = SpeedReport()
     chats.run(backbone, SMALL, chats.SMALL, FP32, CLOCK, report, {"chats": 2.4})
     assert list(report.equal.values()) == [True]
     assert [figure.unit for figure in report.figures] == ["tokens/s", "s", "tokens/s"]
@@ -52,7 +52,7 @@ def test_chats_on_every_backbone_get_the_answers_of_generate(backbone: str) -> N
 
 @pytest.mark.usefixtures("packs_as_large_models")
 def test_later_turns_get_the_answers_of_generate() -> None:
-    report = Report()
+    report = SpeedReport()
     turns.run("llama", SMALL, turns.SMALL, FP32, CLOCK, report, {})
     assert list(report.equal.values()) == [True] * 3
 
@@ -68,17 +68,17 @@ def test_a_history_has_the_tokens_it_says() -> None:
 
 @pytest.mark.usefixtures("packs_as_large_models")
 def test_mixed_load_and_loading_report_their_figures() -> None:
-    report = Report()
+    report = SpeedReport()
     mixed_load.run("llama", SMALL, mixed_load.SMALL, FP32, CLOCK, report, 2.0)
-    loading.run(loading.SMALL, CLOCK, report, {"same": 100, "cast": 8, "memory": 1.25})
+    load_time.run(load_time.SMALL, CLOCK, report, {"same": 100, "cast": 8, "memory": 1.25})
     assert [figure.at_most for figure in report.figures] == [True, False, True, False, True]
     assert [figure.goal for figure in report.figures] == [2.0, 100, 1.25, 8, None]
 
 
 def test_both_ways_of_loading_give_the_same_weights(tmp_path: Path) -> None:
-    path, size = loading.write_checkpoint(tmp_path, loading.SMALL)
+    path, size = load_time.write_checkpoint(tmp_path, load_time.SMALL)
     assert size == sum(f.stat().st_size for f in tmp_path.rglob("*") if f.suffix in (".pth", ".safetensors"))
-    ours, originals = (loading.measure(way, path, "float16")["sum"] for way in ("ours", "original"))
+    ours, originals = (load_time.measure(way, path, "float16")["sum"] for way in ("ours", "original"))
     assert ours == pytest.approx(originals, rel=1e-3)
 
 
@@ -143,7 +143,7 @@ def test_variants_take_turns_and_medians_are_reported() -> None:
 def test_a_different_answer_fails_the_run(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(command.Plan, "chats", lambda _, report: report.check_equal("here", ["a"], ["b"]))
+    monkeypatch.setattr(command.Comparisons, "chats", lambda _, report: report.check_equal("here", ["a"], ["b"]))
     assert command.main(["--small", "--only", "chats", "--output", str(tmp_path)]) == 1
     assert "differ" in capsys.readouterr().err
     (path,) = tmp_path.glob("*-cpu.json")
@@ -161,8 +161,8 @@ def test_a_run_says_when_on_what_and_with_which_versions(tmp_path: Path) -> None
     assert values["figures"][0]["name"].startswith("mixed load")
 
 
-def report_of(*ratios: float) -> Report:
-    report = Report()
+def report_of(*ratios: float) -> SpeedReport:
+    report = SpeedReport()
     for number, ratio in enumerate(ratios):
         report.add(
             Figure(name="chats", setting=f"model {number}", unit="s", ours=1, original=ratio, ratio=ratio, goal=2)
@@ -191,7 +191,7 @@ def test_the_document_shows_the_newest_run() -> None:
 
 
 def test_rows_of_one_comparison_with_several_goals_can_be_told_apart() -> None:
-    report = Report()
+    report = SpeedReport()
     for setting, ratio, goal in (("a, fp32", 2.5, 2), ("b, fp32", 3.5, 2), ("a, bf16", 4.5, 3)):
         report.add(Figure(name="chats", setting=setting, unit="s", ours=1, original=ratio, ratio=ratio, goal=goal))
     table = summary(as_values(report, circumstances(torch.device("cpu"))))

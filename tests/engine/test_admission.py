@@ -12,15 +12,15 @@ from models.errors import Busy
 def test_places_go_to_who_waited_longest() -> None:
     admission = Admission(places=1, max_waiting=3)
     first, *waiting = turns = [admission.join() for _ in range(4)]
-    assert [admission.number(turn) for turn in turns] == [0, 1, 2, 3]
+    assert [admission.queue_number(turn) for turn in turns] == [0, 1, 2, 3]
     with pytest.raises(Busy, match="3 questions are waiting"):
         admission.join()
     admission.leave(waiting.pop(1))  # who gives up in the queue frees nobody's place
     assert [turn.is_set() for turn in turns] == [True, False, False, False]
-    assert [admission.number(turn) for turn in waiting] == [1, 2]
+    assert [admission.queue_number(turn) for turn in waiting] == [1, 2]
     for turn, following in zip((first, *waiting), waiting, strict=False):
         admission.leave(turn)
-        assert (following.is_set(), admission.number(following)) == (True, 0)
+        assert (following.is_set(), admission.queue_number(following)) == (True, 0)
     admission.leave(waiting[-1])
     assert (admission.num_active, admission.num_waiting) == (0, 0)
 
@@ -52,7 +52,7 @@ def test_who_waits_is_served_by_turns() -> None:
         "x1": join(admission, "2.2.2.2", "x"),
         "x2": join(admission, "2.2.2.2", "x"),
     }
-    assert sorted(waiting, key=lambda name: admission.number(waiting[name])) == ["x1", "b", "x2", "a1", "a2"]
+    assert sorted(waiting, key=lambda name: admission.queue_number(waiting[name])) == ["x1", "b", "x2", "a1", "a2"]
     order = []
     while waiting:
         admission.leave(running)
@@ -66,9 +66,9 @@ def test_in_a_full_queue_who_has_most_makes_room() -> None:
     admission = Admission(places=1, max_waiting=3)
     running, *many = [join(admission, "1.1.1.1") for _ in range(4)]
     other = join(admission, "2.2.2.2")
-    assert admission.number(other) == 1
+    assert admission.queue_number(other) == 1
     with pytest.raises(Busy, match="3 questions are waiting"):
-        admission.number(many[-1])
+        admission.queue_number(many[-1])
     admission.leave(many.pop())  # as its reader does then
     with pytest.raises(Busy):
         join(admission, "1.1.1.1")

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM, MixtralConfig, PhiConfig
 from transformers.models.mixtral.modeling_mixtral import MixtralExperts
 
-from benchmarks.random_models import BACKBONES, SMALL, Size, fill, picture, random_model
+from benchmarks.random_models import BACKBONES, SMALL, ModelSize, fill, picture, random_model
 from engine import packed_weights
 from engine.chat_engine import ChatEngine
 from engine.packed_weights import PackedExperts, PackedLinear, PackedPieces, pack_weights
@@ -222,7 +222,7 @@ def test_a_released_model_gives_the_same_logits(path: Path) -> None:
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_the_engine_packs_what_it_serves(backbone: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("engine.chat_engine.pack_weights", partial(pack_weights, least_weights=0))
-    size: Size = replace(SMALL, hidden=128, inner=192)
+    size: ModelSize = replace(SMALL, hidden=128, inner=192)
     model, plain = (random_model(backbone, size, context_tokens=256) for _ in range(2))
     turns = [Turn("user", "what is it", (picture(1),))]
     sampling = Sampling(temperature=0, repetition_penalty=1, max_new_tokens=8)

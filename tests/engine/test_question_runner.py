@@ -7,14 +7,14 @@ from collections.abc import Iterator
 
 import pytest
 
-from engine.question_runner import QuestionRunner, Request
+from engine.question_runner import QuestionRunner, TurnsAndSampling
 from models.conversation import Answer, Sampling, Turn
 from models.errors import RequestError
 from tests.fakes import ScriptedModel
 from tests.waiting import eventually
 
 
-def asked(question: str) -> Request:
+def asked(question: str) -> TurnsAndSampling:
     return [Turn("user", question)], Sampling()
 
 
@@ -25,7 +25,7 @@ def echo() -> ScriptedModel:
 def test_answers_come_in_the_order_of_the_questions_whichever_is_ready_first() -> None:
     late = threading.Event()
 
-    def prepare(question: str) -> Request:
+    def prepare(question: str) -> TurnsAndSampling:
         if question == "0":
             assert late.wait(10)
         if question == "3":

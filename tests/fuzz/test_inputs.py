@@ -18,7 +18,7 @@ from app.chat.regions import entities_of, parse_answer
 from app.limits.addresses import parse_networks, resolve
 from app.limits.bodies import parse_object
 from app.limits.gradio_app import cookies_of
-from app.limits.routes import route_of
+from app.limits.route_kinds import route_of
 from app.limits.web_origins import Origins
 from app.page.boxes.overlay import overlay_svg
 from app.page.text.markup import answer_html, question_html

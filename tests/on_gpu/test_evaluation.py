@@ -42,7 +42,7 @@ def test_predictions_over_two_gpus_are_those_of_the_cpu(
     family: str, data: Path, tmp_path: Path, gpus: Gpus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`gqa` goes through the engine; `iconqa` compares losses, which the last layers' GPU gives."""
-    monkeypatch.setattr("training.evaluation.public.run.CONCURRENT", 2)
+    monkeypatch.setattr("training.evaluation.public.benchmark_run.CONCURRENT", 2)
     for task in ("gqa", "iconqa"):
         found = [predictions(task, family, device, data, tmp_path / device / task) for device in (BOTH, "cpu")]
         assert found[0] == found[1]

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 
 from tests.training.runs import Stopped
 from training.batch_trainer import STATE_FILE, BatchTrainer, batch_arguments, latest_checkpoint
-from training.health import MOST_IDLE_STEPS, TrainingDiverged
+from training.step_watch import MOST_IDLE_STEPS, TrainingDiverged
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*pin_memory.*:UserWarning"),

@@ -26,7 +26,7 @@ class DataError(MiniVLMError):
 
 
 @dataclass(frozen=True)
-class Item:
+class Annotation:
     """One annotated item; every access to a field checks that it is there and of its kind.
 
     `where` says, for an error, in which file and line the item stands.
@@ -85,15 +85,15 @@ class Item:
             raise DataError(f"{self.where()}: field '{self.prefix}{field}' must be {count} numbers, not {found}.")
         return values
 
-    def items(self, field: str) -> list[Item]:
+    def items(self, field: str) -> list[Annotation]:
         """A list of mappings, not empty."""
         values = self.get(field, list)
         if not values:
             raise DataError(f"{self.where()}: field '{self.prefix}{field}' is empty.")
-        return [Item(value, self.where, f"{self.prefix}{field}[{index}].") for index, value in enumerate(values)]
+        return [Annotation(value, self.where, f"{self.prefix}{field}[{index}].") for index, value in enumerate(values)]
 
 
-class Annotations(Sequence[Item]):
+class Annotations(Sequence[Annotation]):
     """The items of a JSON file: a list, a list under `key`, or (`keyed`) a mapping whose keys go to `name_of`."""
 
     def __init__(self, path: Path, *, key: str | None = None, keyed: bool = False) -> None:
@@ -114,8 +114,8 @@ class Annotations(Sequence[Item]):
     def __len__(self) -> int:
         return len(self._values)
 
-    def __getitem__(self, index: int) -> Item:  # type: ignore[override]  # no slices
-        return Item(self._values[index], lambda: self.where(index))
+    def __getitem__(self, index: int) -> Annotation:  # type: ignore[override]  # no slices
+        return Annotation(self._values[index], lambda: self.where(index))
 
     def name_of(self, index: int) -> str:
         """The key of an item of a keyed file."""

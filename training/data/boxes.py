@@ -8,7 +8,7 @@ from random import Random
 
 from PIL import Image
 
-from training.data.annotations import Annotations, DataError, Item, read_plain_pickle
+from training.data.annotations import Annotation, Annotations, DataError, read_plain_pickle
 from training.data.readers import (
     DatasetPaths,
     DatasetReader,
@@ -38,7 +38,7 @@ class ReferReader(DatasetReader):
         if not isinstance(refs, list):
             raise DataError(f"{source}: expected a list of references; is it REFER's file?")
         wheres = [partial("{}, reference {}".format, source, number) for number in range(len(refs))]
-        items = [Item(values, where) for values, where in zip(refs, wheres, strict=True)]
+        items = [Annotation(values, where) for values, where in zip(refs, wheres, strict=True)]
         self.refs = [item for item in items if item.text("split") == "train"]
         annotations = Annotations(folder / "instances.json", key="annotations")
         self.boxes = {item.get("id", int): item for item in annotations}
@@ -89,7 +89,7 @@ class VisualGenomeRegions(DatasetReader):
         super().__init__(paths)
         folder = Path(paths.annotations)
         self.urls = {item.get("image_id", int): item.text("url") for item in Annotations(folder / "image_data.json")}
-        self.regions: list[Item] = []
+        self.regions: list[Annotation] = []
         for image in Annotations(folder / "region_descriptions.json"):
             regions = image.items("regions") if image.get("regions", list) else []
             for region in regions:
@@ -125,27 +125,27 @@ class VisualGenomeRegions(DatasetReader):
 class _Flickr(JsonReader):
     """Flickr30k pictures by `image_id`."""
 
-    def file_of(self, item: Item) -> Path:
+    def file_of(self, item: Annotation) -> Path:
         return picture_named(self.paths.images, item.identifier("image_id"))
 
 
 class FlickrGroundedCaptions(_Flickr):
     """`groundedcaption.json`: a caption whose phrases have boxes, as it stands."""
 
-    def turn(self, item: Item, rng: Random, size: tuple[int, int]) -> tuple[str, str]:  # noqa: ARG002
+    def turn(self, item: Annotation, rng: Random, size: tuple[int, int]) -> tuple[str, str]:  # noqa: ARG002
         return rng.choice(GROUNDING_POOL), item.text("grounded_caption")
 
 
 class FlickrCaptionToPhrases(_Flickr):
     """`captiontobbox.json`: every phrase of a caption with its boxes."""
 
-    def turn(self, item: Item, rng: Random, size: tuple[int, int]) -> tuple[str, str]:  # noqa: ARG002
+    def turn(self, item: Annotation, rng: Random, size: tuple[int, int]) -> tuple[str, str]:  # noqa: ARG002
         return rng.choice(DETECTION_POOL).format(item.text("caption")), item.text("output")
 
 
 class FlickrPhraseToBoxes(_Flickr):
     """`phrasetobbox.json`: one phrase and its boxes."""
 
-    def turn(self, item: Item, rng: Random, size: tuple[int, int]) -> tuple[str, str]:  # noqa: ARG002
+    def turn(self, item: Annotation, rng: Random, size: tuple[int, int]) -> tuple[str, str]:  # noqa: ARG002
         phrase = item.text("phrase")
         return rng.choice(DETECTION_POOL).format(phrase), f"<p>{phrase}</p> {item.text('bbox')}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from random import Random
 
-from training.data.annotations import Item
+from training.data.annotations import Annotation
 from training.data.readers import (
     DatasetPaths,
     DatasetReader,
@@ -62,23 +62,23 @@ class AlignedCaptions(JsonReader):
         folder = Path(paths.annotations)
         super().__init__(DatasetPaths(annotations=str(folder / "filter_cap.json"), images=folder / "image"))
 
-    def file_of(self, item: Item) -> Path:
+    def file_of(self, item: Annotation) -> Path:
         return picture_named(self.paths.images, item.identifier("image_id"))
 
-    def turn(self, item: Item, rng: Random, size: tuple[int, int]) -> tuple[str, str]:  # noqa: ARG002
+    def turn(self, item: Annotation, rng: Random, size: tuple[int, int]) -> tuple[str, str]:  # noqa: ARG002
         return "", item.text("caption")
 
 
 class CocoCaptions(JsonReader):
     """`coco_karpathy_train.json`; only items whose picture is one of COCO's training pictures."""
 
-    def is_kept(self, item: Item) -> bool:
+    def is_kept(self, item: Annotation) -> bool:
         return "train" in item.text("image")
 
-    def file_of(self, item: Item) -> Path:
+    def file_of(self, item: Annotation) -> Path:
         return by_base_name(self.paths.images, item.text("image"))
 
-    def turn(self, item: Item, rng: Random, size: tuple[int, int]) -> tuple[str, str]:  # noqa: ARG002
+    def turn(self, item: Annotation, rng: Random, size: tuple[int, int]) -> tuple[str, str]:  # noqa: ARG002
         return rng.choice(CAPTION_POOL), process_caption(item.text("caption"))
 
 
@@ -87,8 +87,8 @@ class TextCaps(JsonReader):
 
     key = "data"
 
-    def file_of(self, item: Item) -> Path:
+    def file_of(self, item: Annotation) -> Path:
         return picture_named(self.paths.images, item.identifier("image_id"))
 
-    def turn(self, item: Item, rng: Random, size: tuple[int, int]) -> tuple[str, str]:  # noqa: ARG002
+    def turn(self, item: Annotation, rng: Random, size: tuple[int, int]) -> tuple[str, str]:  # noqa: ARG002
         return rng.choice(CAPTION_POOL), process_caption(item.text("caption_str"))

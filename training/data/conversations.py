@@ -11,7 +11,7 @@ from PIL import Image
 
 from models.conversation import Turn
 from models.errors import RequestError
-from training.data.annotations import DataError, Item
+from training.data.annotations import Annotation, DataError
 from training.data.llava_sequences import read_turns
 from training.data.readers import (
     AllItemsReader,
@@ -105,7 +105,7 @@ class LlavaReader(AllItemsReader):
     {"id", "image": path or list of paths (optional), "conversations": [{"from": "human" | "gpt", "value"}, …]}.
     """
 
-    def _names(self, item: Item) -> list[str]:
+    def _names(self, item: Annotation) -> list[str]:
         if not item.has("image"):
             return []
         return [item.text("image")] if isinstance(item.values["image"], str) else item.texts("image")
@@ -135,7 +135,7 @@ class LlavaReader(AllItemsReader):
     def example(self, index: int, rng: Random) -> TrainingExample:  # noqa: ARG002
         return self._example(self.items[index], open_image)
 
-    def _example(self, item: Item, open_picture: Callable[[Path], Image.Image]) -> TrainingExample:
+    def _example(self, item: Annotation, open_picture: Callable[[Path], Image.Image]) -> TrainingExample:
         for turn in item.items("conversations"):
             turn.text("value")
             if turn.text("from") not in ("human", "gpt", "system"):
@@ -148,7 +148,7 @@ class LlavaReader(AllItemsReader):
         return example_of_turns(turns, item)
 
 
-def example_of_turns(turns: list[Turn], item: Item) -> TrainingExample:
+def example_of_turns(turns: list[Turn], item: Annotation) -> TrainingExample:
     """Turns as an example; an open question at the end is left out. Raises DataError unless they alternate."""
     turns = turns[: len(turns) // 2 * 2]
     roles = [turn.role for turn in turns]

@@ -57,14 +57,14 @@ def minigpt_prompts(bos: str) -> Mapping[str, PromptMaker]:
     template, later turns behind the answer.
     """
 
-    def image(side: BatchSide, examples: Sequence[TrainingExample], text: TextRecipe, _: Random) -> Batch:
+    def image_prompts(side: BatchSide, examples: Sequence[TrainingExample], text: TextRecipe, _: Random) -> Batch:
         return _minigpt_batch(side, [(IMAGE_SLOT, example) for example in examples], text, bos)
 
-    def alignment(side: BatchSide, examples: Sequence[TrainingExample], text: TextRecipe, rng: Random) -> Batch:
+    def alignment_prompts(side: BatchSide, examples: Sequence[TrainingExample], text: TextRecipe, rng: Random) -> Batch:
         prompt = text.template.format(rng.choice(ALIGNMENT_PROMPTS))
         return _minigpt_batch(side, [(prompt, example) for example in examples], text, bos)
 
-    def instruction(side: BatchSide, examples: Sequence[TrainingExample], text: TextRecipe, _: Random) -> Batch:
+    def instruction_prompts(side: BatchSide, examples: Sequence[TrainingExample], text: TextRecipe, _: Random) -> Batch:
         prompted = []
         for example in examples:
             question = example.questions[0]
@@ -72,7 +72,7 @@ def minigpt_prompts(bos: str) -> Mapping[str, PromptMaker]:
             prompted.append((text.template.format(asked), example))
         return _minigpt_batch(side, prompted, text, bos)
 
-    return {"image": image, "alignment": alignment, "instruction": instruction}
+    return {"image": image_prompts, "alignment": alignment_prompts, "instruction": instruction_prompts}
 
 
 def _minigpt_batch(

@@ -18,7 +18,7 @@ from typing import IO
 from PIL import Image
 
 from models.conversation import Turn
-from training.data.annotations import Annotations, Item
+from training.data.annotations import Annotation, Annotations
 
 
 class MissingImage(Exception):
@@ -132,7 +132,7 @@ class JsonReader(DatasetReader):
             self.indices = [i for i in self.indices if is_there(self.file_of(self.items[i]))]
             self.num_left_out -= len(self.indices)
 
-    def is_kept(self, item: Item) -> bool:  # noqa: ARG002  # for subclasses that leave some out
+    def is_kept(self, item: Annotation) -> bool:  # noqa: ARG002  # for subclasses that leave some out
         """Whether the format uses this item at all."""
         return True
 
@@ -140,11 +140,11 @@ class JsonReader(DatasetReader):
         return len(self.indices)
 
     @abstractmethod
-    def file_of(self, item: Item) -> Path:
+    def file_of(self, item: Annotation) -> Path:
         """The picture's file."""
 
     @abstractmethod
-    def turn(self, item: Item, rng: Random, size: tuple[int, int]) -> tuple[str, str]:
+    def turn(self, item: Annotation, rng: Random, size: tuple[int, int]) -> tuple[str, str]:
         """Question and answer about a picture of this size."""
 
     def image_path(self, index: int) -> Path:

@@ -17,7 +17,7 @@ from random import Random
 
 from PIL import Image
 
-from training.data.annotations import DataError, Item
+from training.data.annotations import Annotation, DataError
 from training.data.readers import decode_image
 
 BLOCK = 1000  # samples taken from a shard before the next is drawn; the original's shuffle buffer
@@ -49,7 +49,7 @@ class Shards:
         """The shard that sample `index` of the stream comes from."""
         return Random(f"{_SHARD_SEED}-{index // BLOCK}").choice(self.paths)
 
-    def sample(self, index: int, rng: Random) -> tuple[Image.Image, Item]:
+    def sample(self, index: int, rng: Random) -> tuple[Image.Image, Annotation]:
         """Picture and JSON of a sample. Raises MissingImage or DataError."""
         path = self.path_of(index)
         names, members = index_shard(path)
@@ -67,7 +67,7 @@ class Shards:
             values = json.loads(text)
         except (ValueError, RecursionError) as error:
             raise DataError(f"{where}: not valid JSON; make the shard again.") from error
-        return decode_image(io.BytesIO(picture), f"{path}: {name}.{suffix}"), Item(values, lambda: where)
+        return decode_image(io.BytesIO(picture), f"{path}: {name}.{suffix}"), Annotation(values, lambda: where)
 
 
 def _read(file: io.BufferedReader, span: Span) -> bytes:

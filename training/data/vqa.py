@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from random import Random
 
-from training.data.annotations import Annotations, DataError, Item
+from training.data.annotations import Annotation, Annotations, DataError
 from training.data.readers import (
     DatasetPaths,
     DatasetReader,
@@ -28,10 +28,10 @@ class VqaReader(JsonReader):
     wants_existing_images = True
     answers_field = "answer"
 
-    def file_of(self, item: Item) -> Path:
+    def file_of(self, item: Annotation) -> Path:
         return by_base_name(self.paths.images, item.text("image"))
 
-    def turn(self, item: Item, rng: Random, size: tuple[int, int]) -> tuple[str, str]:  # noqa: ARG002
+    def turn(self, item: Annotation, rng: Random, size: tuple[int, int]) -> tuple[str, str]:  # noqa: ARG002
         # Drawing from the list itself is drawing by frequency.
         answer = rng.choice(item.texts(self.answers_field))
         return rng.choice(VQA_POOL).format(process_caption(item.text("question"))), process_caption(answer)
@@ -46,10 +46,10 @@ class AokVqaReader(VqaReader):
 class GqaReader(JsonReader):
     """`train_balanced_questions.json` as a list {image, question, answer}. Source: MiniGPT-4, `GQADataset`."""
 
-    def file_of(self, item: Item) -> Path:
+    def file_of(self, item: Annotation) -> Path:
         return self.paths.images / item.text("image")
 
-    def turn(self, item: Item, rng: Random, size: tuple[int, int]) -> tuple[str, str]:  # noqa: ARG002
+    def turn(self, item: Annotation, rng: Random, size: tuple[int, int]) -> tuple[str, str]:  # noqa: ARG002
         question = process_caption(item.text("question"))
         return rng.choice(VQA_POOL).format(question), process_caption(item.text("answer"))
 

@@ -35,19 +35,19 @@ ROWS = (
     ("Held-out combinations: loss against the rest", "held_out_gap"),
 )
 
-Report = Mapping[str, Any]
+AccuracyReport = Mapping[str, Any]
 
 
-def load_reports(folder: Path) -> dict[str, list[Report]]:
+def load_reports(folder: Path) -> dict[str, list[AccuracyReport]]:
     """The reports by model, each model's in the order of their seeds."""
-    reports: dict[str, list[Report]] = {}
+    reports: dict[str, list[AccuracyReport]] = {}
     for path in sorted(folder.glob("*-accuracy-seed*.json")):
         report = json.loads(path.read_text(encoding="utf-8"))
         reports.setdefault(report["model"], []).append(report)
     return {name: sorted(found, key=lambda report: report["seed"]) for name, found in sorted(reports.items())}
 
 
-def table(reports: Mapping[str, Sequence[Report]]) -> str:
+def table(reports: Mapping[str, Sequence[AccuracyReport]]) -> str:
     """Markdown: a column for each model, in each cell one figure per seed."""
     lines = ["| Task | " + " | ".join(reports) + " |", "|---|" + "--:|" * len(reports)]
     for label, key in ROWS:

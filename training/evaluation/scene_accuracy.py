@@ -22,17 +22,17 @@ import torch
 import transformers
 
 from engine.chat_engine import ChatEngine
-from engine.question_runner import QuestionRunner, Request, answered
+from engine.question_runner import QuestionRunner, TurnsAndSampling, answered
 from models.conversation import Sampling, Turn
 from models.disk import written_whole
 from models.errors import ConfigError, MiniVLMError
 from models.loader import load_model
 from training.evaluation.expert_shares import expert_shares, share_figures
 from training.evaluation.low_resolution import leave_out_mining
+from training.evaluation.public.benchmark_run import Predictions, run_benchmark
 from training.evaluation.public.benchmark_tasks import BENCHMARKS, BenchmarkQuestion, Files
-from training.evaluation.public.run import Predictions, run_benchmark
+from training.evaluation.public.result_tables import write_tables
 from training.evaluation.public.scores import yes_no_figures
-from training.evaluation.public.table import write_tables
 from training.scenes import scoring as metrics
 from training.scenes.question_makers import MAKERS, VQA_MAKERS, vary
 from training.scenes.render import render_image
@@ -51,7 +51,7 @@ _TRACED_SCENES = 100  # at most, for the shares of experts: each is one more pas
 _GREEDY = Sampling(temperature=0.0, repetition_penalty=1.0, max_new_tokens=200)
 
 Asked = tuple[Scene, Sample]
-Answerer = Callable[[Sequence[Asked]], list[str]]
+SceneAnswerer = Callable[[Sequence[Asked]], list[str]]
 
 
 def ask_scenes(task: str, count: int, seed: int, *, boxes: bool, held_out: HeldOutRule = "never") -> list[Asked]:
@@ -68,10 +68,10 @@ def ask_scenes(task: str, count: int, seed: int, *, boxes: bool, held_out: HeldO
     return asked
 
 
-def engine_answerer(engine: ChatEngine, kept: Predictions | None = None) -> Answerer:
+def engine_answerer(engine: ChatEngine, kept: Predictions | None = None) -> SceneAnswerer:
     """Greedy answers of a running engine, several at a time; those that are `kept` are not asked again."""
 
-    def prepare(asked: Asked) -> Request:
+    def prepare(asked: Asked) -> TurnsAndSampling:
         scene, sample = asked
         return [Turn("user", sample.prompt, (render_image(scene),))], _GREEDY
 
@@ -95,7 +95,7 @@ def _key(asked: Asked) -> str:
     return hashlib.sha256(repr((scene, sample.prompt)).encode()).hexdigest()[:16]
 
 
-def measure(answer_all: Answerer, *, boxes: bool, scenes: int, seed: int) -> dict[str, float]:
+def measure(answer_all: SceneAnswerer, *, boxes: bool, scenes: int, seed: int) -> dict[str, float]:
     """Every figure of the table, in 0…1."""
     figures: dict[str, float] = {}
     well_formed: list[bool] = []
@@ -113,7 +113,7 @@ def measure(answer_all: Answerer, *, boxes: bool, scenes: int, seed: int) -> dic
 
 
 def _measure_held_out(
-    answer_all: Answerer, figures: dict[str, float], *, boxes: bool, scenes: int, seed: int
+    answer_all: SceneAnswerer, figures: dict[str, float], *, boxes: bool, scenes: int, seed: int
 ) -> dict[str, float]:
     """The figures of questions about held-out pairs, and how far their mean lies below that of the rest."""
     held_out: dict[str, float] = {}
@@ -129,7 +129,7 @@ def _measure_held_out(
 
 
 def measure_experts(
-    engine: ChatEngine, answer_all: Answerer, *, boxes: bool, scenes: int, seed: int
+    engine: ChatEngine, answer_all: SceneAnswerer, *, boxes: bool, scenes: int, seed: int
 ) -> dict[str, float]:
     """`training.evaluation.expert_shares` over captions and counts, with the model's own answers."""
     traces = []

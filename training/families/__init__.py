@@ -16,7 +16,7 @@ from models.family_config import FamilyConfig
 from models.files.released import ReleasedFiles
 from training.data.prompts import PromptMaker
 from training.recipe import Recipe
-from training.stages.stage_model import Stage, State
+from training.stages.stage_model import Stage, StateDict
 
 
 class FamilyTraining(Protocol):
@@ -34,7 +34,9 @@ class FamilyTraining(Protocol):
     def released_name(self, name: str) -> str:
         """The released name of a trainable parameter of `VisionLanguageModel`, for learning rate factors."""
 
-    def export(self, recipe: Recipe, config: FamilyConfig, files: ReleasedFiles, state: State, folder: Path) -> Path:
+    def export(
+        self, recipe: Recipe, config: FamilyConfig, files: ReleasedFiles, state: StateDict, folder: Path
+    ) -> Path:
         """Write the trained parameters as the family's released files; returns the eval config to load them with."""
 
 

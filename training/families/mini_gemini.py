@@ -22,8 +22,8 @@ from models.tensors.weights import Tensors
 from models.vision_language_model import ImageProcessor
 from training.data.prompts import llava_prompts
 from training.recipe import Recipe
-from training.stages.adapters import fresh_adapter, save_adapter
 from training.stages.retrained_folder import retrained_tensors
+from training.stages.stage_adapters import fresh_adapter, save_adapter
 from training.stages.stage_files import (
     fresh_linear,
     model_config,
@@ -32,7 +32,7 @@ from training.stages.stage_files import (
     write_config,
     write_eval_config,
 )
-from training.stages.stage_model import State, llava_stages
+from training.stages.stage_model import StateDict, llava_stages
 
 _CONNECTOR = {
     "query": "vlm_uni_query_projector",
@@ -140,7 +140,7 @@ def released_name(name: str) -> str:
     return rest
 
 
-def export(recipe: Recipe, config: FamilyConfig, files: ReleasedFiles, state: State, folder: Path) -> Path:
+def export(recipe: Recipe, config: FamilyConfig, files: ReleasedFiles, state: StateDict, folder: Path) -> Path:
     """Stage 1: `mm_projector.bin` with config.json. Stage 2: a whole model folder, towers included, or an adapter's."""
     assert isinstance(config, Config)
     beside = files.path("projector").parent if config.projector is not None else files.path("language_model")

@@ -15,7 +15,7 @@ from models.parts.connectors import MERGED_PATCHES, qformer_config
 from training.data.prompts import minigpt_prompts
 from training.recipe import Recipe
 from training.stages.stage_files import config_without_checkpoint, fresh_linear, save_checkpoint, write_stage
-from training.stages.stage_model import Stage, State
+from training.stages.stage_model import Stage, StateDict
 
 PROJECTION = r"^connector\.projection\."
 
@@ -42,7 +42,7 @@ def released_name(name: str) -> str:
     return name.replace("connector.projection.", "llama_proj.")
 
 
-def export(recipe: Recipe, config: FamilyConfig, files: ReleasedFiles, state: State, folder: Path) -> Path:
+def export(recipe: Recipe, config: FamilyConfig, files: ReleasedFiles, state: StateDict, folder: Path) -> Path:
     """`checkpoint.pth` with `llama_proj`, and its eval config."""
     del recipe, files
     return write_stage(config, {released_name(name): tensor for name, tensor in state.items()}, folder)

@@ -21,7 +21,7 @@ from training.stages.stage_files import (
     save_checkpoint,
     write_stage,
 )
-from training.stages.stage_model import Stage, State
+from training.stages.stage_model import Stage, StateDict
 
 _LORA_PREFIX = "llama_model.base_model.model."
 _TRAINED = Stage(learns=(r"^connector\.projection\.",), lora=True)
@@ -56,7 +56,7 @@ def released_name(name: str) -> str:
     return name.replace("language_model.", _LORA_PREFIX, 1) if name.startswith("language_model.") else name
 
 
-def export(recipe: Recipe, config: FamilyConfig, files: ReleasedFiles, state: State, folder: Path) -> Path:
+def export(recipe: Recipe, config: FamilyConfig, files: ReleasedFiles, state: StateDict, folder: Path) -> Path:
     """`checkpoint.pth` with `llama_proj` and LoRA, and its eval config."""
     del recipe, files
     return write_stage(config, {released_name(name): tensor for name, tensor in state.items()}, folder)

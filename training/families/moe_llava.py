@@ -21,8 +21,8 @@ from models.tensors.weights import Tensors
 from models.vision_language_model import ImageProcessor
 from training.data.prompts import llava_prompts
 from training.recipe import Recipe
-from training.stages.adapters import fresh_adapter, save_adapter
 from training.stages.retrained_folder import retrained_tensors
+from training.stages.stage_adapters import fresh_adapter, save_adapter
 from training.stages.stage_files import (
     fresh_linear,
     model_config,
@@ -31,7 +31,7 @@ from training.stages.stage_files import (
     write_config,
     write_eval_config,
 )
-from training.stages.stage_model import Stage, State, llava_stages
+from training.stages.stage_model import Stage, StateDict, llava_stages
 from training.stages.upcycling import upcycle_folder
 
 _FIXED_FIELDS = {
@@ -102,7 +102,7 @@ def released_name(name: str) -> str:
     return name.replace("connector.projection.", "model.mm_projector.image_spatial_proj.")
 
 
-def export(recipe: Recipe, config: FamilyConfig, files: ReleasedFiles, state: State, folder: Path) -> Path:
+def export(recipe: Recipe, config: FamilyConfig, files: ReleasedFiles, state: StateDict, folder: Path) -> Path:
     """1: `mm_projector.bin` with config.json. 2 and 3: a whole model folder, tower included. 2-lora: an adapter's."""
     assert isinstance(config, Config)
     base = "transformer" if any(n.startswith("transformer.") for n in files.tensors("language_model")) else "model"

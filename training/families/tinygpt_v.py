@@ -26,7 +26,7 @@ from training.stages.stage_files import (
     save_checkpoint,
     write_stage,
 )
-from training.stages.stage_model import Stage, State
+from training.stages.stage_model import Stage, StateDict
 
 INNER_WIDTH = 4096  # between the two projections: MiniGPT-4's width for Vicuna 7B
 
@@ -88,7 +88,7 @@ def released_name(name: str) -> str:
     return name.replace("language_model.", _LLM_PREFIX, 1) if name.startswith("language_model.") else name
 
 
-def export(recipe: Recipe, config: FamilyConfig, files: ReleasedFiles, state: State, folder: Path) -> Path:
+def export(recipe: Recipe, config: FamilyConfig, files: ReleasedFiles, state: StateDict, folder: Path) -> Path:
     """`checkpoint.pth` as the released stage files, and its eval config; LoRA of q, k, v is one fused pair again."""
     heads = phi_config(files.config_values("language_model")).num_attention_heads
     released: dict[str, Tensor] = {}

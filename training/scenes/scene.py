@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from training.scenes import world as vocab
 from training.scenes.masks import object_masks
 
-Kind = Literal["shape", "digit", "word"]
+ObjectKind = Literal["shape", "digit", "word"]
 HeldOutRule = Literal["never", "any", "always"]
 
 COUNT_WEIGHTS = (0.08, 0.14, 0.17, 0.17, 0.15, 0.12, 0.09, 0.08)
@@ -30,7 +30,7 @@ ANGLES = (-12, -8, -4, 0, 4, 8, 12)
 class SceneObject:
     """One thing in a scene. `name` is the shape, the digit or the word; lengths are pixels at scale 1."""
 
-    kind: Kind
+    kind: ObjectKind
     name: str
     colour: str
     size: str
@@ -183,7 +183,7 @@ def _sample_word(rng: Generator) -> SceneObject:
     return _sample_text(rng, "word", _choose(rng, vocab.WORDS), "medium", vocab.WORD_HEIGHTS)
 
 
-def _sample_text(rng: Generator, kind: Kind, text: str, size: str, limits: tuple[int, int]) -> SceneObject:
+def _sample_text(rng: Generator, kind: ObjectKind, text: str, size: str, limits: tuple[int, int]) -> SceneObject:
     colour = _choose(rng, tuple(vocab.COLOURS))
     return SceneObject(
         kind=kind,

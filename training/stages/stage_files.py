@@ -25,9 +25,9 @@ from models.config import family_module, parse_keys
 from models.disk import written_whole
 from models.errors import ConfigError
 from models.family_config import FamilyConfig
-from models.fetching.checkpoints import find_local
-from training.health import refuse_non_finite
+from models.fetching.checkpoints import needed_files
 from training.recipe import Recipe
+from training.step_watch import refuse_non_finite
 
 _TOKENIZER_FILES = (
     "tokenizer*",
@@ -50,7 +50,7 @@ def model_config(recipe: Recipe, values: Mapping[str, Any]) -> FamilyConfig:
 
 
 def config_without_checkpoint(recipe: Recipe) -> FamilyConfig:
-    """The same before there is a checkpoint, to read the base models' sizes from."""
+    """`model_config` for a first stage, which has no checkpoint yet: to read the base models' sizes from."""
     return model_config(recipe, {"checkpoint": _NOT_YET})
 
 
@@ -147,6 +147,7 @@ def write_eval_config(
     number format are left to whoever loads it.
     """
     values: dict[str, Any] = {}
+    here = {file.key: file.path for file in needed_files(config)}
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         is_default = value == field.default or (
@@ -158,9 +159,7 @@ def write_eval_config(
             or value is None
         ):
             continue
-        if "released" in field.metadata or field.name.startswith("vision_tower"):
-            local = find_local(str(value), config)
-            value = str(local) if local is not None else value
+        value = str(here.get(field.name) or value) if field.name in here else value
         values[field.name] = dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value  # type: ignore[arg-type]
     with written_whole(path) as partial:
         partial.write_text(yaml.safe_dump(values | dict(changed), sort_keys=False), encoding="utf-8")

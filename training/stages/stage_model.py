@@ -16,7 +16,7 @@ from models.vision_language_model import ImageProcessor, VisionLanguageModel
 from training.recipe import LoraRecipe
 from training.stages.lora import attach_lora
 
-State = Mapping[str, Tensor]
+StateDict = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)

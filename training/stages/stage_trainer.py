@@ -81,7 +81,7 @@ class StageTrainer(BatchTrainer):
     def trainable_state(self) -> dict[str, Tensor]:
         """Every name of every trainable parameter -> its value on the CPU.
 
-        Gathered where it is sharded: all processes call it, and those beside the main one may be given nothing.
+        Sharded parameters are gathered: all processes must call this, and only the main one is sure to get the values.
         """
         if self.is_fsdp_enabled:
             whole = gathered_state(self.model_wrapped)

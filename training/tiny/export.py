@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedModel
 
 from models.parts.connectors import QFormerConnector
-from training.health import refuse_non_finite
+from training.step_watch import refuse_non_finite
 from training.tiny.networks import LoraLinear, part_of
 from training.tiny.tokenizer import write_tokenizer_configs
 

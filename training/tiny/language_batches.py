@@ -20,7 +20,7 @@ from training.tiny.optimiser import LearningRates
 from training.tiny.packed_rows import RowBlock
 from training.tiny.patch_supervision import Grid, PatchTargets, patch_targets
 from training.tiny.tiny_trainer import PARTS, SceneBatches
-from training.tiny.token_rows import Row, RowFormat
+from training.tiny.token_rows import RowFormat, TokenRow
 
 _CROWD = 5
 _TEXT_ONLY_ROWS = 2  # per batch
@@ -67,7 +67,7 @@ class PackedRows:
     targets: Tensor  # [T] the next token, -1 where nothing is predicted
     blocks: list[RowBlock]  # those about a scene first
     weights: Tensor  # [A] of each answer token in the loss
-    unseen: Tensor  # [A] an id that it is not compared with, or -1: see `Row.unseen`
+    unseen: Tensor  # [A] an id that it is not compared with, or -1: see `TokenRow.unseen`
     mentions: Tensor  # [M] index into the tokens
     mention_targets: MentionTargets
     tasks: tuple[tuple[str, int], ...]  # task and number of answer tokens of each row
@@ -115,7 +115,7 @@ def _language_batch(
     )
 
 
-def pack_rows(numbered: list[tuple[int, Row]], mixture: TaskMixture, grid: Grid) -> PackedRows:
+def pack_rows(numbered: list[tuple[int, TokenRow]], mixture: TaskMixture, grid: Grid) -> PackedRows:
     """Rows with the number of their scene beside them, -1 for text alone."""
     numbered = sorted(numbered, key=lambda pair: (pair[0] < 0, _length(pair[1])))
     rows = [row for _, row in numbered]
@@ -146,7 +146,7 @@ def pack_rows(numbered: list[tuple[int, Row]], mixture: TaskMixture, grid: Grid)
     )
 
 
-def _length(row: Row) -> int:
+def _length(row: TokenRow) -> int:
     """Tokens that are read, rounded up: with rows of every length the blocks would be many and small."""
     length = len(row.prompt) + len(row.answer) - 1
     step = _LENGTH_STEPS[length > _MODERATE_LENGTH]

@@ -28,7 +28,7 @@ class RowBlock:
 
 @dataclass(frozen=True, kw_only=True)
 class Packing:
-    """How the tokens of a sequence belong together."""
+    """Which tokens of one long sequence belong to the same row, where many rows are packed into it."""
 
     num_images: int
     image_length: int

@@ -30,7 +30,7 @@ class Mention:
 
 
 @dataclass(frozen=True)
-class Row:
+class TokenRow:
     """One question with its answer as ids. `prompt` is what follows the image, or the whole prompt without one."""
 
     task: str
@@ -54,7 +54,7 @@ class RowFormat:
         assert isinstance(first, str)
         return self.tokenizer.encode(first, add_bos=True)
 
-    def row(self, samples: Sequence[Sample], *, has_image: bool = True) -> Row:
+    def row(self, samples: Sequence[Sample], *, has_image: bool = True) -> TokenRow:
         """A conversation of which the last answer is to be learnt."""
         turns: list[Turn] = []
         for index, sample in enumerate(samples):
@@ -65,9 +65,9 @@ class RowFormat:
         prompt = self.tokenizer.encode(last, add_bos=not has_image)
         answer = self.tokenizer.encode(samples[-1].answer + self.answer_end)
         mentions = self._asked(last, samples[-1]) + self._announced(len(prompt), answer, samples[-1])
-        return Row(samples[-1].task, prompt, answer, self._unseen(answer, samples[-1]), mentions)
+        return TokenRow(samples[-1].task, prompt, answer, self._unseen(answer, samples[-1]), mentions)
 
-    def draw_rows(self, mixture: TaskMixture, rng: Generator, scene: Scene, count: int) -> list[Row]:
+    def draw_rows(self, mixture: TaskMixture, rng: Generator, scene: Scene, count: int) -> list[TokenRow]:
         """`count` independent rows about one scene, some of them later turns of a conversation."""
         rows = []
         for _ in range(count):
@@ -80,7 +80,7 @@ class RowFormat:
         return rows
 
     def _unseen(self, answer: list[int], sample: Sample) -> list[int]:
-        """See `Row.unseen`."""
+        """See `TokenRow.unseen`."""
         unseen = [-1] * len(answer)
         for other in unseen_answers(sample):
             ids = self.tokenizer.encode(other)

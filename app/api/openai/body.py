@@ -9,7 +9,7 @@ from typing import Any
 from fastapi import Request
 from pydantic import TypeAdapter, ValidationError
 
-from app.api.openai.errors import ApiError
+from app.api.openai.api_errors import ApiError
 
 MAX_BYTES = 40 * 2**20  # of one body; base64 makes a picture a third larger
 MAX_SECONDS = 120.0  # for one body to arrive

@@ -7,8 +7,8 @@ import uuid
 from dataclasses import dataclass, field
 from typing import Any
 
+from app.api.openai.answer_regions import regions_of_text
 from app.api.openai.from_messages import Conversation
-from app.api.openai.regions import regions_of_text
 from app.api.openai.stop_text import before_stop, certain_part
 from models.conversation import Answer, FinishReason
 

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from app.api.openai.api_errors import ApiError
 from app.api.openai.body import Budget
-from app.api.openai.errors import ApiError
-from app.api.openai.pictures import MAX_PICTURES, picture_of, uri_of
+from app.api.openai.data_uris import MAX_PICTURES, picture_of, uri_of
 from app.chat.exchange import Exchange, WantedExtras, usual_extras
 from app.chat.normaliser import normalise
 from app.chat.pictures import Picture

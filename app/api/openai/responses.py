@@ -13,8 +13,8 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from app.api.openai.answer_feed import AnswerEnded, AnswerFeed
+from app.api.openai.api_errors import ApiError, api_error
 from app.api.openai.completion import Completion
-from app.api.openai.errors import ApiError, api_error
 from models.errors import MiniVLMError
 
 logger = logging.getLogger(__name__)

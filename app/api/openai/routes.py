@@ -10,9 +10,9 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
 from app.api.openai.answer_feed import AnswerEnded, AnswerFeed
+from app.api.openai.api_errors import ApiError
 from app.api.openai.body import Budget, read_json
 from app.api.openai.completion import Completion
-from app.api.openai.errors import ApiError
 from app.api.openai.from_messages import Conversation, read_conversation
 from app.api.openai.responses import (
     CLIENT_LEFT,
@@ -23,7 +23,7 @@ from app.api.openai.responses import (
     first_answer,
 )
 from app.api.openai.schema import ChatRequest, read_request, sampling_of
-from app.api.openai.served import Models, ServedModel, check_ready, find_model
+from app.api.openai.served import ServedModel, ServedModels, check_ready, find_model
 from app.chat.answering import with_seed
 from app.limits.budgets import Lanes
 from engine.asker import ASKER
@@ -38,7 +38,7 @@ MAX_WAITING = 1024  # of one address; the layer in front of the server lets fewe
 class Service:
     """What all routes share: the models, and the limits of all requests together."""
 
-    models: Models
+    models: ServedModels
     budget: Budget = field(default_factory=Budget)
     preparing: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(MAX_PREPARING))
     clients: Lanes = field(default_factory=lambda: Lanes(MOST_PREPARING, MAX_WAITING))

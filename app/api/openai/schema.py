@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from app.api.openai.errors import ApiError
+from app.api.openai.api_errors import ApiError
 from models.conversation import Sampling
 from models.errors import RequestError
 from models.sampling_settings import settings_of
@@ -53,7 +53,7 @@ class StreamOptions(BaseModel):
     include_usage: bool | None = None
 
 
-class Request(BaseModel):
+class CommonFields(BaseModel):
     """What all routes that ask a model have in common. Fields may be null."""
 
     model_config = ConfigDict(extra="allow", strict=True)
@@ -78,7 +78,7 @@ class SamplingFields(BaseModel):
     seed: int | None = None
 
 
-class ChatRequest(Request, SamplingFields):
+class ChatRequest(CommonFields, SamplingFields):
     """The body of `/v1/chat/completions`.
 
     `task` and `read_text` are ours: see `with_task`; whether the text in pictures is read, where the model has that.

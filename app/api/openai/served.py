@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Protocol
 
-from app.api.openai.errors import ApiError
+from app.api.openai.api_errors import ApiError
 from engine.chat_model import ChatModel
 
-State = Literal["ready", "loading", "stopping"]
+ServiceState = Literal["ready", "loading", "stopping"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,11 +45,11 @@ class ServedModel:
         }
 
 
-class Models(Protocol):
+class ServedModels(Protocol):
     """The models that can be asked now."""
 
     @property
-    def state(self) -> State:
+    def state(self) -> ServiceState:
         """Whether questions are answered; if not, why."""
 
     def served(self) -> Sequence[ServedModel]:
@@ -64,15 +64,15 @@ class Models(Protocol):
         return unknown_model(name or "", [one.id for one in self.served()])
 
 
-class OneModel(Models):
+class OneModel(ServedModels):
     """One model, from the start to the end."""
 
     def __init__(self, name: str, model: ChatModel) -> None:
         self._served = ServedModel(id=name, model=model)
-        self._state: State = "ready"
+        self._state: ServiceState = "ready"
 
     @property
-    def state(self) -> State:
+    def state(self) -> ServiceState:
         return self._state
 
     def served(self) -> Sequence[ServedModel]:
@@ -83,7 +83,7 @@ class OneModel(Models):
         self._state = "stopping"
 
 
-def find_model(models: Models, name: str | None) -> ServedModel:
+def find_model(models: ServedModels, name: str | None) -> ServedModel:
     """The model of this name, or the first. Raises ApiError: 404 for an unknown name, 503 if it can't be asked now."""
     check_ready(models)
     served = models.served()
@@ -99,7 +99,7 @@ def unknown_model(name: str, there: Sequence[str]) -> ApiError:
     return ApiError(404, message, code="model_not_found", param="model")
 
 
-def check_ready(models: Models) -> None:
+def check_ready(models: ServedModels) -> None:
     """Raises ApiError 503 while questions can't be answered."""
     if models.state == "loading":
         raise ApiError(503, "The model is still loading; ask again in a moment.", code="model_loading")

@@ -43,7 +43,7 @@ class PageModels:
     def ready(self, page: PageState) -> ChatModel:
         """The model of a page, which can be asked now. Raises NotLoaded, after which it is being loaded."""
         model = self.of(page)
-        self._keep_both(page, model)
+        self._want(page, model)
         model.neutralise("")
         return model
 
@@ -51,12 +51,12 @@ class PageModels:
         """As `ready`, for `rival_of`."""
         model = self.rival_of(page)
         if model is not None:
-            self._keep_both(page, model)
+            self._want(page, model)
             model.neutralise("")
         return model
 
-    def _keep_both(self, page: PageState, model: ChatModel) -> None:
-        """Of two that are compared, neither makes room for the other."""
+    def _want(self, page: PageState, model: ChatModel) -> None:
+        """Have the library load the model. Where two are compared, it unloads neither to make room for the other."""
         if self._library is not None and page.rival is not None and isinstance(model, LibraryModel):
             both = [one.name for one in (self.of(page), self.rival_of(page)) if isinstance(one, LibraryModel)]
             self._library.want(model.name, keeping=both)

@@ -38,7 +38,11 @@ def _without_ending(text: str, endings: tuple[str, ...]) -> str:
 
 
 def with_table_rule(source: str) -> str:
-    """Markdown whose last lines may become a table, with the line that makes them one."""
+    """Unfinished Markdown, shown as a table from its first row on.
+
+    If it ends with what can be a table's first row, the rule `|-|-|` is added below it: without a rule Markdown shows
+    the row as text, which would turn into a table a moment later.
+    """
     head, _, last = source.removesuffix("\n").rpartition("\n")
     if last.startswith("|") and not last.strip("|-: \t"):  # the rule itself, half-written
         head, _, last = head.rpartition("\n")

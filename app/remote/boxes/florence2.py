@@ -13,7 +13,7 @@ from typing import Any
 
 from app.remote.boxes.box_format import Size
 from app.remote.boxes.tags import hidden
-from app.remote.tasks import RemoteTask, asked_as
+from app.remote.remote_tasks import RemoteTask, asked_as
 from models.grounding import Box, BoxSpan
 from models.tasks import CAPTION, DETECTION, GROUNDING, IDENTIFY, Task
 

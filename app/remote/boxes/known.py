@@ -34,7 +34,10 @@ _BY_NAME = (
 
 @dataclass(frozen=True)
 class MarkupBoxes:
-    """The program's own markup, which is read where all answers are; or no boxes at all."""
+    """The format of a model that writes this program's own markup; without `has_boxes`, of one that writes no boxes.
+
+    Markup needs no reading here: `read` gives None, and the page and the API parse it as they parse every answer.
+    """
 
     has_boxes: bool = True
     tasks: tuple[Task, ...] = (CHAT,)

@@ -12,7 +12,7 @@ from typing import Any
 
 from app.remote.boxes.box_format import Size
 from app.remote.boxes.tags import hidden
-from app.remote.tasks import asked_as
+from app.remote.remote_tasks import asked_as
 from models.grounding import Box, BoxSpan
 from models.tasks import CAPTION, CHAT, GROUNDING, IDENTIFY, QUESTION, REFER, Task
 

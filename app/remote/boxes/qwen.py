@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from app.remote.boxes.box_format import Size
-from app.remote.tasks import asked_as
+from app.remote.remote_tasks import asked_as
 from models.grounding import Box, BoxSpan
 from models.tasks import CAPTION, CHAT, DETECTION, IDENTIFY, REFER, Task
 

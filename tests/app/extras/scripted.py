@@ -9,7 +9,7 @@ from dataclasses import replace
 from PIL import Image
 
 from app.chat.exchange import WantedExtras
-from app.extras.image_generation import Progress
+from app.extras.image_generation import DrawingProgress
 from models.extras import Extras
 from tests.fakes import INFO
 
@@ -40,9 +40,11 @@ class ScriptedGenerator:
         self.captions: list[str] = []
         self.has_stopped = threading.Event()
 
-    def draw(self, caption: str, *, seed: int | None, cancelled: threading.Event) -> Iterator[Progress | Image.Image]:
+    def draw(
+        self, caption: str, *, seed: int | None, cancelled: threading.Event
+    ) -> Iterator[DrawingProgress | Image.Image]:
         self.captions.append(caption)
-        yield Progress(1, 2)
+        yield DrawingProgress(1, 2)
         if self.error is not None:
             raise self.error
         while not self.gate.wait(0.01):

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from app.extras import image_generation
-from app.extras.image_generation import ImageGenerator, Progress, load_pipeline
+from app.extras.image_generation import DrawingProgress, ImageGenerator, load_pipeline
 from models.errors import MiniVLMError, RequestError
 from tests.app.extras.tiny_pipeline import needs_diffusers, write_pipeline
 from tests.tiny_model import quick_process
@@ -36,13 +36,13 @@ def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_caption_becomes_a_picture_and_the_seed_decides_which(pipeline: Path) -> None:
     generator = ImageGenerator(str(pipeline), "cpu")
 
-    def draw(seed: int) -> tuple[list[Progress], Image.Image]:
+    def draw(seed: int) -> tuple[list[DrawingProgress], Image.Image]:
         *progress, picture = generator.draw("a cat", seed=seed, cancelled=threading.Event())
         assert isinstance(picture, Image.Image)
-        return [step for step in progress if isinstance(step, Progress)], picture
+        return [step for step in progress if isinstance(step, DrawingProgress)], picture
 
     progress, first = draw(1)
-    assert progress[0] == Progress(0, 0)
+    assert progress[0] == DrawingProgress(0, 0)
     assert [step.step for step in progress[1:]] == list(range(1, progress[-1].steps + 1))
     assert first.mode == "RGB"
     assert np.array_equal(np.array(first), np.array(draw(1)[1]))
@@ -56,10 +56,10 @@ def test_cancelling_ends_the_work_and_frees_the_pipeline(pipeline: Path) -> None
     outputs = []
     for output in generator.draw("a cat", seed=1, cancelled=cancelled):
         outputs.append(output)
-        if isinstance(output, Progress) and output.step == 2:
+        if isinstance(output, DrawingProgress) and output.step == 2:
             cancelled.set()
     assert not any(isinstance(output, Image.Image) for output in outputs)
-    assert max(output.step for output in outputs if isinstance(output, Progress)) < 50
+    assert max(output.step for output in outputs if isinstance(output, DrawingProgress)) < 50
     *_, picture = generator.draw("a cat", seed=1, cancelled=threading.Event())
     assert isinstance(picture, Image.Image)
 
@@ -70,7 +70,7 @@ def test_a_picture_that_waits_its_turn_can_be_cancelled(pipeline: Path) -> None:
     cancelled = threading.Event()
     with generator._turn:  # as another picture holds it
         waiting = generator.draw("a cat", seed=1, cancelled=cancelled)
-        assert next(waiting) == Progress()
+        assert next(waiting) == DrawingProgress()
         cancelled.set()
         assert list(waiting) == []
 

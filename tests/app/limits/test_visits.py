@@ -19,9 +19,9 @@ class Kept:
     forgotten: list[str] = field(default_factory=list)
 
     def is_answering(self, session: str) -> bool:
-        return self.waiting(session) > 0
+        return self.num_unanswered(session) > 0
 
-    def waiting(self, session: str) -> int:
+    def num_unanswered(self, session: str) -> int:
         return self.busy.get(session, 0)
 
     def forget(self, session: str) -> None:

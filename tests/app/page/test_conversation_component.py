@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
+from itertools import pairwise
+from types import SimpleNamespace
+from typing import Any
+
 import gradio as gr
 import pytest
 from gradio.state_holder import SessionState
@@ -61,3 +66,43 @@ def test_pixels_are_those_of_the_page_alone() -> None:
     assert pixels_of(page, "red") == pixels_of(page, None) == {}
     page.session.exchanges[0].answer = Answer(text="")
     assert pixels_of(page, [drawn.key]) == {}
+
+
+def test_an_update_leaves_the_one_before_alone() -> None:
+    """The browser changes what came before in place, and may not have drawn it yet."""
+    with QuickBlocks() as demo:
+        outputs = [gr.HTML(), gr.HTML(), gr.MultimodalTextbox()]
+    listener = SimpleNamespace(outputs=outputs)
+    updates = [
+        [{"ids": ["a"]}, {"pictures": ["p"], "box": None}, gr.update(submit_btn=False)],
+        [{"ids": ["a", "b"]}, gr.skip(), gr.skip()],
+        [gr.skip(), gr.skip(), gr.update(submit_btn=True)],
+        [gr.skip(), {"pictures": [], "box": None}, gr.update(submit_btn=True)],
+    ]
+    run: dict[str, Any] = {"session_hash": "s", "run": "r", "final": False}
+    shown = demo.handle_streaming_diffs(listener, deepcopy(updates[0]), **run)
+    for before, update in pairwise(updates):
+        told = demo.handle_streaming_diffs(listener, deepcopy(update), **run)
+        now = [_changed(value, edits) for value, edits in zip(shown, told, strict=True)]
+        assert now == update
+        assert shown[1:] == before[1:]  # the conversation may become the next one early: it shows that then
+        shown = now
+    assert demo.handle_streaming_diffs(listener, [None] * 3, **{**run, "final": True}) == updates[-1]
+
+
+def _changed(value: Any, edits: list[Any]) -> Any:
+    """As gradio's script does it."""
+    for action, path, new in edits:
+        if not path:
+            value = new
+            continue
+        inner = value
+        for step in path[:-1]:
+            inner = inner[step]
+        if action == "delete":
+            del inner[path[-1]]
+        elif action == "add" and isinstance(inner, list):
+            inner.insert(path[-1], new)
+        else:
+            inner[path[-1]] = new
+    return value

@@ -16,6 +16,7 @@ from app.chat.pictures import STORE, PictureStore
 from app.page.examples import PageExample
 from app.page.handlers import Handlers
 from app.page.page_state import PageState
+from app.page.question.question_pictures import QuestionPictures
 from app.page.view import View
 from tests.app.helpers import encode, scene
 from tests.app.page.sidebar import SETTINGS, typed
@@ -51,6 +52,10 @@ def ask(handlers: Handlers, page: PageState, text: str, *files: str) -> list[Vie
     return list(handlers.ask(page, "", typed(text, *files), None, *SETTINGS))
 
 
+def attach(handlers: Handlers, page: PageState, value: dict[str, Any]) -> View:
+    return QuestionPictures(handlers).attach(page, value)
+
+
 def edit(handlers: Handlers, page: PageState, value: dict[str, Any]) -> View:
     return handlers.edit(page, value, gr.EventData(None, {"index": 0}))
 
@@ -59,11 +64,12 @@ def test_a_file_that_browsers_cannot_show_becomes_one_they_can(
     handlers: Handlers, model: ScriptedModel, page: PageState, pictures: list[str], tmp_path: Path
 ) -> None:
     model.info = replace(INFO, max_images_per_turn=2)
-    assert handlers.attach(page, typed("", *pictures)).question == gr.skip()
-    scene().save(tmp_path / "scan.tif")
-    kept, shown = handlers.attach(page, typed("hi", pictures[0], str(tmp_path / "scan.tif"))).question["value"]["files"]
-    assert kept == pictures[0]
-    with Image.open(shown) as image:
+    assert attach(handlers, page, typed("", *pictures)).files == gr.skip()
+    scan = str(tmp_path / "scan.tif")
+    scene().save(scan)
+    changes = attach(handlers, page, typed("hi", pictures[0], scan)).files["renamed"]
+    assert list(changes) == [scan]
+    with Image.open(changes[scan]["path"]) as image:
         assert (image.format, image.tobytes()) == ("PNG", scene().tobytes())
 
 
@@ -72,10 +78,11 @@ def test_a_picture_with_an_odd_name_gets_one_that_browsers_understand(
     handlers: Handlers, page: PageState, tmp_path: Path, name: str
 ) -> None:
     (tmp_path / name).write_bytes(encode(scene()))
-    (shown,) = handlers.attach(page, typed("", str(tmp_path / name))).question["value"]["files"]
+    (file,) = attach(handlers, page, typed("", str(tmp_path / name))).files["renamed"].values()
+    shown = file["path"]
     assert shown.endswith(".png")
-    again = handlers.attach(page, typed("", shown))
-    assert (again.question, again.notice) == (gr.skip(), gr.skip())  # it is settled
+    again = attach(handlers, page, typed("", shown))
+    assert (again.files, again.notice) == (gr.skip(), gr.skip())  # it is settled
     ask(handlers, page, "what is it?", shown)
     assert page.session.exchanges[0].pictures[0].name == name
 
@@ -89,10 +96,10 @@ def test_more_pictures_than_the_model_takes_are_counted_before_they_are_decoded(
     monkeypatch.setattr(PictureStore, "open", lambda *_, **__: pytest.fail("decoded"))
     assert "takes one image per question; 12 are attached" in ask(handlers, page, "hello", *files)[0].notice
     (tmp_path / "notes.txt").write_text("no picture")
-    view = handlers.attach(page, typed("", *files, str(tmp_path / "notes.txt")))
+    view = attach(handlers, page, typed("", *files, str(tmp_path / "notes.txt")))
     assert "notes.txt is not an image" in view.notice
-    assert view.question["value"]["files"] == files
-    assert "takes one image per question; 12 are attached" in handlers.attach(page, typed("", *files)).notice
+    assert view.files["renamed"] == {str(tmp_path / "notes.txt"): None}
+    assert "takes one image per question; 12 are attached" in attach(handlers, page, typed("", *files)).notice
 
 
 def test_a_question_to_a_conversation_that_the_server_has_forgotten_is_not_answered(
@@ -142,19 +149,19 @@ def test_what_the_page_holds_is_counted_by_content_and_forgotten(handlers: Handl
 
 def test_a_notice_goes_once_its_reason_has_gone(handlers: Handlers, page: PageState, pictures: list[str]) -> None:
     assert "add one first" in ask(handlers, page, "[refer] dog")[0].notice
-    assert handlers.attach(page, typed("[refer] dog", pictures[0])).notice == ""
-    assert "takes one image per question; 2 are attached" in handlers.attach(page, typed("", *pictures)).notice
-    assert handlers.attach(page, typed("", pictures[1])).notice == ""
+    assert attach(handlers, page, typed("[refer] dog", pictures[0])).notice == ""
+    assert "takes one image per question; 2 are attached" in attach(handlers, page, typed("", *pictures)).notice
+    assert attach(handlers, page, typed("", pictures[1])).notice == ""
 
 
 def test_a_refused_file_is_still_explained_when_the_page_tells_of_the_others(
     handlers: Handlers, page: PageState, pictures: list[str], tmp_path: Path
 ) -> None:
     (tmp_path / "bad.png").write_text("no picture")
-    view = handlers.attach(page, typed("", pictures[0], str(tmp_path / "bad.png")))
+    view = attach(handlers, page, typed("", pictures[0], str(tmp_path / "bad.png")))
     assert "bad.png is not an image" in view.notice
-    assert view.question["value"]["files"] == pictures[:1]
-    assert handlers.attach(page, view.question["value"]).notice == gr.skip()
+    assert view.files["renamed"] == {str(tmp_path / "bad.png"): None}
+    assert attach(handlers, page, typed("", pictures[0])).notice == gr.skip()
 
 
 def test_an_error_does_not_take_the_way_out_of_an_edit_away(handlers: Handlers, page: PageState) -> None:
@@ -180,7 +187,9 @@ def test_what_was_typed_before_an_edit_comes_back_and_only_once(
     assert view.question["value"] == typed("half a question")
     assert view.notice == ""
     page.stop()
-    assert ask(handlers, page, "half a question")[0].question["value"] == EMPTY
+    accepted = ask(handlers, page, "half a question")[0]
+    assert accepted.taken["text"] == "half a question"
+    assert "value" not in accepted.question
 
 
 def test_a_question_asked_too_early_is_not_refused_for_ever(
@@ -211,16 +220,14 @@ def test_an_edited_question_shows_its_box_on_its_picture(
 
 
 def test_a_part_of_a_picture_becomes_the_next_picture(handlers: Handlers, page: PageState, pictures: list[str]) -> None:
-    handlers.attach(page, typed("", pictures[0]))
+    attach(handlers, page, typed("", pictures[0]))
     (picture,) = page.attached.values()
 
     def crop(key: str, box: Any) -> View:
-        return handlers.crop(page, typed("what is it?", pictures[0]), gr.EventData(None, {"key": key, "box": box}))
+        return QuestionPictures(handlers).crop(page, gr.EventData(None, {"key": key, "box": box}))
 
-    value = crop(picture.key, [10, 20, 45, 60]).question["value"]
-    assert value["text"] == "what is it?"
-    (part,) = value["files"]
-    with Image.open(part) as image:
+    (part,) = crop(picture.key, [10, 20, 45, 60]).files["replaced"]
+    with Image.open(part["path"]) as image:
         assert image.size == (70, 40)
     for key, box in (("another", [10, 20, 45, 60]), (picture.key, None), (picture.key, [1, 2])):
         assert crop(key, box) == View()
@@ -231,10 +238,11 @@ def test_an_example_is_asked_at_once_and_keeps_what_was_typed(
 ) -> None:
     handlers = Handlers(model, examples=lambda _: [PageExample(Path(pictures[0]), "[detection] red circle")])
     event = gr.EventData(None, {"index": 0})
-    views = list(handlers.example(page, "", typed("mine"), None, event, *SETTINGS))
+    views = list(handlers.example(page, "", None, event, *SETTINGS))
     assert model.last_question() == "[detection] red circle"
     assert len(model.seen[-1][-1].images) == 1
-    assert views[0].question["value"] == typed("mine")
+    assert "value" not in views[0].question
+    assert views[0].taken == gr.skip()
 
 
 def test_a_new_chat_with_this_picture_keeps_it_and_what_was_typed(
@@ -242,9 +250,10 @@ def test_a_new_chat_with_this_picture_keeps_it_and_what_was_typed(
 ) -> None:
     ask(handlers, page, "what is it?", pictures[0])
     ask(handlers, page, "and its colour?")
-    view = handlers.new_with_picture(page, typed("next", pictures[1]))
+    view = QuestionPictures(handlers).new_with_picture(page)
     assert page.session.exchanges == view.chat["ids"] == []
-    assert view.question["value"] == {"text": "next", "files": [pictures[0]]}
+    assert [file["path"] for file in view.files["replaced"]] == pictures[:1]
+    assert "value" not in view.question
     assert ask(handlers, page, "what is it?", pictures[0])[-1].chat
 
 
@@ -262,11 +271,11 @@ def test_a_question_without_an_image_offers_to_add_one(
 def test_a_new_chat_lets_its_pictures_go(handlers: Handlers, page: PageState, pictures: list[str]) -> None:
     before = STORE.num_bytes
     Image.new("RGB", (3000, 2000), "teal").save(pictures[0])
-    handlers.attach(page, typed("", pictures[0]))
+    attach(handlers, page, typed("", pictures[0]))
     for _ in range(3):
         ask(handlers, page, "what is it?", pictures[0])
     assert 24e6 < STORE.num_bytes - before < 25e6  # one picture, four bytes a pixel, however often it is asked about
-    handlers.attach(page, EMPTY)
+    attach(handlers, page, EMPTY)
     handlers.reset(page)
     gc.collect()
     assert STORE.num_bytes <= before

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from app.remote.config import remote_config
+from app.remote.remote_config import remote_config
 from app.remote.remote_model import RemoteModel
 from app.remote.served_elsewhere import find_served
 from tests.app.far_server import FarServer, far_server

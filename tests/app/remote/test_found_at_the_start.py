@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from app.arguments import parse_arguments
+from app.chat.questions import check_number_of_images
 from app.launch_elsewhere import serve_elsewhere
-from app.remote.config import DEFAULT_SAMPLING, RemoteConfig, remote_config
+from app.remote.remote_config import DEFAULT_SAMPLING, RemoteConfig, remote_config
 from app.remote.served_elsewhere import find_served
 from models.conversation import Sampling
 from models.errors import ConfigError, MiniVLMError, RequestError, ServerFailed
@@ -166,6 +167,26 @@ OWN = {
     ],
     "sampling": {"temperature": 0.6, "top_p": 0.5, "max_new_tokens": 99, "repetition_penalty": 1.1, "seed": 3},
 }
+
+
+@pytest.mark.parametrize(
+    ("said", "most"),
+    [
+        ({"architecture": {"input_modalities": ["text"]}}, 0),
+        ({"input_modalities": ["text", "file"]}, 0),
+        ({"input_modalities": ["text", "image"]}, 8),
+        ({"input_modalities": "text", "architecture": "none"}, 8),
+        ({"input_modalities": []}, 8),
+    ],
+)
+def test_a_model_that_reads_text_alone_is_sent_no_pictures(far: FarServer, said: dict[str, Any], most: int) -> None:
+    far.models = {"data": [{"id": "far", **said}]}
+    info = find_served(config(far.url)).info
+    assert info.max_images_per_turn == most
+    if most == 0:
+        with pytest.raises(RequestError, match=r"takes no images; 1 are attached"):
+            check_number_of_images(1, info)
+    assert find_served(config(far.url, max_images=3)).info.max_images_per_turn == 3
 
 
 def test_the_page_in_front_of_our_own_server_is_its_page(far: FarServer) -> None:

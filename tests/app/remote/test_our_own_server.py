@@ -10,7 +10,7 @@ import openai
 import pytest
 
 from app.chat.session import ChatSession
-from app.remote.config import remote_config
+from app.remote.remote_config import remote_config
 from app.remote.remote_model import RemoteModel
 from app.remote.served_elsewhere import find_served
 from models.conversation import Sampling

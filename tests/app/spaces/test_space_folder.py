@@ -52,7 +52,7 @@ def test_what_the_hub_reads(lane: str, tmp_path: Path) -> None:
     out = made(lane, tmp_path)
     front = front_matter(out)
     assert front.keys() <= KEYS
-    assert (front["sdk"], front["suggested_hardware"]) == ("gradio", LANES[lane].hardware)
+    assert (front["sdk"], front["suggested_hardware"]) == ("gradio", LANES[lane].hardware[0].name)
     assert {front["colorFrom"], front["colorTo"]} <= COLOURS
     assert len(front["short_description"]) <= 60
     assert isinstance(front["python_version"], str)  # 3.10 would be the number 3.1
@@ -98,6 +98,64 @@ def test_released_weights_are_fetched_by_the_space_and_their_terms_are_told(tmp_
     assert "`HF_TOKEN`" in readme
     assert "New scene" not in readme
     assert not (out / "training").exists()  # it draws scenes for the bundled models alone
+
+
+@pytest.mark.parametrize(
+    ("lane", "config", "hardware", "told", "said"),
+    [
+        (
+            "cpu",
+            "tinygptv_stage4",
+            "cpu-basic",
+            '"--device", "cpu", "--dtype", "bfloat16"]',
+            "7.2 GiB of weights in 16",
+        ),
+        (
+            "cpu",
+            "minigpt_v2",
+            "cpu-basic",
+            '"--dtype", "bfloat16", "--quantization", "4bit"]',
+            "5.8 GiB of weights in 4",
+        ),
+        ("gpu", "minigpt_v2", "l4x1", '"--device", "cuda"]', "14.4 GiB of weights in 16 bits fit an L4 (21.5 GiB"),
+        ("gpu", "mgm_13b_hd", "l40sx1", '"--device", "cuda"]', "25.2 GiB of weights in 16 bits fit an L40S (44.0 GiB"),
+        ("gpu", "mgm_8x7b", "a100-large", '"--quantization", "8bit"]', "44.9 GiB of weights in 8 bits fit an A100"),
+        ("zerogpu", "moe_llava_openchat", "zero-a10g", '"--quantization", "none"]', "29.8 GiB of weights in 16 bits"),
+    ],
+)
+def test_hardware_and_precision_that_fit_are_taken_and_told(
+    lane: str, config: str, hardware: str, told: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = made(lane, tmp_path, config)
+    assert said in capsys.readouterr().out
+    assert front_matter(out)["suggested_hardware"] == hardware
+    assert f"{told} + sys.argv" in (out / "space.py").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("lane", "config", "said"),
+    [
+        ("cpu", "mgm_34b", ["65.1 GiB in 16 bits, 20.3 GiB in 4 bits", "the free CPU (12.9 GiB", "Take --lane gpu."]),
+        ("zerogpu", "mgm_34b", ["its weights are 65.1 GiB in 16 bits", "ZeroGPU (46.5 GiB for", "Take --lane gpu."]),
+    ],
+)
+def test_a_model_that_does_not_fit_its_lane_is_refused_with_figures(
+    lane: str, config: str, said: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["--lane", lane, "--cfg-path", str(ROOT / "eval_configs" / f"{config}.yaml"), "--out", str(tmp_path / "new")]
+    assert main(argv) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert [text for text in said if text not in line] == []
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_model_of_ones_own_whose_size_is_not_known_is_a_note(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "mine.yaml"
+    config.write_text("family: mini_gemini\nname: Mine\nlanguage_model: me/my-mgm\n")
+    assert main(["--lane", "gpu", "--cfg-path", str(config), "--out", str(tmp_path / "new")]) == 0
+    assert "note: whether Mine fits an L4 (21.5 GiB for a model) can't be told" in capsys.readouterr().out
 
 
 def test_what_cannot_be_pushed_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,7 +15,7 @@ from gradio.context import LocalContext
 from app.chat.exchange import Question
 from app.chat.session import ChatSession
 from app.extras.extended_model import with_extras
-from app.library.loading import engine_for
+from app.library.engine_loader import engine_for
 from app.spaces.zero_gpu import ZeroGpuEngine
 from engine.generating_model import GeneratingModel
 from models.conversation import Sampling, Turn

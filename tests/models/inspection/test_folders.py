@@ -77,11 +77,15 @@ FOLDERS: dict[str, tuple[str, Make, list[str]]] = {
     "pointers of git-lfs": (
         MGM,
         lfs_pointers,
-        ["is a web page or a git-lfs pointer, not weights; delete it and download the file"],
+        ["is a git-lfs pointer to a file of 4,977,190,000 bytes, not the file; run git lfs pull"],
     ),
-    "pickled pointers": (STABLELM, lfs_pointers, ["pytorch_model-00001-of-00003.bin is a web page or a git-lfs"]),
-    "zero bytes": (MGM, zero_bytes, ["model-00001-of-00003.safetensors (0 bytes) is no safetensors file; delete it"]),
-    "pickles of zero bytes": (STABLELM, zero_bytes, ["(0 bytes) is no PyTorch checkpoint, or truncated or damaged"]),
+    "pickled pointers": (STABLELM, lfs_pointers, ["pytorch_model-00001-of-00003.bin is a git-lfs pointer to a file"]),
+    "zero bytes": (MGM, zero_bytes, ["model-00001-of-00003.safetensors is empty; delete it and download it again."]),
+    "pickles of zero bytes": (
+        STABLELM,
+        zero_bytes,
+        ["pytorch_model-00001-of-00003.bin is empty; delete it and download it again."],
+    ),
     "a cut shard": (PHI, cut, ["has 415,604 bytes, but its header promises 415,704; delete it and download it again."]),
     "a cut pickle": (STABLELM, cut, ["(443,983 bytes) is no PyTorch checkpoint, or truncated or damaged; delete it"]),
     "a header of exabytes": (
@@ -141,7 +145,9 @@ def test_what_is_said(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     golden, make, said = FOLDERS[name]
-    monkeypatch.setattr("models.tensors.reading.TensorReader.__init__", lambda *_, **__: pytest.fail("values are read"))
+    monkeypatch.setattr(
+        "models.tensors.tensor_reader.TensorReader.__init__", lambda *_, **__: pytest.fail("values are read")
+    )
     case = Path(shutil.copytree(GOLDENS / golden, tmp_path / "case"))
     make(case, case / LLM[golden])
     status = main(["verify", str(case / "config.yaml")])

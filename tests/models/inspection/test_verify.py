@@ -138,7 +138,7 @@ WRONG: dict[str, tuple[str, Edit, list[str]]] = {
     "git-lfs pointer": (
         "eva_vit_g.pth",
         lambda p: p.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\n"),
-        ["eva_vit_g.pth is a web page or a git-lfs pointer"],
+        ["eva_vit_g.pth is a git-lfs pointer, not the file; run git lfs pull"],
     ),
     "web page": (STAGE4, lambda p: p.write_text("<!DOCTYPE html><html>"), ["is a web page"]),
     "pickled model": (

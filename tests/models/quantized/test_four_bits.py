@@ -10,7 +10,7 @@ from torch import Tensor
 from models.quantized import four_bits
 from models.quantized.eight_bits import has_exact_integers
 from models.quantized.four_bits import BLOCK, FourBitLinear
-from models.tensors.four_bits import quantize
+from models.tensors.bnb_nf4 import quantize
 
 with_fused = pytest.mark.skipif(not has_avx512bf16(), reason="bitsandbytes has no 4-bit product for this CPU")
 

@@ -18,7 +18,7 @@ from models.family_config import FamilyConfig
 from models.files.released import ReleasedFiles
 from models.loader import check_parts
 from models.tensors.origins import Origin, made_from, origin_of, recorded
-from models.tensors.reading import TensorReader
+from models.tensors.tensor_reader import TensorReader
 from models.tensors.weights import Part, Tensors, read_tensors
 from tests.paths import GOLDENS
 

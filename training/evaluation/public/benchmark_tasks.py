@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from training.data.annotations import Annotations, DataError, Item
+from training.data.annotations import Annotation, Annotations, DataError
 from training.data.readers import picture_named
 from training.evaluation.public import cider, scores
 
@@ -63,7 +63,7 @@ def short_answer(question: str, knows_tasks: bool) -> str:
     return f"{question}\nAnswer the question using a single word or phrase."
 
 
-def read_lines(path: Path) -> list[Item]:
+def read_lines(path: Path) -> list[Annotation]:
     """A JSON-lines file. Raises DataError with file and line."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
@@ -74,7 +74,7 @@ def read_lines(path: Path) -> list[Item]:
         if line.strip():
             where = f"{path}, line {number}"
             try:
-                items.append(Item(json.loads(line), lambda where=where: where))  # type: ignore[misc]  # bound early
+                items.append(Annotation(json.loads(line), lambda where=where: where))  # type: ignore[misc]  # bound early
             except (ValueError, RecursionError) as error:
                 raise DataError(f"{where}: not valid JSON.") from error
     return items

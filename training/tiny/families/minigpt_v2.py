@@ -207,11 +207,11 @@ class MiniGPTv2(LlamaFamily):
         return model, TrainingHeads(TOWER.width, DECODER.width, model.num_patches)
 
     def train(self) -> TinyModel:
-        """What other families begin with: all stages but the last. What the work folder has of them stays as it is."""
+        """Train all stages but the last, whose weights other families start from; those in the work folder are read."""
         return self._train()[0]
 
     def refine(self) -> TinyModel:
-        """All stages."""
+        """Train all stages, the last one included."""
         model, heads = self._train()
         self.run(model, heads, self.rows, REFINED, self.work / "minigpt_v2_refined.pt")
         return model

@@ -100,7 +100,6 @@
 
   // Called by gradio whenever the text box changes, by hand or from Python.
   function questionChanged(value) {
-    window.minivlm.keepTyped(value || {});
     window.minivlm.keepDraft(value);
     if (value?.text) window.minivlm.outdateRefusal();
     else window.minivlm.sent();
@@ -109,7 +108,6 @@
     if (now !== paths) {
       paths = now;
       window.minivlm.outdate("files");
-      window.minivlm.filesSent();
       tell("attach");
     }
   }

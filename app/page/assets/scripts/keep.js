@@ -74,5 +74,7 @@
   document.addEventListener("DOMContentLoaded", showTheme);
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => setTimeout(showTheme));
 
-  Object.assign(page, { keepChoice, keptChoice, keptKey, keepKey, keepAttempt, keepDraft, keptDraft, keepSettings, keptSettings, showTheme, switchTheme });
+  Object.assign(page, {
+    NOTHING, keepChoice, keptChoice, keptKey, keepKey, keepAttempt, keepDraft, keptDraft, keepSettings, keptSettings, showTheme, switchTheme,
+  });
 })();

@@ -2,8 +2,6 @@
 (() => {
   const page = window.minivlm;
   let pending = null;
-  let isReading = false; // the server, the files in the text box
-  let meanwhile = null; // what was typed since it began to
   let before = "";
 
   function node(name, text = "") {
@@ -16,14 +14,12 @@
     pending = null;
   }
 
-  // Called when the text box is sent.
-  function sending() {
-    meanwhile = null; // what comes now is the answer to it
+  // Called when the text box is sent, or another text in its place.
+  function sending(text = document.querySelector("#mv-question textarea").value.trim()) {
     page.attempt();
     page.outdate("send");
     page.outdateRefusal();
-    const thumbnails = document.querySelectorAll("#mv-question .thumbnail-item img");
-    pend(document.querySelector("#mv-question textarea").value.trim(), thumbnails);
+    pend(text, document.querySelectorAll("#mv-question .thumbnail-item img"));
   }
 
   // Shows a question with its pictures, until the server has drawn something.
@@ -68,43 +64,5 @@
     new MutationObserver(look).observe(document.querySelector("#mv-notice"), changes);
   }
 
-  // The text box for the task whose button was pressed: what was typed stays, stock prompts of other tasks do not.
-  function withTask(value) {
-    const index = page.pressedTask;
-    page.outdateRefusal();
-    const tasks = page.tasks();
-    const part = (text) => {
-      const task = tasks.find((one) => one.identifier && text.trimStart().toLowerCase().startsWith(one.identifier.toLowerCase()));
-      return text.trim().slice(task?.identifier.length ?? 0).trim();
-    };
-    const typed = part(value.text);
-    const isStock = !typed || tasks.some((other) => part(other.prompt) === typed);
-    const text = isStock ? tasks[index].prompt : `${tasks[index].identifier} ${typed}`.trimStart();
-    meanwhile = null;
-    return { ...value, text };
-  }
-
-  // While the server reads the files, people type on; its answer brings the text of before along.
-  document.addEventListener("input", (event) => {
-    if (isReading && event.target.matches?.("#mv-question textarea")) meanwhile = event.target.value;
-  });
-
-  function filesSent() {
-    isReading = true;
-    meanwhile = null;
-  }
-
-  function filesRead() {
-    setTimeout(() => (isReading = false), 100); // what the answer brought is drawn by then
-  }
-
-  // Called with what the text box has become.
-  function keepTyped(value) {
-    if (!isReading || meanwhile === null || value.text === meanwhile) return;
-    const box = document.querySelector("#mv-question textarea");
-    Object.getOwnPropertyDescriptor(HTMLTextAreaElement.prototype, "value").set.call(box, meanwhile);
-    box.dispatchEvent(new Event("input", { bubbles: true }));
-  }
-
-  Object.assign(page, { isSending: () => pending !== null, sending, sent: drop, watchForAnswer, withTask, filesSent, filesRead, keepTyped });
+  Object.assign(page, { isSending: () => pending !== null, sending, sent: drop, watchForAnswer });
 })();

@@ -8,7 +8,7 @@ from typing import Any
 
 from fastapi.testclient import TestClient
 
-from app.api.application import make_api
+from app.api.api_application import make_api
 from app.api.library_models import LibraryModels
 from app.api.metrics import as_text
 from app.api.openai.routes import Service

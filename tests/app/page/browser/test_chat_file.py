@@ -215,6 +215,12 @@ def test_half_a_character_does_not_end_a_conversation(server: Server, quiet_page
     ask(page, "and now?")
     done(page, 2)
     assert server.model.seen[-1][0].text == "half \ufffd end"
+    expect(question(page)).to_have_value("")
+    question(page).evaluate("(node) => { node.value = 'draft \\ud83d'; node.dispatchEvent(new Event('input')); }")
+    page.get_by_role("button", name="Edit this question").first.click()
+    expect(question(page)).to_have_value("half \ufffd end")
+    page.get_by_role("button", name="Cancel").click()
+    expect(question(page)).to_have_value("draft \ufffd")
 
 
 def test_saved_files_are_named_after_what_they_show(server: Server, quiet_page: Page, scene_file: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, expect
 
-from app.remote.config import remote_config
+from app.remote.remote_config import remote_config
 from app.remote.remote_model import RemoteModel
 from app.remote.served_elsewhere import find_served
 from tests.app.api.serving import serve_api

@@ -16,8 +16,8 @@ from tests.training.tiny_stages import GOLDENS, draw_pictures, write_json
 from training.data.annotations import DataError
 from training.evaluation import scene_accuracy as evaluate
 from training.evaluation.public import cider, scores
+from training.evaluation.public.benchmark_run import choice_answerer, run_benchmark
 from training.evaluation.public.benchmark_tasks import BENCHMARKS, Files
-from training.evaluation.public.run import choice_answerer, run_benchmark
 from training.scenes.samples import Sample
 
 RECORDED = json.loads((DATA / "text_and_schedule.json").read_text())

@@ -1,7 +1,6 @@
 // What can be done with a box that was drawn on the stage: the entries of the small menu beside it.
 (() => {
   const minivlm = (window.minivlm ??= {});
-  const RESTORE_FOR = 30000; // milliseconds in which a question is taken, or not
 
   const field = () => document.querySelector("#mv-question textarea");
   const tasks = () => JSON.parse(document.querySelector("#mv-tasks [data-tasks]").dataset.tasks);
@@ -18,20 +17,10 @@
     field().dispatchEvent(new Event("input", { bubbles: true }));
   }
 
-  // Send a question in place of the one that is being typed, which comes back once this one has been taken.
+  // Send a question in place of the one that is being typed, which stays.
   function ask(text) {
-    const draft = field().value;
-    setQuestion(text);
-    requestAnimationFrame(() => {
-      send();
-      if (!draft.trim()) return;
-      const timer = setInterval(() => {
-        if (field()?.value !== "") return;
-        clearInterval(timer);
-        setQuestion(draft);
-      }, 100);
-      setTimeout(() => clearInterval(timer), RESTORE_FOR);
-    });
+    minivlm.sending(text);
+    minivlm.tell("ask_text", { text });
   }
 
   // `isCurrent`: the next question is about the picture on the stage, so that its boxes mean something in the text.

@@ -1,0 +1,78 @@
+"""One request on its way through the layer: who sent it, its body, and what the layer reads of the answer to it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from urllib.parse import parse_qs
+
+from starlette.types import Message, Receive, Scope, Send
+
+from app.limits.addresses import header
+from app.limits.bodies import LimitedBody, check_length
+from app.limits.gradio_app import cookies_of
+from app.limits.policy import MIB, Limits
+from app.limits.refusal import Refused
+from app.limits.route_kinds import Kind, RouteMatch
+
+CAPTURED_BYTES = 1 * MIB  # of an answer that the layer reads along: names of uploads or of a call
+
+
+class GuardedRequest:
+    """One request on its way through the layer."""
+
+    def __init__(self, scope: Scope, client: str, receive: Receive) -> None:
+        self.scope = scope
+        self.client = client
+        self.raw_receive = self.receive = receive
+        self.route = RouteMatch(Kind.STATIC)
+        self.headers: list[tuple[bytes, bytes]] = []  # that the answer gets
+        self.send: Send | None = None
+        self.body: LimitedBody | None = None
+        self.on_answer: Callable[[int, bytes], None] | None = None  # hears status and body of the answer
+        self.on_status: Callable[[int], None] | None = None
+        self._status, self._captured = 0, b""
+        self.cookies = cookies_of(header(scope, b"cookie"))
+
+    @property
+    def refused(self) -> Refused | None:
+        """Why its body was not read on, should the program behind have taken that for an error of its own."""
+        return self.body.refused if self.body is not None else None
+
+    @property
+    def has_unread_body(self) -> bool:
+        """Whether its sender may still be sending."""
+        if self.body is not None:
+            return not self.body.is_complete
+        return (
+            header(self.scope, b"transfer-encoding") is not None
+            or (header(self.scope, b"content-length") or "0") != "0"
+        )
+
+    async def watched_send(self, message: Message) -> None:
+        """Send the answer; what it says is given to `on_answer` at its end."""
+        assert self.send is not None
+        if self.on_status is not None and message["type"] == "http.response.start":
+            self.on_status(message["status"])
+        if self.on_answer is not None:
+            if message["type"] == "http.response.start":
+                self._status = message["status"]
+            elif len(self._captured) < CAPTURED_BYTES:
+                self._captured += message.get("body", b"")
+                if not message.get("more_body", False):
+                    self.on_answer(self._status, self._captured)
+        await self.send(message)
+
+    def limited(self, limits: Limits, size: int, count: Callable[[bytes], None]) -> LimitedBody:
+        """Read the body within limits from here on. Raises Refused for an announced length over the limit."""
+        check_length(self.scope, size)
+        self.body = LimitedBody(self.raw_receive, limits, size, count)
+        self.receive = self.body
+        return self.body
+
+    def uncompressed(self) -> None:
+        """Ask for an answer that can be read along."""
+        self.scope["headers"] = [item for item in self.scope["headers"] if item[0] != b"accept-encoding"]
+
+    def parameter(self, name: str) -> str:
+        """A value of the query string, empty where it is missing."""
+        return parse_qs(self.scope["query_string"].decode("latin-1"), max_num_fields=16).get(name, [""])[0]

@@ -1,0 +1,86 @@
+"""The files in the text box: which are pictures, and what the page shows of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from app.chat.encoding import well_formed
+from app.chat.pictures import STORE, Picture, check_beginning
+from app.chat.questions import check_number_of_images
+from app.page.page_state import PageState
+from app.page.question.scratch import ScratchFolder
+from models.errors import ImageError, MiniVLMError, RequestError
+from models.model_info import ModelInfo
+
+
+@dataclass(frozen=True)
+class Attached:
+    """What came of the files: those that become another file in the text box, or None for those that don't stay there;
+    the pictures of the others (None if none was decoded because there are too many); why one does not stay; and whether
+    the pictures are others than before."""
+
+    renamed: dict[str, str | None]
+    pictures: list[Picture] | None
+    problem: MiniVLMError | None
+    is_new: bool
+
+
+class Attachments:
+    """`scratch` takes the files that are written for the page."""
+
+    def __init__(self, scratch: ScratchFolder) -> None:
+        self.scratch = scratch
+
+    def take(self, page: PageState, files: Sequence[str], info: ModelInfo) -> Attached:
+        """Read the files for the next question; none before it is clear that they are not too many for the model."""
+        before = list(page.attached.values())  # holds the pictures while their files get other names
+        good, problem = _beginning_as_pictures(files)
+        try:
+            check_number_of_images(len(good), info)
+        except RequestError as error:
+            page.attach([])
+            return Attached(dict.fromkeys(set(files) - set(good)), None, problem or error, is_new=True)
+        for path in list(good):
+            try:
+                page.attach([*page.attached, path])
+            except ImageError as error:
+                good.remove(path)
+                problem = error
+        pictures = page.attach(good)
+        is_new = {id(picture.image) for picture in before} != {id(picture.image) for picture in pictures}
+        shown: dict[str, str | None] = dict.fromkeys(files)
+        shown.update((path, self.file_of(picture)) for path, picture in zip(good, pictures, strict=True))
+        others = {before: file for before, file in shown.items() if file != before}
+        return Attached(others, pictures, problem, is_new)
+
+    def file_of(self, picture: Picture) -> str:
+        """A file with the picture for the text box: the one it came from, or a new one if browsers can't show that."""
+        if picture.path is not None and picture.is_web_file and picture.path.is_file():
+            return str(picture.path)
+        file = self.scratch.save(picture.image)
+        STORE.remember(picture, file)
+        return str(file)
+
+
+def _beginning_as_pictures(paths: Sequence[str]) -> tuple[list[str], MiniVLMError | None]:
+    """The files that begin as pictures do, and why another one was left out."""
+    good, problem = [], None
+    for path in paths:
+        try:
+            check_beginning(path)
+            good.append(path)
+        except ImageError as error:
+            problem = error
+    return good, problem
+
+
+def draft_of(value: dict[str, Any]) -> dict[str, Any] | None:
+    """What the text box holds, to be put back later; None if that is nothing."""
+    return {**value, "text": well_formed(value["text"])} if is_filled(value) else None
+
+
+def is_filled(value: dict[str, Any]) -> bool:
+    """Whether the text box, whose value this is, holds anything."""
+    return bool(value["text"].strip() or value["files"])
