@@ -129,7 +129,11 @@ def test_a_running_request_holds_pages_until_it_is_finished(loop: GenerationLoop
 
 def test_more_requests_than_places_wait_in_the_loop(loop: GenerationLoop, llama: ScriptedLlama) -> None:
     steps = threading.Semaphore(0)
-    llama.on_forward = lambda: steps.acquire(timeout=SECONDS)
+
+    def wait() -> None:
+        steps.acquire(timeout=SECONDS)
+
+    llama.on_forward = wait
     tickets = [loop.submit([*PROMPT, 80 + number], SHORT) for number in range(5)]
     assert len({ticket.request_id for ticket in tickets}) == 5
     assert (loop.num_known, loop.num_active) == (5, 5)  # on their way to the loop, all but the first
