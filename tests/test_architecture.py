@@ -75,6 +75,19 @@ STAND_TWICE = {
     "quantization": "a benchmark has the name of what it measures",
 }
 
+# Folders of tests that mirror none of the program: each is about a topic of many modules, or holds helpers.
+TOPICS = {
+    *(
+        "app/page/browser",
+        "app/page/browser/stage",
+        "app/page/gallery",
+        "engine/batching/faults",
+        "models/layouts",
+        "deploy",
+    ),
+    *("fuzz", "on_gpu", "pretended_gpu", "ready_python", "sixth_family", "zero_gpu"),
+}
+
 
 each_source = pytest.mark.parametrize("path", source_files(), ids=relative)
 each_program = pytest.mark.parametrize("path", program_files(), ids=relative)
@@ -256,6 +269,11 @@ def test_a_name_means_one_thing() -> None:
     twice = {name: sorted(places) for name, places in found.items() if len(places) > 1}
     assert {name: places for name, places in twice.items() if name not in STAND_TWICE} == {}
     assert STAND_TWICE.keys() <= twice.keys(), "a name stands once only: take it off the list"
+
+
+def test_folders_of_tests_are_those_of_the_program() -> None:
+    folders = {path.parent.relative_to(ROOT / "tests").as_posix() for path in (ROOT / "tests").rglob("*.py")} - {"."}
+    assert {folder for folder in folders if not list((ROOT / folder).glob("*.py"))} == TOPICS
 
 
 def test_the_command_line_stays_small() -> None:

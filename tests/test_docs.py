@@ -25,7 +25,8 @@ FOLDERS = (*PROGRAM, "checkpoints", "docs", "eval_configs", "tests")
 # Options of other people's programs that the documents name.
 FOREIGN_OPTIONS = {
     *("--extra-index-url", "--logdir", "--multi_gpu", "--nnodes", "--nproc-per-node", "--num_processes"),
-    *("--base-url", "--extra-body", "--key"),
+    *("--num_machines", "--machine_rank", "--main_process_ip", "--main_process_port", "--rdzv-backend", "--standalone"),
+    *("--max-restarts", "--base-url", "--extra-body", "--key"),
     *("--profile", "--repo-type", "--rdzv-endpoint", "--data", "--model", "--model_args", "--tasks"),
 }
 

@@ -28,6 +28,7 @@ from models.files.mapped import FileWatch, copy_weights, mapped_bytes, mapped_fi
 from models.files.released import ReleasedFiles
 from models.loader import build_model, num_weights, parts_of
 from models.memory.sizes import HEADROOM, weight_bytes
+from models.prompt import PromptFormat
 from models.tensors.freed import give_back_freed_memory
 from models.vision_language_model import VisionLanguageModel
 
@@ -89,7 +90,9 @@ class EngineLoader(Loader):
         running.enter_context(engine)
         files = mapped_files(model)  # now, as the engine lays some weights out anew in memory
         mapped = mapped_bytes(model)
-        return LoadedEngine(engine, running, FileWatch(files), num_bytes=weights, num_mapped=mapped)
+        return LoadedEngine(
+            engine, running, FileWatch(files), num_bytes=weights, num_mapped=mapped, prompt_format=model.prompt_format
+        )
 
     def used_bytes(self) -> int:
         """Of the GPU where there is one, else of this process."""
@@ -121,12 +124,14 @@ class LoadedEngine(Loaded):
         *,
         num_bytes: int,
         num_mapped: int,
+        prompt_format: PromptFormat,
     ) -> None:
         self._engine: ChatEngine | ZeroGpuEngine | None = engine
         self._running = running
         self._watch = watch
         self.model = with_extras(engine)
         self.num_bytes, self.num_mapped = num_bytes, num_mapped
+        self.prompt_format = prompt_format
         self.created = int(time.time())
 
     def stats(self) -> EngineStats:

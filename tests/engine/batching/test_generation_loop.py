@@ -82,7 +82,7 @@ def test_before_the_start_nothing_is_there(loop: GenerationLoop, llama: Scripted
         0,
     )
     assert loop.page_bytes == PAGE * kv_bytes_per_token(llama)
-    assert loop.copy_bytes % kv_bytes_per_token(llama) == 0
+    assert loop.copy_bytes == loop._copy_tokens * kv_bytes_per_token(llama) > 0
 
 
 @torch.inference_mode()
@@ -127,10 +127,20 @@ def test_a_running_request_holds_pages_until_it_is_finished(loop: GenerationLoop
     assert eventually(lambda: (loop.num_active, loop.pages()[0]) == (0, 0))
 
 
-def test_more_requests_than_places_wait_in_the_loop(loop: GenerationLoop) -> None:
+def test_more_requests_than_places_wait_in_the_loop(loop: GenerationLoop, llama: ScriptedLlama) -> None:
+    steps = threading.Semaphore(0)
+
+    def wait() -> None:
+        steps.acquire(timeout=SECONDS)
+
+    llama.on_forward = wait
     tickets = [loop.submit([*PROMPT, 80 + number], SHORT) for number in range(5)]
     assert len({ticket.request_id for ticket in tickets}) == 5
-    assert loop.num_known == 5
+    assert (loop.num_known, loop.num_active) == (5, 5)  # on their way to the loop, all but the first
+    steps.release()
+    assert eventually(lambda: loop._running_manager().input_queue.empty())
+    assert (loop.num_known, loop.num_active) == (5, 5)  # some in the batch, the others behind it
+    steps.release(1000)
     assert all(len(generated(loop, ticket)) in range(1, 7) for ticket in tickets)
     assert loop.num_known == 0
 
@@ -178,6 +188,7 @@ def test_a_restart_empties_the_prefix_cache(loop: GenerationLoop) -> None:
     assert eventually(lambda: loop.pages()[1] > 0)
     loop.restart()
     assert loop.pages()[:2] == (0, 0)
+    assert loop.pages()[2] > 0  # it runs
     assert loop.num_restarts == 0  # nothing went wrong
     assert generated(loop, loop.submit(PROMPT, SHORT))
 
