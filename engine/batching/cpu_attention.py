@@ -46,18 +46,11 @@ class QuickKeys(Tensor):
         return result
 
 
-def quick(keys: Tensor, bounds: Bounds = (), *, num_queries: int = 1, values: Tensor | None = None) -> Tensor:
-    """The same keys; on a CPU as QuickKeys where that is quicker. `bounds`: of each request, if there are several.
-
-    A mask does not hide NaN, as 0 times NaN is NaN: where the keys of several requests, or their `values`, hold one,
-    each is computed by itself, so that the others go on.
-    """
+def quick(keys: Tensor, bounds: Bounds = (), *, num_queries: int = 1) -> Tensor:
+    """The same keys; on a CPU as QuickKeys where that is quicker. `bounds`: of each request, if there are several."""
     if keys.device.type != "cpu":
         return keys
-    has_many = len(bounds) > 1 and (
-        keys.numel() * num_queries >= _MANY_PRODUCTS
-        or not all(bool(side.sum().isfinite()) for side in (keys, values) if side is not None)
-    )
+    has_many = len(bounds) > 1 and keys.numel() * num_queries >= _MANY_PRODUCTS
     if not has_many and keys.dtype != torch.bfloat16:
         return keys
     quick_keys = keys.as_subclass(QuickKeys)

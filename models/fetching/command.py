@@ -15,7 +15,7 @@ def download_for(
 ) -> None:
     """Report the plan of a YAML, then fetch what is missing. Raises MiniVLMError with one line."""
     plan = make_plan(load_config(path, overrides))
-    for line in plan.lines():
+    for line in plan.lines(with_problems=dry_run):
         report(line)
     if not dry_run:
         fetch(plan, report=report)

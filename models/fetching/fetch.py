@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from huggingface_hub.utils import tqdm
@@ -12,8 +13,9 @@ from models.fetching.checkpoints import CHECKPOINTS_DIR
 from models.fetching.hashes import HashLedger, git_blob_hash
 from models.fetching.plan import Item, Plan
 from models.fetching.repository import Repository, fetch_repository
+from models.fetching.sources import Sources
 from models.fetching.table import ReleasedFile
-from models.fetching.transfer import OnBytes, download
+from models.fetching.transfer import OnBytes
 from models.fetching.web import WebError, explain
 
 Report = Callable[[str], None]
@@ -26,44 +28,61 @@ def fetch(plan: Plan, *, report: Report = print, on_bytes: OnBytes | None = None
     bar of the caller's own; without it there is one on stderr.
     """
     plan.check_room()
-    problems: list[str] = []
+    problems, notes = list[str](), list[str]()
     ledger = HashLedger(CHECKPOINTS_DIR / ".hashes.json")
     total = sum(item.missing_bytes for item in plan.items)
     with _bar(total, "Fetching", shown=bool(total) and on_bytes is None) as bar:
-        for item in plan.items:
-            if item.state == "to fetch":
-                try:
-                    _fetch_item(item, ledger, on_bytes or bar.update)
-                except WebError as error:
-                    problems.append(explain(error, what=item.value, page=_page(item)))
-                except MiniVLMError as error:
-                    problems.append(str(error))
-    unknown = sum(path.stat().st_size for item in plan.items for path in _large(item) if ledger.known(path) is None)
+        items = [_fetched(item, ledger, on_bytes or bar.update, problems, notes) for item in plan.items]
+    unknown = sum(path.stat().st_size for item in items for path in _large(item) if ledger.known(path) is None)
     with _bar(unknown, "Checking", shown=unknown > 2**28 and on_bytes is None) as bar:
-        for item in plan.items:
-            for line in _differences(item, ledger, bar.update):
-                report(f"note: {line}")
-    if len(plan.missing) == 1:
-        problems.append(plan.missing[0].problem)
-    elif plan.missing:
-        names = ", ".join(item.value for item in plan.missing)
-        problems.append(f"{names} can't be fetched; the plan above says why.")
+        for item in items:
+            notes += _differences(item, ledger, bar.update)
+    for line in notes:
+        report(f"note: {line}")
+    problems += _grouped(plan.missing)
     if problems:
         raise DownloadFailed(f"{plan.name} is not complete: {' '.join(problems)}")
+
+
+def _grouped(missing: Sequence[Item]) -> list[str]:
+    """The problems of what can't be fetched; one that several share is said once, of all of them."""
+    names: dict[str, list[str]] = {}
+    for item in missing:
+        names.setdefault(item.problem.removeprefix(item.value), []).append(item.value)
+    return [f"{', '.join(values)}{'' if rest[:1] in ' :' else ': '}{rest}" for rest, values in names.items()]
 
 
 def _bar(total: int, what: str, *, shown: bool) -> tqdm:
     return tqdm(total=total, desc=what, unit="B", unit_scale=True, unit_divisor=1024, disable=not shown, leave=True)
 
 
-def _fetch_item(item: Item, ledger: HashLedger, on_bytes: OnBytes) -> None:
+def _fetched(item: Item, ledger: HashLedger, on_bytes: OnBytes, problems: list[str], notes: list[str]) -> Item:
+    """The item, with the address that has served it; what went wrong is added to `problems`, the rest to `notes`."""
+    if item.state != "to fetch":
+        return item
+    try:
+        return _fetch_item(item, ledger, on_bytes, notes)
+    except WebError as error:
+        problems.append(explain(error, what=item.value, page=_page(item)))
+    except MiniVLMError as error:
+        problems.append(str(error))
+    return item
+
+
+def _fetch_item(item: Item, ledger: HashLedger, on_bytes: OnBytes, notes: list[str]) -> Item:
     if item.repository is not None:
         fetched = fetch_repository(item.repository, on_bytes=on_bytes)
         for file in item.repository.files:
             if file.name in fetched:
                 ledger.remember(item.repository.place(file), fetched[file.name])
     elif item.remote is not None:
-        ledger.remember(item.path, download(item.remote, item.path, on_bytes=on_bytes))
+        sources = Sources(item.remote, item.others, item.released, item.value)
+        served, found = sources.fetch(item.path, on_bytes)
+        ledger.remember(item.path, found)
+        if sources.problems:
+            notes.append(f"{item.path} came from {served.url}. Before that: {' '.join(sources.problems)}")
+        return replace(item, remote=served)
+    return item
 
 
 def _page(item: Item) -> str:

@@ -15,9 +15,10 @@ from models.errors import DownloadFailed
 from models.family_config import FamilyConfig
 from models.fetching.checkpoints import CHECKPOINTS_DIR, NeededFile, is_placeholder, meant, needed_files
 from models.fetching.repository import Repository, cached_folder, list_repository
-from models.fetching.table import HubFile, ReleasedFile, find_released, remark_on, terms_of
+from models.fetching.sources import remote_of
+from models.fetching.table import Address, HubFile, ReleasedFile, find_released, remark_on, terms_of
 from models.fetching.transfer import existing_folder, part_size
-from models.fetching.web import RemoteFile, WebError, explain, look_up, page_of, uses_mirror
+from models.fetching.web import RemoteFile, WebError, explain, page_of, uses_mirror
 
 State = Literal["here", "to fetch", "missing"]
 
@@ -27,7 +28,8 @@ class Item:
     """One file or repository that a key names. `problem` says why a missing one can't be fetched.
 
     `path` is where it is or will be; `released` is its row of the table, `remote` or `repository` what a server says
-    about it. Sizes are in bytes: of all that is needed, and of what has not come yet.
+    about it, `others` are addresses that were not asked. Sizes are in bytes: of all that is needed, and of what has not
+    come yet.
     """
 
     key: str
@@ -36,6 +38,7 @@ class Item:
     path: Path
     released: ReleasedFile | None = None
     remote: RemoteFile | None = None
+    others: tuple[Address, ...] = ()
     repository: Repository | None = None
     terms: str = ""
     accept_at: str = ""
@@ -78,8 +81,11 @@ class Plan:
         """What can't be fetched, each with its problem."""
         return [item for item in self.items if item.state == "missing"]
 
-    def lines(self) -> Iterator[str]:
-        """The plan as text: every file with its state, the terms, and how much is to come."""
+    def lines(self, *, with_problems: bool = True) -> Iterator[str]:
+        """The plan as text: every file with its state, the terms, and how much is to come.
+
+        Without problems where they are told at the end of the download, which is then not the second time.
+        """
         yield f"{self.name} needs:"
         for item in self.items:
             size = gib(item.size) if item.size else ""
@@ -90,7 +96,7 @@ class Plan:
                 yield f"{'':10}  to   {item.path}"
             if item.remark:
                 yield f"{'':10}  note: {item.remark}"
-            if item.problem:
+            if item.problem and with_problems:
                 yield f"{'':10}  {item.problem}"
         for terms, (values, page) in self._terms().items():
             yield f"Terms: {terms} ({', '.join(values)})" + (f"; to be accepted at {page}" if page else "")
@@ -163,14 +169,14 @@ def _released_item(item: Item, released: ReleasedFile) -> Item:
         addresses = tuple(sorted(addresses, key=lambda address: not isinstance(address, HubFile)))
     by_hand = f"Get {released.by_hand} with a browser, and put it at {item.path}." if released.by_hand else ""
     problems = []
-    for address in addresses:
+    for number, address in enumerate(addresses, 1):
         try:
-            remote = look_up(address)
+            remote = remote_of(released, address)
         except WebError as error:
             problems.append(explain(error, what=item.value, page=page_of(address)))
         else:
-            # A server without hashes may still send damaged bytes, which the table's hash finds.
-            return replace(item, state="to fetch", remote=replace(remote, sha256=remote.sha256 or released.sha256))
+            remark = f"{' '.join(problems)} So the next address is taken" if problems else ""
+            return replace(item, state="to fetch", remote=remote, others=addresses[number:], remark=remark)
     others = f" {len(problems) - 1} other addresses fail as well." if len(problems) > 1 else ""
     return replace(item, problem=f"{''.join(problems[:1])}{others} {by_hand}".strip())
 

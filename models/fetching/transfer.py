@@ -61,26 +61,33 @@ def download(file: RemoteFile, target: Path, *, on_bytes: OnBytes = lambda _: No
     is given its sha256, says so. Raises one of `WebError` or DownloadFailed when it can't go on; what has come stays.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    with WeakFileLock(lock or target.with_name(f"{target.name}.lock")):
-        if target.is_file() and file.size in (None, _size(target)):  # from the process that was waited for
-            on_bytes(target.stat().st_size)
-            return sha256_of(target)
-        part = _beside(target, ".part")
-        found = _complete(file, part, on_bytes)
-        if file.sha256 is not None and found != file.sha256:
-            on_bytes(-part.stat().st_size)
+    with WeakFileLock(lock or _beside(target, ".lock")):
+        try:
+            return _fetched(file, target, on_bytes)
+        finally:
+            if lock is None:  # while it is held: who waits for it notices, and makes another
+                with contextlib.suppress(OSError):
+                    _beside(target, ".lock").unlink()
+
+
+def _fetched(file: RemoteFile, target: Path, on_bytes: OnBytes) -> str:
+    """`download` for whoever has the lock."""
+    if target.is_file() and file.size in (None, _size(target)):  # from the process that was waited for
+        on_bytes(target.stat().st_size)
+        return sha256_of(target)
+    part = _beside(target, ".part")
+    found = _complete(file, part, on_bytes)
+    if file.sha256 is not None and found != file.sha256:
+        on_bytes(-part.stat().st_size)
+        _discard(part)
+        first, found = found, _complete(file, part, on_bytes)
+        if found not in (first, file.sha256):
             _discard(part)
-            first, found = found, _complete(file, part, on_bytes)
-            if found not in (first, file.sha256):
-                _discard(part)
-                raise DownloadFailed(f"{file.url}: other bytes came each time; is the connection or the disk damaged?")
-        with part.open("rb+") as whole:
-            os.fsync(whole.fileno())
-        part.replace(target)
-        _beside(part, ".json").unlink(missing_ok=True)
-    if lock is None:
-        with contextlib.suppress(OSError):
-            target.with_name(f"{target.name}.lock").unlink()
+            raise DownloadFailed(f"{file.url}: other bytes came each time; is the connection or the disk damaged?")
+    with part.open("rb+") as whole:
+        os.fsync(whole.fileno())
+    part.replace(target)
+    _beside(part, ".json").unlink(missing_ok=True)
     return found
 
 
@@ -138,7 +145,8 @@ def _append(file: RemoteFile, part: Path, on_bytes: OnBytes) -> None:
     headers = dict(file.headers)
     if here:
         headers["range"] = f"bytes={here}-"
-        if before is not None and before.strong_etag:
+        # Another server's ETag says nothing here; the sha256, which both have, does at the end.
+        if before is not None and before.url == file.url and before.strong_etag:
             headers["if-range"] = before.strong_etag
     with get_session().stream(
         "GET", file.url, headers=headers, follow_redirects=True, timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT

@@ -13,6 +13,7 @@ from models.family_config import FamilyConfig
 from models.fetching.checkpoints import find_named, find_near, resolve, resolve_base
 from models.files.adapters import adapter_values, is_adapter_folder, read_lora, trained_in_full
 from models.files.json_file import json_values
+from models.files.rope import one_rope
 from models.tensors.foreign import already_quantized, packed_by
 from models.tensors.module_config import as_config_error
 from models.tensors.state_dicts import load_pickle
@@ -88,14 +89,15 @@ class ReleasedFiles:
     def config_values(self, key: str) -> dict[str, Any]:
         """What the folder's config.json says; an adapter's own says what its training had otherwise.
 
-        Raises CheckpointMismatch for weights that another program has quantized.
+        Raises CheckpointMismatch for weights that another program has quantized, and for values that contradict.
         """
         values = self.read_config(self.path(key))
         packed = values.get("quantization_config")
         if isinstance(packed, dict) and not self._config.is_converted:
             raise CheckpointMismatch(already_quantized(self.path(key), str(packed.get("quant_method"))))
         folder = self.config_folder(key)
-        return values if folder == self.path(key) else values | self.read_config(folder)
+        values = values if folder == self.path(key) else values | self.read_config(folder)
+        return one_rope(values, where=f"{folder}/config.json")
 
     def config_folder(self, key: str) -> Path:
         """The folder whose config.json has the last word."""

@@ -36,6 +36,7 @@ _MICROSOFT_RULES = (
     Rename(r"^(model\.layers\.\d+)\.mixer\.out_proj\.", r"\1.self_attn.dense."),
     Rename(r"^(model\.layers\.\d+)\.mixer\.Wqkv\.", r"\1.self_attn.Wqkv."),
 )
+_ROPE = ("rope_theta", "rope_parameters", "rope_scaling")
 _MICROSOFT_CONFIG = {
     "n_embd": "hidden_size",
     "n_head": "num_attention_heads",
@@ -79,7 +80,8 @@ def phi_config(values: dict[str, Any]) -> PhiConfig:
         renamed = {new: values[old] for old, new in _MICROSOFT_CONFIG.items() if values.get(old) is not None}
         renamed.setdefault("intermediate_size", 4 * values["n_embd"])
         head = values["n_embd"] // values["n_head"]
-        values = renamed | {"partial_rotary_factor": values["rotary_dim"] / head, "rope_theta": 10000.0}
+        rope = {key: values[key] for key in _ROPE if values.get(key) is not None}
+        values = renamed | {"partial_rotary_factor": values["rotary_dim"] / head, "rope_theta": 10000.0} | rope
     return PhiConfig.from_dict({**values, "model_type": "phi", "qk_layernorm": True, "architectures": None})
 
 

@@ -54,6 +54,50 @@ def test_a_value_that_no_release_has_is_refused(name: str, key: str, value: Any,
     assert type(error.value).__module__ == "models.errors"
 
 
+# Each family's folder with a config.json, and a name in which its older form says what the positions are turned by.
+FAMILIES = {
+    "tiny_minigpt_v2": "tiny_minigpt_v2/llama",
+    "tiny_minigpt4": "tiny_minigpt4/vicuna",
+    "tiny_tinygpt_v": "tiny_tinygpt_v/phi-2",
+    "tiny_mini_gemini": "tiny_mini_gemini",
+    "tiny_moe_llava": "tiny_moe_llava",
+}
+
+
+def changed(file: Path, **values: Any) -> None:
+    file.write_text(json.dumps({**json.loads(file.read_text()), **values}))
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_positions_that_are_said_twice_are_the_same_or_refused(name: str, tmp_path: Path) -> None:
+    """transformers 5 writes rope_parameters and takes them, whatever rope_theta or rope_scaling say beside."""
+    yaml = copied(name, tmp_path)
+    file = tmp_path / FAMILIES[name] / "config.json"
+    changed(file, rope_theta=20_000.0, rope_parameters={"rope_theta": 20_000.0, "rope_type": "default"})
+    rope = load(yaml).language_model.config.rope_parameters
+    assert rope["rope_theta"] == 20_000.0
+    changed(file, rope_theta=10_000.0)
+    with pytest.raises(CheckpointMismatch, match=r"rope_theta is 10000.0, but rope_parameters has rope_theta 20000.0"):
+        load(yaml)
+
+
+def test_scaling_beside_rope_parameters_keeps_both(tmp_path: Path) -> None:
+    yaml = copied("tiny_mini_gemini", tmp_path)
+    file = tmp_path / "tiny_mini_gemini" / "config.json"
+    values = json.loads(file.read_text())
+    values.pop("rope_theta", None)
+    stated = {"rope_theta": 20_000.0, "rope_type": "linear", "factor": 2.0}
+    file.write_text(json.dumps(values | {"rope_parameters": stated, "rope_scaling": {"type": "linear", "factor": 2.0}}))
+    rope = load(yaml).language_model.config.rope_parameters
+    assert (rope["rope_theta"], rope["rope_type"], rope["factor"]) == (20_000.0, "linear", 2.0)
+    changed(file, rope_scaling={"type": "linear", "factor": 4.0})
+    with pytest.raises(CheckpointMismatch, match=r"rope_scaling.factor is 4.0, but rope_parameters has factor 2.0"):
+        load(yaml)
+    changed(file, rope_scaling=None, rope_parameters={"full_attention": stated})
+    with pytest.raises(CheckpointMismatch, match="for each kind of layer"):
+        load(yaml)
+
+
 def test_the_layer_of_the_tower_is_honoured(tmp_path: Path) -> None:
     yaml = copied("tiny_mini_gemini", tmp_path)
     file = tmp_path / "tiny_mini_gemini" / "config.json"
