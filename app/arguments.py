@@ -36,8 +36,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--download", action="store_true", help="first fetch every file of --cfg-path that is not here")
     parser.add_argument("--version", action="version", version=f"MiniVLM Chat {version()}")
-    _add_model_arguments(parser)
-    add_serving_options(parser)
+    add_model_arguments(parser)
     add_remote_options(parser)
     _add_library_arguments(parser)
     _add_server_arguments(parser)
@@ -58,15 +57,12 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     args.cfg_path = args.cfg_paths[0]
     if len(args.cfg_paths) > 1 and (args.terminal or args.ask):
         parser.error("several --cfg-path are for the page; --terminal and --ask begin with one model")
-    args.options = [option for group in args.options or [] for option in group]
-    args.options += serving_overrides(args)
-    args.options += ["ocr=true"] * args.ocr + ["generate=true"] * args.gen
-    if args.gpu_id is not None:
-        args.device = f"cuda:{args.gpu_id}"
+    settle_model_arguments(args)
     return args
 
 
-def _add_model_arguments(parser: argparse.ArgumentParser) -> None:
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """How a model is loaded and served, for every command that does; `settle_model_arguments` makes sense of them."""
     model = parser.add_argument_group("model")
     where = model.add_mutually_exclusive_group()
     where.add_argument("--device", type=_device, metavar="D", help="cpu, mps, cuda, cuda:N or cuda:0,cuda:1")
@@ -87,13 +83,23 @@ def _add_model_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="KEY=VALUE",
         help="override keys of the YAML, for example sampling.temperature=0.2",
     )
+    add_serving_options(parser)
+
+
+def settle_model_arguments(args: argparse.Namespace) -> None:
+    """`options` becomes one list of all keys to override, `device` is filled from `--gpu-id`."""
+    args.options = [option for group in args.options or [] for option in group]
+    args.options += serving_overrides(args)
+    args.options += ["ocr=true"] * args.ocr + ["generate=true"] * args.gen
+    if args.gpu_id is not None:
+        args.device = f"cuda:{args.gpu_id}"
 
 
 def _add_library_arguments(parser: argparse.ArgumentParser) -> None:
     library = parser.add_argument_group("several models, to be chosen on the page")
     library.add_argument("--models-dir", type=Path, metavar="DIR", help="offer every YAML of this folder, too")
     library.add_argument(
-        "--max-loaded", type=_positive, metavar="N", help="models in memory at once (default: as many as fit)"
+        "--max-loaded", type=positive, metavar="N", help="models in memory at once (default: as many as fit)"
     )
     library.add_argument(
         "--allow-download", action="store_true", help="let the page fetch what a model lacks (local pages only)"
@@ -112,8 +118,7 @@ def _add_server_arguments(parser: argparse.ArgumentParser) -> None:
     host = os.environ.get("GRADIO_SERVER_NAME", "127.0.0.1")
     port = os.environ.get("GRADIO_SERVER_PORT", "7860")
     server = parser.add_argument_group("server")
-    server.add_argument("--host", default=host, help="address to listen on; 0.0.0.0 is every network (%(default)s)")
-    server.add_argument("--port", type=_count, default=port, help="port to listen on; 0 takes any (%(default)s)")
+    add_address_arguments(server, host=host, port=port)
     server.add_argument("--share", action="store_true", help="also open a public link through gradio's servers")
     server.add_argument("--auth", type=_auth, metavar="USER:PASSWORD", help="ask visitors for this name and password")
     server.add_argument("--allow-host", action="append", default=[], metavar="NAME", help="answer to this name, too")
@@ -133,14 +138,20 @@ def _add_server_arguments(parser: argparse.ArgumentParser) -> None:
     )
     server.add_argument("--root-path", metavar="PATH", help="where a reverse proxy shows the page, if not at /")
     server.add_argument(
+        "--feedback", type=Path, metavar="FILE", help="ask visitors for thumbs and votes on answers, kept in this file"
+    )
+
+
+def add_address_arguments(server: argparse._ArgumentGroup, *, host: str, port: str) -> None:
+    """Where `/v1` is, and who may ask it."""
+    server.add_argument("--host", default=host, help="address to listen on; 0.0.0.0 is every network (%(default)s)")
+    server.add_argument("--port", type=_count, default=port, help="port to listen on; 0 takes any (%(default)s)")
+    server.add_argument(
         "--api-key",
         type=_key,
         default=os.environ.get("MINIVLM_API_KEY") or None,
         metavar="KEY",
         help="ask programs for this key, and visitors too (also: the variable MINIVLM_API_KEY, which no list shows)",
-    )
-    server.add_argument(
-        "--feedback", type=Path, metavar="FILE", help="ask visitors for thumbs and votes on answers, kept in this file"
     )
     server.add_argument(
         "--allow-origin",
@@ -158,11 +169,11 @@ def _add_terminal_arguments(parser: argparse.ArgumentParser) -> None:
     kind.add_argument("--ask", type=Path, metavar="JSONL", help="answer a file of questions, one JSON line each")
     terminal.add_argument("--output", type=Path, metavar="JSONL", help="answers of --ask; goes on where it was stopped")
     terminal.add_argument("--image", type=Path, metavar="FILE", help="the image that a terminal chat begins with")
-    terminal.add_argument("--num-beams", type=_positive, default=1, metavar="N", help="beam search (default: none)")
+    terminal.add_argument("--num-beams", type=positive, default=1, metavar="N", help="beam search (default: none)")
     terminal.add_argument("--prompt-lookup", type=_count, default=0, metavar="N", help="guess N tokens ahead")
 
 
-def _positive(text: str) -> int:
+def positive(text: str) -> int:
     if (value := _count(text)) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 up")
     return value

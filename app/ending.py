@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable
 from types import FrameType
+from typing import NoReturn
 
 LOOK_SECONDS = 0.05
 
@@ -34,7 +37,7 @@ class Ending:
 
     def close_within(self, seconds: float) -> None:
         """From now on the program may take so long to end: a thread that hangs does not keep it longer."""
-        timer = threading.Timer(seconds, _leave)
+        timer = threading.Timer(seconds, leave)
         timer.daemon = True
         timer.start()
 
@@ -48,6 +51,13 @@ class Ending:
         return True
 
 
-def _leave() -> None:
+def leave() -> NoReturn:
+    """End the program with status 0, whatever its threads still compute.
+
+    Python by itself would unwind them in the middle of C++ code that may not be unwound, which aborts the program.
+    """
     atexit._run_exitfuncs()  # scratch folders go all the same
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):  # closed, or nobody reads it any more
+            stream.flush()
     os._exit(0)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -34,7 +34,7 @@ BUNDLED = "tiny_"  # what the names of the bundled models' configurations begin 
 def check_before_loading(args: argparse.Namespace) -> None:
     """Raise MiniVLMError for keys, settings, missing extras, or files of `--ask` and `--image` that can't be used."""
     for path in args.cfg_paths:
-        _check_config(path, args)
+        check_config(path, args.options, download=args.download)
     if args.models_dir is not None and not args.models_dir.is_dir():
         raise ConfigError(f"--models-dir {args.models_dir} is not a folder; give one that holds YAML files.")
     if args.max_loaded is not None and len(args.cfg_paths) > args.max_loaded:
@@ -50,18 +50,19 @@ def check_before_loading(args: argparse.Namespace) -> None:
         read_picture(args.image)
 
 
-def _check_config(path: Path, args: argparse.Namespace) -> None:
+def check_config(path: Path, options: Sequence[str], *, download: bool = False) -> None:
+    """Raise MiniVLMError for what can be told of a configuration before its weights are read; first fetch its files."""
     from app.remote.remote_config import remote_config
     from models.config import load_config
     from models.sampling_settings import check
 
-    if remote_config(path, args.options, url=None, key=None, model=None) is not None:
+    if remote_config(path, options, url=None, key=None, model=None) is not None:
         return  # a server elsewhere needs no files
-    config = load_config(path, args.options)
-    if args.download:
+    config = load_config(path, options)
+    if download:
         from models.fetching.command import download_for
 
-        download_for(path, args.options, report=lambda line: print(line, file=sys.stderr))
+        download_for(path, options, report=lambda line: print(line, file=sys.stderr))
     try:
         check(config.sampling)
     except RequestError as error:

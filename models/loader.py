@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -76,10 +76,13 @@ def build_model(
     say = report or str  # to nobody
     family = family_module(config.family, source=config.source)
     devices = pick_devices(config.device)
-    dtype = pick_dtype(config.dtype, devices[0])
     files = ReleasedFiles(config)
     name = config.name or config.family
     parts = parts_of(config, files)
+    # Training chooses for itself.
+    dtype, reason = pick_dtype(config.dtype, devices[0], 0 if keep_lora else num_weights(parts.values()))
+    if reason:
+        say(f"{name}: {reason}")
     if config.device == "auto" and not keep_lora:
         devices = more_gpus(parts.values(), devices, dtype, config.quantization)
     if config.quantization == "auto":
@@ -95,12 +98,9 @@ def build_model(
         say(note)
     empty = {key: empty_module(part, dtype) for key, part in parts.items()}
     check_parts(parts, empty)
-    llm = parts["language_model"]
-    num_rows = llm.config.get_text_config().vocab_size
-    check_vocabulary(tokenizer, num_rows, source=llm.source)
+    check_vocabulary(tokenizer, _num_rows(parts), source=parts["language_model"].source)
     outline = family.assemble(config, files, empty, tokenizer)
-    if not any(token in range(num_rows) for token in outline.eos_token_ids):
-        raise ConfigError(f"{llm.source}: config.json has no eos_token_id, so no answer would end; download it again.")
+    _check_that_answers_end(outline, parts)
     check_context(outline, source=config.source)
     spread: Spread | None = None
     if len(devices) > 1 or (report is not None and not keep_lora):  # training keeps no keys and values
@@ -126,11 +126,27 @@ def build_model(
     return model
 
 
+def _num_rows(parts: Parts) -> int:
+    """Of the language model's embedding."""
+    size: int = parts["language_model"].config.get_text_config().vocab_size
+    return size
+
+
+def _check_that_answers_end(outline: VisionLanguageModel, parts: Parts) -> None:
+    if not any(token in range(_num_rows(parts)) for token in outline.eos_token_ids):
+        source = parts["language_model"].source
+        raise ConfigError(f"{source}: config.json has no eos_token_id, so no answer would end; download it again.")
+
+
 def _add_facts(model: VisionLanguageModel, config: FamilyConfig, parts: Parts, **known: str) -> None:
     """What no family knows of its models."""
-    sizes = [tensor.numel() for part in parts.values() for tensor in part.tensors.values()]
     model.serving = config.serving
-    model.info = dataclasses.replace(model.info, num_parameters=sum(sizes), **known)  # type: ignore[arg-type]
+    model.info = dataclasses.replace(model.info, num_parameters=num_weights(parts.values()), **known)  # type: ignore[arg-type]
+
+
+def num_weights(parts: Collection[Part]) -> int:
+    """How many numbers the files have."""
+    return sum(tensor.numel() for part in parts for tensor in part.tensors.values())
 
 
 def parts_of(config: FamilyConfig, files: ReleasedFiles) -> dict[str, Part]:

@@ -34,6 +34,20 @@ FORBIDDEN = {
     "benchmarks": ("app", "training", "demo", "gradio"),
 }
 ALLOWED = {"app": ("training.scenes",), "benchmarks": ("training.scenes",)}
+# What the rooms of app may not import either.
+ROOMS_WITHOUT = {
+    "page": ("torch",),
+    "chat": ("gradio", "torch", "app.page", "app.api", "app.library"),
+    "api": ("torch", "app.page"),
+    "limits": ("torch", "app.page"),
+    "terminal": ("gradio", "torch", "app.page"),
+    "batch": ("gradio", "torch", "app.page"),
+    "library": ("gradio", "app.page"),
+    "extras": ("gradio", "app.page"),
+    "remote": ("gradio", "torch", "app.page"),
+    "cluster": ("gradio", "app.page"),
+    "spaces": ("app.page",),
+}
 ORDER = "the order is demo -> app -> engine -> models, and training, benchmarks -> engine"
 ONLY_INSIDE_FUNCTIONS = ("training.scenes",)
 BATCHING_NAMES = tuple(
@@ -61,6 +75,19 @@ STAND_TWICE = {
     "quantization": "a benchmark has the name of what it measures",
 }
 
+# Folders of tests that mirror none of the program: each is about a topic of many modules, or holds helpers.
+TOPICS = {
+    *(
+        "app/page/browser",
+        "app/page/browser/stage",
+        "app/page/gallery",
+        "engine/batching/faults",
+        "models/layouts",
+        "deploy",
+    ),
+    *("fuzz", "on_gpu", "pretended_gpu", "ready_python", "sixth_family", "zero_gpu"),
+}
+
 
 each_source = pytest.mark.parametrize("path", source_files(), ids=relative)
 each_program = pytest.mark.parametrize("path", program_files(), ids=relative)
@@ -85,6 +112,18 @@ def test_imports_point_one_way(path: Path) -> None:
             assert allowed, f"{relative(path)} imports {name}; {ORDER}"
         if package == "app" and any(is_under(name, module) for module in ONLY_INSIDE_FUNCTIONS):
             assert in_function, f"{relative(path)} imports {name} at the top; import it where it is used"
+
+
+@pytest.mark.parametrize("room", ROOMS_WITHOUT)
+def test_rooms_of_the_app_know_only_what_they_need(room: str) -> None:
+    for path in sorted((ROOT / "app" / room).rglob("*.py")):
+        for name, _ in imports_of(path):
+            wrong = any(is_under(name, other) for other in ROOMS_WITHOUT[room])
+            assert not wrong, f"{relative(path)} imports {name}, of which app/{room} knows nothing"
+
+
+def test_every_room_of_the_app_is_listed() -> None:
+    assert ROOMS_WITHOUT.keys() == {path.parent.name for path in (ROOT / "app").glob("*/__init__.py")}
 
 
 @each_source
@@ -230,6 +269,11 @@ def test_a_name_means_one_thing() -> None:
     twice = {name: sorted(places) for name, places in found.items() if len(places) > 1}
     assert {name: places for name, places in twice.items() if name not in STAND_TWICE} == {}
     assert STAND_TWICE.keys() <= twice.keys(), "a name stands once only: take it off the list"
+
+
+def test_folders_of_tests_are_those_of_the_program() -> None:
+    folders = {path.parent.relative_to(ROOT / "tests").as_posix() for path in (ROOT / "tests").rglob("*.py")} - {"."}
+    assert {folder for folder in folders if not list((ROOT / folder).glob("*.py"))} == TOPICS
 
 
 def test_the_command_line_stays_small() -> None:

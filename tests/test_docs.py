@@ -25,7 +25,8 @@ FOLDERS = (*PROGRAM, "checkpoints", "docs", "eval_configs", "tests")
 # Options of other people's programs that the documents name.
 FOREIGN_OPTIONS = {
     *("--extra-index-url", "--logdir", "--multi_gpu", "--nnodes", "--nproc-per-node", "--num_processes"),
-    *("--base-url", "--extra-body", "--key"),
+    *("--num_machines", "--machine_rank", "--main_process_ip", "--main_process_port", "--rdzv-backend", "--standalone"),
+    *("--max-restarts", "--base-url", "--extra-body", "--key"),
     *("--profile", "--repo-type", "--rdzv-endpoint", "--data", "--model", "--model_args", "--tasks"),
 }
 
@@ -108,7 +109,7 @@ def test_files_and_folders_that_are_named_exist(document: str) -> None:
             assert (ROOT / name).exists(), f"{document} names {name}"
 
 
-@pytest.mark.parametrize("document", [name for name in DOCUMENTS if re.search("decisions|architecture", name)])
+@pytest.mark.parametrize("document", [name for name in DOCUMENTS if re.search("decisions|architecture|where", name)])
 def test_names_in_the_code_exist(document: str) -> None:
     """Constants, classes and functions, so that what is said to hold can be looked up."""
     for name in set(re.findall(r"`([A-Za-z_][\w.]*)`", text_of(document))):

@@ -10,6 +10,7 @@ import argparse
 import dataclasses
 import json
 import logging
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -44,13 +45,15 @@ from training.stages.stage_model import StageModel
 from training.stages.stage_trainer import StageTrainer, training_arguments
 
 _log = logging.getLogger(__name__)
+RESTARTS = "TORCHELASTIC_RESTART_COUNT"  # how often torchrun has started this run again (--max-restarts)
 _FROZEN = {"no": "float32", "fp16": "float16", "bf16": "bfloat16"}
 
 
 def run_stage(recipe: Recipe, *, resume: bool = False, callbacks: Sequence[TrainerCallback] = ()) -> Path:
     """Train the stage of a recipe to its end; returns the eval config of the result.
 
-    `resume` goes on from the newest complete checkpoint. Raises MiniVLMError with one line for what a user can mend.
+    `resume` goes on from the newest complete checkpoint, and so does a run that torchrun starts again. Raises
+    MiniVLMError with one line for what a user can mend.
     """
     folder = Path(recipe.output_dir)
     checkpoint = _checkpoint_to_resume(recipe, folder, resume=resume)
@@ -173,6 +176,8 @@ def _starting_values(
 
 def _checkpoint_to_resume(recipe: Recipe, folder: Path, *, resume: bool) -> Path | None:
     checkpoint = latest_checkpoint(folder)
+    if int(os.environ.get(RESTARTS, "0")) > 0:
+        return checkpoint  # or anew, if a process died before there was one
     if checkpoint is not None and not resume:
         raise ConfigError(
             f"{folder} holds a run already ({checkpoint.name}); add --resume or choose another output_dir."

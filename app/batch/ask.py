@@ -6,14 +6,15 @@ A record is its line's object with `answer`, `regions` (boxes, in fractions and 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from app.batch.progress import ProgressReport
 from app.batch.question_file import Line, PreparedLine, prepare, read_lines
-from app.batch.results import Results, StandardOutput, kept_results, open_results
+from app.batch.results import StandardOutput, kept_results, open_results
 from app.chat.encoding import well_formed
 from app.chat.picture_files import picture_of, save_picture
 from app.chat.regions import entities_of, parse_answer, regions_data
@@ -37,16 +38,51 @@ def check_files(questions: Path, output: Path | None) -> None:
             pass
 
 
-def answer_file(chat: ChatModel, questions: Path, *, output: Path | None = None, at_once: int = 1) -> None:
-    """Answer every line of a file, into `output` or standard output; what `output` holds already is not asked again.
+@dataclass(frozen=True)
+class AnsweredLine:
+    """The number of a line, its record, and what there is to say about the answer."""
 
-    Images are found from the file's own folder, and drawn pictures (`--gen`) are saved there. Progress and notices go
-    to stderr. Raises RequestError at the end if lines have errors, and at once where results can't be written.
+    number: int
+    result: dict[str, Any]
+    notices: tuple[str, ...] = ()
+
+    @property
+    def is_error(self) -> bool:
+        """Whether the line has an error instead of an answer."""
+        return "error" in self.result
+
+
+def answer_file(chat: ChatModel, questions: Path, *, output: Path | None = None, at_once: int = 1) -> None:
+    """Answer every line of a file, as `write_answers` says, with this model."""
+
+    def rest(num_done: int) -> Generator[AnsweredLine]:
+        lines = itertools.islice(read_lines(questions), num_done, None)
+        return answer_lines(chat, lines, questions, at_once=at_once)
+
+    write_answers(questions, output, chat.info.name, rest)
+
+
+def write_answers(
+    questions: Path, output: Path | None, model: str, rest: Callable[[int], Generator[AnsweredLine]]
+) -> None:
+    """The record of every line, into `output` or standard output; what `output` holds already is not asked again.
+
+    `rest` answers all lines but the first N, in their order, and is closed at the end. Images are found from the file's
+    own folder, and drawn pictures (`--gen`) are saved there. Progress and notices go to stderr. Raises RequestError at
+    the end if lines have errors, and at once where results can't be written.
     """
     with nullcontext(StandardOutput()) if output is None else open_results(output) as results:
-        kept = [] if output is None else list(_kept(output, questions, chat.info.name))
+        kept = [] if output is None else list(_kept(output, questions, model))
         failed = [number for number, is_error in kept if is_error]
-        failed += _answer_rest(chat, questions, results, num_done=len(kept), at_once=at_once)
+        progress = ProgressReport(sum(1 for _ in read_lines(questions)), done=len(kept))
+        with closing(progress), closing(rest(len(kept))) as found:
+            for one in found:
+                results.write(one.result)
+                for notice in one.notices:
+                    progress.note(f"note: {questions}, line {one.number}: {notice}")
+                if one.is_error:
+                    failed.append(one.number)
+                progress.advance(is_error=one.is_error)
     if failed:
         first = ", ".join(map(str, failed[:8])) + ", …" * (len(failed) > 8)
         raise RequestError(
@@ -60,33 +96,23 @@ def _kept(output: Path, questions: Path, model: str) -> Iterator[tuple[int, bool
         yield line.number, "error" in result
 
 
-def _answer_rest(chat: ChatModel, questions: Path, results: Results, *, num_done: int, at_once: int) -> list[int]:
-    """Ask all lines but the first `num_done`; the numbers of those that have an error."""
+def answer_lines(chat: ChatModel, lines: Iterable[Line], questions: Path, *, at_once: int) -> Generator[AnsweredLine]:
+    """These lines of a file, asked `at_once` at a time; their records in their order."""
     prepared: dict[int, PreparedLine] = {}
 
     def request(line: Line) -> TurnsAndSampling:
         prepared[line.number] = one = prepare(line, questions.parent, chat)
         return [one.question], chat.info.sampling
 
-    failed = []
-    progress = ProgressReport(sum(1 for _ in read_lines(questions)), done=num_done)
-    runner = QuestionRunner(chat, request, at_once=at_once)
-    rest = itertools.islice(read_lines(questions), num_done, None)
-    with closing(progress), closing(runner.run(rest)) as found:
+    with closing(QuestionRunner(chat, request, at_once=at_once).run(lines)) as found:
         for line, answer in found:
             one = prepared.pop(line.number, None)
             try:
                 result = _result(line, one, answer, questions)
             except MiniVLMError as error:  # a drawn picture that can't be saved
-                answer, result = error, _result(line, one, error, questions)
-            results.write(result)
-            if isinstance(answer, MiniVLMError):
-                failed.append(line.number)
-            else:
-                for notice in answer.notices:
-                    progress.note(f"note: {questions}, line {line.number}: {notice}")
-            progress.advance(is_error=isinstance(answer, MiniVLMError))
-    return failed
+                result = _result(line, one, error, questions)
+            notices = () if "error" in result or isinstance(answer, MiniVLMError) else answer.notices
+            yield AnsweredLine(line.number, result, notices)
 
 
 def _result(line: Line, one: PreparedLine | None, answer: Answer | MiniVLMError, questions: Path) -> dict[str, Any]:

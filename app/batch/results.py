@@ -11,17 +11,10 @@ import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from app.batch.question_file import OWN_KEYS, Line
 from models.errors import RequestError
-
-
-class Results(Protocol):
-    """What takes the answers."""
-
-    def write(self, result: dict[str, Any]) -> None:
-        """One result as a line, complete before this returns. Raises RequestError."""
 
 
 class StandardOutput:

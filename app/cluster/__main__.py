@@ -9,21 +9,20 @@ starts a cluster on this machine, or joins the one that RAY_ADDRESS names, and s
 from __future__ import annotations
 
 import argparse
-import os
 import signal
 import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
 
-from app.serving_options import add_serving_options, serving_overrides
+from app.arguments import add_address_arguments, add_model_arguments, settle_model_arguments
 from models.command_line import OneLineParser
 from models.errors import MiniVLMError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Serve until Ctrl+C or SIGTERM."""
-    args = _parser().parse_args(argv)
+    args = arguments(argv)
     try:
         _serve(args)
     except MiniVLMError as error:
@@ -32,7 +31,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line, its options about the models settled as those of demo.py."""
     parser = OneLineParser(prog="python -m app.cluster", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument(
         "--cfg-path", type=Path, action="append", required=True, metavar="YAML", help="a model; may be given again"
@@ -40,36 +40,37 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--replicas", type=int, default=1, metavar="N", help="of each model (%(default)s)")
     parser.add_argument("--min-replicas", type=int, metavar="N", help="as few as this while little is asked; 0: none")
     parser.add_argument("--max-replicas", type=int, metavar="N", help="as many as this while much is asked")
+    parser.add_argument(
+        "--target", type=float, default=4, metavar="N", help="questions of each, between the two numbers (%(default)s)"
+    )
+    parser.add_argument("--doors", type=int, default=1, metavar="N", help="processes that take requests (%(default)s)")
     parser.add_argument("--gpus", type=float, default=0, metavar="N", help="of one replica (%(default)s)")
     parser.add_argument("--cpus", type=float, default=1, metavar="N", help="of one replica (%(default)s)")
-    parser.add_argument("--device", default="auto", help="as for demo.py (%(default)s)")
-    parser.add_argument("--dtype", default="auto", help="as for demo.py (%(default)s)")
-    parser.add_argument("--quantization", choices=("none", "8bit", "4bit"), help="as for demo.py")
-    parser.add_argument("--options", nargs="+", default=[], metavar="KEY=VALUE", help="keys of the YAML, overridden")
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
-    parser.add_argument("--port", type=int, default=8000, help="port to listen on (%(default)s)")
-    parser.add_argument("--api-key", help="asked of every request; also MINIVLM_API_KEY")
-    parser.add_argument("--allow-origin", action="append", default=[], metavar="ORIGIN", help="pages that may ask")
-    add_serving_options(parser)
-    return parser
+    add_model_arguments(parser)
+    add_address_arguments(parser.add_argument_group("server"), host="127.0.0.1", port="8000")
+    args = parser.parse_args(argv)
+    settle_model_arguments(args)
+    return args
 
 
 def _serve(args: argparse.Namespace) -> None:
     from app.cluster.running import Cluster
 
-    key = args.api_key or os.environ.get("MINIVLM_API_KEY")
     settings = {
         "configs": args.cfg_path,
         "replicas": args.replicas,
         "min_replicas": args.min_replicas,
         "max_replicas": args.max_replicas,
+        "target": args.target,
+        "doors": args.doors,
         "gpus": args.gpus,
         "cpus": args.cpus,
         "device": args.device,
         "dtype": args.dtype,
         "quantization": args.quantization,
-        "overrides": (*args.options, *serving_overrides(args)),
-        "api_keys": [key] if key else [],
+        "copies_weights": args.copy_weights,
+        "overrides": tuple(args.options),
+        "api_keys": [args.api_key] if args.api_key else [],
         "allow_origins": args.allow_origin,
     }
     ended = threading.Event()

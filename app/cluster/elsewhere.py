@@ -10,7 +10,7 @@ from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.serve.exceptions import BackPressureError, RayServeException, RequestCancelledError
 
 from app.cluster.affinity import session_of
-from app.cluster.replica import Facts
+from app.cluster.facts import Facts
 from engine.asker import ASKER, Asker
 from engine.chat_model import ChatModel, Stream
 from models.conversation import Answer, Sampling, Turn

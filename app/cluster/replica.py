@@ -2,59 +2,33 @@
 
 from __future__ import annotations
 
-import time
 import uuid
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from app.api.openai.answer_feed import AnswerEnded, AnswerFeed
+from app.cluster.facts import Facts
+from app.library.engine_loader import EngineLoader, LoadedEngine, LoadingOptions
+from app.library.offers import describe
 from engine.asker import ASKER, Asker
-from engine.chat_engine import ChatEngine
-from engine.chat_model import ChatModel
 from engine.stats import EngineStats
 from models.conversation import Answer, Sampling, Turn
-from models.loader import load_model
-from models.model_info import ModelInfo
-from models.prompt import PromptFormat
-
-
-@dataclass(frozen=True, kw_only=True)
-class Loading:
-    """Which configuration a replica loads, and how: as the options of the same names say."""
-
-    config: str
-    device: str = "auto"
-    dtype: str = "auto"
-    quantization: str | None = None
-    overrides: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, kw_only=True)
-class Facts:
-    """What whoever asks a replica must know of its model; the same for all replicas of a deployment."""
-
-    info: ModelInfo
-    prompt_format: PromptFormat
-    created: int = field(default_factory=lambda: int(time.time()))
 
 
 class Replica:
-    """A loaded model that has answered once: ready from its first moment. Raises MiniVLMError where it can't be."""
+    """A loaded model that has answered once: ready from its first moment. Raises MiniVLMError where it can't be.
 
-    def __init__(self, loading: Loading) -> None:
-        model = load_model(
-            Path(loading.config),
-            device=loading.device,
-            dtype=loading.dtype,
-            quantization=loading.quantization,
-            overrides=loading.overrides,
-        )
+    It is what one process would load of the configuration with these options, extras and all.
+    """
+
+    def __init__(self, config: str, options: LoadingOptions) -> None:
+        path = Path(config)
+        loaded = EngineLoader(options, report=print).load(describe(path, path.stem), lambda *_: None)
+        assert isinstance(loaded, LoadedEngine), "application.py refuses servers elsewhere"
+        self._loaded = loaded
         self._name = uuid.uuid4().hex[:8]
-        self._engine = ChatEngine(model).start()
-        self._chat: ChatModel = self._engine
-        self._facts = Facts(info=model.info, prompt_format=model.prompt_format)
-        for _ in self._chat.stream([Turn("user", "Hello")], Sampling(temperature=0, max_new_tokens=1)):
+        self._facts = Facts(info=loaded.model.info, prompt_format=loaded.prompt_format, created=loaded.created)
+        for _ in loaded.model.stream([Turn("user", "Hello")], Sampling(temperature=0, max_new_tokens=1)):
             pass
 
     async def facts(self) -> Facts:
@@ -63,12 +37,12 @@ class Replica:
 
     async def stats(self) -> tuple[str, EngineStats]:
         """Which replica this is, and its engine's counters."""
-        return self._name, self._engine.stats()
+        return self._name, self._loaded.stats()
 
     async def answer(self, turns: Sequence[Turn], sampling: Sampling, asker: Asker) -> AsyncIterator[Answer]:
         """The newest answer whenever there is one. Who stops reading frees the place among the running answers."""
         ASKER.set(asker)
-        feed = AnswerFeed(self._chat, tuple(turns), sampling, on_close=lambda: None)
+        feed = AnswerFeed(self._loaded.model, tuple(turns), sampling, on_close=lambda: None)
         try:
             while True:
                 answer = await feed.next()
@@ -83,5 +57,5 @@ class Replica:
             feed.close()
 
     def __del__(self) -> None:
-        if engine := getattr(self, "_engine", None):
-            engine.close()
+        if loaded := getattr(self, "_loaded", None):
+            loaded.close()

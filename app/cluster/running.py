@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,18 @@ from pydantic import ValidationError
 from ray import serve
 from ray.serve.config import HTTPOptions
 
-from app.cluster.application import build
+from app.cluster.application import NAME, build
+from app.launch import check_config
 from models.command_line import ROOT
-from models.config import load_config
 from models.errors import ConfigError, ServerFailed
 
-NAME = "minivlm"
+# Of ray.init: its other processes find this program, and neither they nor Ray itself print here what they do.
+PATHS = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+OURS: dict[str, Any] = {
+    "runtime_env": {"env_vars": {"PYTHONPATH": PATHS}},
+    "log_to_driver": False,
+    "logging_level": logging.WARNING,
+}
 
 
 class Cluster:
@@ -31,7 +38,7 @@ class Cluster:
         self.names = [Path(path).stem for path in settings["configs"]]
         self._options = HTTPOptions(host=host, port=port)
         for path in settings["configs"]:
-            load_config(Path(path), list(settings.get("overrides", ())))  # what can be refused here is
+            check_config(Path(path), settings.get("overrides", ()))
         try:
             self._application = build(settings)
         except ValidationError as error:
@@ -40,9 +47,7 @@ class Cluster:
             raise ConfigError(f"{where.replace('_', '-')}: {first['msg'].lower()}.") from error
 
     def __enter__(self) -> Cluster:
-        found = os.environ.get("RAY_ADDRESS")
-        paths = {"PYTHONPATH": str(ROOT)}
-        ray.init(address=found, runtime_env={"env_vars": paths}, include_dashboard=False, log_to_driver=False)
+        ray.init(address=os.environ.get("RAY_ADDRESS"), include_dashboard=False, **OURS)
         serve.start(http_options=self._options)
         try:
             serve.run(self._application, name=NAME, route_prefix="/")

@@ -26,8 +26,9 @@ from models.errors import ConfigError
 from models.family_config import FamilyConfig
 from models.files.mapped import FileWatch, copy_weights, mapped_bytes, mapped_files
 from models.files.released import ReleasedFiles
-from models.loader import build_model, parts_of
+from models.loader import build_model, num_weights, parts_of
 from models.memory.sizes import HEADROOM, weight_bytes
+from models.prompt import PromptFormat
 from models.tensors.freed import give_back_freed_memory
 from models.vision_language_model import VisionLanguageModel
 
@@ -63,8 +64,8 @@ class EngineLoader(Loader):
             return Need(num_bytes=0, free=0, given_back=[0] * len(loaded), device=offer.server)
         config = self._config(offer)
         devices, files = pick_devices(config.device), ReleasedFiles(config)
-        dtype = pick_dtype(config.dtype, devices[0])
         parts = parts_of(config, files)
+        dtype, _ = pick_dtype(config.dtype, devices[0], num_weights(parts.values()))
         here = names_of(devices)
         engines = [one for one in loaded if isinstance(one, LoadedEngine)]
         given_back = [
@@ -89,7 +90,9 @@ class EngineLoader(Loader):
         running.enter_context(engine)
         files = mapped_files(model)  # now, as the engine lays some weights out anew in memory
         mapped = mapped_bytes(model)
-        return LoadedEngine(engine, running, FileWatch(files), num_bytes=weights, num_mapped=mapped)
+        return LoadedEngine(
+            engine, running, FileWatch(files), num_bytes=weights, num_mapped=mapped, prompt_format=model.prompt_format
+        )
 
     def used_bytes(self) -> int:
         """Of the GPU where there is one, else of this process."""
@@ -121,12 +124,14 @@ class LoadedEngine(Loaded):
         *,
         num_bytes: int,
         num_mapped: int,
+        prompt_format: PromptFormat,
     ) -> None:
         self._engine: ChatEngine | ZeroGpuEngine | None = engine
         self._running = running
         self._watch = watch
         self.model = with_extras(engine)
         self.num_bytes, self.num_mapped = num_bytes, num_mapped
+        self.prompt_format = prompt_format
         self.created = int(time.time())
 
     def stats(self) -> EngineStats:

@@ -69,7 +69,8 @@ class Handlers:
             pictures = page.attach(value["files"])
             sampling, extras = read_settings(model.info, settings)
             rival = rival_of(page, self.models, extras)
-            updates = page.ask(model, value["text"], pictures, sampling, extras, box=box_of(tool), rival=rival)
+            box = box_of(tool)
+            updates = page.ask(model, value["text"], pictures, sampling, extras, box=box, rival=rival)
             self.store.keep(page.session.key, page)
         except MiniVLMError as error:
             yield View(notice=notice_of(page, error))
@@ -79,7 +80,7 @@ class Handlers:
         else:
             question = answering()
         page.draft = None
-        tool = tool_value(page.picture, clear=True)
+        tool = tool_value(page.picture, clear=box or False)  # one that was drawn since then stays
         yield View(self.messages(page), question, "", tool, page, page.session.key, **changes)
         yield from self._follow(page, updates)
 

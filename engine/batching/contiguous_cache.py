@@ -81,10 +81,13 @@ class ContiguousCache:
         if last:
             self._hide_padding()
 
-    def store(self, request: int, rows: Sequence[int]) -> None:
-        """Copy the keys and values of a request's newest tokens to these rows of the pages."""
-        for stack in self._stacks:
-            stack.store(request, rows, end=self.length)
+    def store(self, request: int, rows: Sequence[int]) -> bool:
+        """Copy the keys and values of a request's newest tokens to these rows of the pages.
+
+        False if there is NaN or infinity among them, which becomes 0 in the pages (see broken_tokens.py).
+        """
+        are_finite = [stack.store(request, rows, end=self.length) for stack in self._stacks]
+        return all(map(bool, are_finite))
 
     # What transformers' attention and masks call ----------------------------------------------------------------------
 
@@ -154,10 +157,11 @@ class _Stack:
             if last:
                 self._sides[number] = side[:, :last]
 
-    def store(self, request: int, rows: Sequence[int], *, end: int) -> None:
-        """Copy the newest tokens, before `end`, to these rows of the pages."""
+    def store(self, request: int, rows: Sequence[int], *, end: int) -> Tensor:
+        """Copy the newest tokens, before `end`, to these rows of the pages. [] bool: whether all are finite."""
         index = to_device(rows, self._device)
-        for number, side in enumerate(self._sides):
+        new = [side[:, request, :, end - len(rows) : end] for side in self._sides]
+        for number, side in enumerate(new):
             for layer, pages in enumerate(self._pages):
-                new = side[layer, request, :, end - len(rows) : end]
-                pages[number].index_copy_(0, index, new.transpose(0, 1).flatten(1))
+                pages[number].index_copy_(0, index, side[layer].nan_to_num(0, 0, 0).transpose(0, 1).flatten(1))
+        return torch.stack([side.isfinite().all() for side in new]).all()

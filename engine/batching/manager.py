@@ -23,10 +23,11 @@ from transformers.generation.continuous_batching.continuous_api import (
 from transformers.generation.continuous_batching.requests import RequestState, RequestStatus
 from transformers.generation.continuous_batching.utils import stream_context
 
+from engine.batching.broken_tokens import BrokenTokens
 from engine.batching.cuda_graphs import GraphedRunner
 from engine.batching.mailbox import Mailbox
 from engine.batching.paged_cache import place_pages
-from engine.batching.patches import count_reuse, leave_config_alone, mark_broken_rows, use_fast_update, wait_once
+from engine.batching.patches import count_reuse, end_broken_requests, leave_config_alone, use_fast_update, wait_once
 from engine.batching.request_sampler import RequestSampler
 from engine.batching.steady_decoder import SteadyDecoder, can_decode_steadily
 from engine.memory import ZerosFrom, no_zeros, zeros_on_demand
@@ -180,7 +181,8 @@ class Manager(ContinuousBatchingManager):
                 allocator.ledger = OldestFirstLedger(per_step)
             count_reuse(processor.cache, self._add_reused)
             leave_config_alone(processor)
-            use_fast_update(processor.cache)
+            broken = BrokenTokens(devices, processor.cache.max_batch_tokens)
+            use_fast_update(processor.cache, broken)
             if processor.model_device.type != "cpu":
                 wait_once(processor)
             if self._graph_context_tokens is not None:
@@ -194,7 +196,7 @@ class Manager(ContinuousBatchingManager):
                     cancellations=self.cancel_queue,
                     has_other_work=self._has_other_work,
                 )
-            mark_broken_rows(processor.model_runner, self.sampler)
+            end_broken_requests(processor, self.sampler, broken)
         return processor
 
     def warmup(self) -> None:

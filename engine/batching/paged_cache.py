@@ -76,8 +76,7 @@ def fast_update(cache: PagedAttentionCache) -> Callable[..., tuple[Tensor, Tenso
         if read.numel():
             found = (side.index_select(0, read).unflatten(1, head).transpose(0, 1) for side in (keys, values))
             all_keys, all_values = (side.unsqueeze(0) for side in found)
-        quick_keys = quick(all_keys, bounds_of(kwargs), num_queries=key_states.shape[2], values=all_values)
-        return quick_keys, all_values
+        return quick(all_keys, bounds_of(kwargs), num_queries=key_states.shape[2]), all_values
 
     return update
 

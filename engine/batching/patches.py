@@ -7,14 +7,15 @@ of the library that this folder relies on.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor
 from transformers.generation.continuous_batching.cache import PagedAttentionCache
 from transformers.generation.continuous_batching.continuous_api import ContinuousBatchProcessor
-from transformers.generation.continuous_batching.model_runner import ModelRunner
-from transformers.generation.continuous_batching.utils import stream_context
+from transformers.generation.continuous_batching.input_outputs import ContinuousBatchingIOs
+from transformers.generation.continuous_batching.utils import attn_mask_is_needed, stream_context
 
+from engine.batching.broken_tokens import BrokenTokens, end_unread
 from engine.batching.device_copies import CopiesWithoutWaiting
 from engine.batching.paged_cache import fast_update
 from engine.batching.request_sampler import RequestSampler
@@ -27,10 +28,21 @@ def replace_method(owner: object, name: str, method: Callable[..., Any]) -> None
     setattr(owner, name, method)
 
 
-def use_fast_update(cache: PagedAttentionCache) -> None:
-    """Replace the cache's `update` by a faster one, where there is one (see paged_cache.py)."""
-    if (update := fast_update(cache)) is not None:
-        replace_method(cache, "update", update)
+def use_fast_update(cache: PagedAttentionCache, broken: BrokenTokens) -> None:
+    """Replace the cache's `update` by a faster one, where there is one (see paged_cache.py), behind `broken.contain`.
+
+    Flash-attention kernels have no mask: each request attends to its own keys and values, whatever the others' hold.
+    """
+    if not attn_mask_is_needed(cache.config):
+        return
+    update = fast_update(cache) or cache.update
+
+    def contained(
+        key_states: Tensor, value_states: Tensor, layer_idx: int, kwargs: dict[str, Any]
+    ) -> tuple[Tensor, Tensor]:
+        return update(*broken.contain(key_states, value_states, layer_idx), layer_idx, kwargs)
+
+    replace_method(cache, "update", contained)
 
 
 def count_reuse(cache: PagedAttentionCache, count: Callable[[str, int], None]) -> None:
@@ -45,19 +57,26 @@ def count_reuse(cache: PagedAttentionCache, count: Callable[[str, int], None]) -
     replace_method(cache, "search_prefix_match", search_and_count)
 
 
-def mark_broken_rows(runner: ModelRunner, sampler: RequestSampler) -> None:
-    """Let the runner put NO_TOKEN in place of tokens from logits with NaN or infinity, without waiting for the device.
+def end_broken_requests(processor: ContinuousBatchProcessor, sampler: RequestSampler, broken: BrokenTokens) -> None:
+    """Put NO_TOKEN in place of tokens from NaN or infinity in logits, keys or values, without waiting for the device.
 
     The library reads NO_TOKEN with the other requests' tokens, and then ends this request alone.
     """
-    sample = runner._sample
+    runner, inputs = processor.model_runner, cast(ContinuousBatchingIOs, processor.inputs_and_outputs)
+    sample, read = runner._sample, inputs.prepare_batch_update
 
     def sample_and_mark(scores: Tensor, output_ids: Tensor) -> None:
         sample(scores, output_ids)
         tokens = output_ids[0, : scores.shape[1]]
         tokens.copy_(sampler.without_broken(tokens))
+        broken.mark(output_ids[0], inputs.requests_in_batch)
+
+    def read_and_end() -> Any:
+        requests, tokens, logprobs = read()
+        return requests, end_unread(requests, tokens), logprobs
 
     replace_method(runner, "_sample", sample_and_mark)
+    replace_method(inputs, "prepare_batch_update", read_and_end)
 
 
 def leave_config_alone(processor: ContinuousBatchProcessor) -> None:

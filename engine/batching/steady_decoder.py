@@ -25,6 +25,7 @@ from engine.batching.contiguous_cache import ContiguousCache
 from engine.batching.device_copies import to_device
 from engine.batching.paged_cache import plain_pages
 from engine.batching.request_sampler import RequestSampler
+from models.errors import NotFinite
 
 _WORTH_A_COPY = 16  # tokens that several requests must have room for; a single request has room for its whole answer
 
@@ -168,8 +169,9 @@ class SteadyDecoder:
         """Copy a request's new keys and values to its pages, and enter full pages into the prefix cache."""
         state, start = self._chats[request].state, self._chats[request].stored
         end, size = state.position_offset, self._allocator.tokens_per_page
-        self._cache.store(request, self._allocator.get_write_indices(state.request_id, start, end - start))
-        if self._paged.use_prefix_sharing and end // size > start // size:
+        if not self._cache.store(request, self._allocator.get_write_indices(state.request_id, start, end - start)):
+            self._sampler.on_failed(state.request_id, NotFinite.computed_by("The language model"))
+        elif self._paged.use_prefix_sharing and end // size > start // size:
             ids = state.initial_tokens + state.generated_tokens
             self._allocator.mark_complete_blocks(state.request_id, ids, end // size - start // size)
 

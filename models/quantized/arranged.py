@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from models.parts.joined import SAME_INPUTS, put_joined
 from models.quantized.eight_bits import EightBitLinear, quantize_rows
-from models.quantized.four_bits import FourBitLinear
+from models.quantized.four_bits import BLOCK, FourBitLinear
 from models.tensors.bnb_int8 import LEVELS
 from models.tensors.deferred import release
 from models.tensors.freed import give_back_freed_memory
@@ -24,6 +25,8 @@ def stand_in(weight: Tensor, dtype: torch.dtype) -> Tensor:
 
 def arrange(module: nn.Module, head: Iterable[Tensor] | None = None) -> None:
     """Replace the layers of a module on a CPU that bitsandbytes has shrunk, one after the other, and its output head.
+
+    Those of the same inputs become one, whose inputs are rounded once.
 
     The head's weights are those of `head`, pieces of whole rows, or its own. One that is the embedding stays. The
     module can only be used for inference afterwards, and its weights are in no `state_dict`.
@@ -46,33 +49,72 @@ def arrange(module: nn.Module, head: Iterable[Tensor] | None = None) -> None:
 
 
 def _arrange_children(parent: nn.Module) -> None:
+    for names in SAME_INPUTS:
+        children: list[Any] = [getattr(parent, name, None) for name in names]
+        if _are_alike(children):
+            sizes = [child.out_features for child in children]
+            joined = _arranged(children)
+            put_joined(parent, names, joined, sizes)
+            del children, joined
+            give_back_freed_memory()
+    for name in [name for name, _ in parent.named_children()]:
+        child = parent.get_submodule(name)
+        if _kind(child) is None:
+            _arrange_children(child)
+        else:
+            setattr(parent, name, _arranged([child]))
+            del child
+            give_back_freed_memory()
+
+
+def _kind(layer: object) -> Any:
+    """bitsandbytes' class of a layer that it has shrunk, or None."""
     import bitsandbytes
 
-    for name in [name for name, _ in parent.named_children()]:
-        child: Any = parent.get_submodule(name)
-        if isinstance(child, bitsandbytes.nn.Linear8bitLt):
-            setattr(parent, name, _eight_bits(child))
-        elif isinstance(child, bitsandbytes.nn.Linear4bit):
-            setattr(parent, name, _four_bits(child))
-        else:
-            _arrange_children(child)
-            continue
-        del child
-        give_back_freed_memory()
+    kinds = (bitsandbytes.nn.Linear8bitLt, bitsandbytes.nn.Linear4bit)
+    return next((kind for kind in kinds if isinstance(layer, kind)), None)
 
 
-def _eight_bits(layer: Any) -> EightBitLinear:
-    largest = layer.state.SCB if layer.weight.SCB is None else layer.weight.SCB
-    return EightBitLinear(layer.weight.data, largest / LEVELS, layer.bias)
+def _are_alike(layers: Sequence[Any]) -> bool:
+    """Whether their matrices can follow each other in one; 4-bit blocks must not run on from row to row."""
+    import bitsandbytes
+
+    kind = _kind(layers[0])
+    if kind is None or any(_kind(layer) is not kind for layer in layers):
+        return False
+    if len({(layer.in_features, layer.bias is None) for layer in layers}) > 1:
+        return False
+    return kind is bitsandbytes.nn.Linear8bitLt or layers[0].in_features % BLOCK == 0
 
 
-def _four_bits(layer: Any) -> FourBitLinear:
+def _arranged(layers: Sequence[Any]) -> EightBitLinear | FourBitLinear:
+    """One layer with the outputs of all of them, which are let go."""
+    import bitsandbytes
+
+    biases = [layer.bias for layer in layers if layer.bias is not None]
+    bias = torch.cat(biases) if biases else None
+    if isinstance(layers[0], bitsandbytes.nn.Linear8bitLt):
+        largest = [layer.state.SCB if layer.weight.SCB is None else layer.weight.SCB for layer in layers]
+        return EightBitLinear(_in_one(layers), torch.cat(largest) / LEVELS, bias)
+    scales = torch.cat([_scales(layer.weight.quant_state) for layer in layers])
+    rows = sum(layer.weight.quant_state.shape[0] for layer in layers)
+    shape = torch.Size((rows, layers[0].weight.quant_state.shape[1]))
+    is_fused = layers[0].support_avx512bf16_for_cpu
+    for layer in layers:
+        layer.weight.module = None  # a circle, in which the old weights would stay until Python looks for such
+    return FourBitLinear(_in_one(layers), scales, shape, bias, is_fused=is_fused)
+
+
+def _in_one(layers: Sequence[Any]) -> Tensor:
+    """Their integers or codes, one after the other."""
+    values = [layer.weight.data for layer in layers]
+    return values[0] if len(values) == 1 else torch.cat(values)
+
+
+def _scales(state: Any) -> Tensor:
     from bitsandbytes.functional import dequantize_blockwise
 
-    state = layer.weight.quant_state
-    layer.weight.module = None  # a circle, in which the old weights would stay until Python looks for such
-    scales = state.absmax
+    scales: Tensor = state.absmax
     if state.nested:  # scales that are quantized themselves
         scales = dequantize_blockwise(scales, state.state2) + state.offset
-    is_fused = layer.support_avx512bf16_for_cpu
-    return FourBitLinear(layer.weight.data, scales.float(), state.shape, layer.bias, is_fused=is_fused)
+    return scales.float()

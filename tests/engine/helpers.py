@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, TypeVar
+
+import pytest
 
 from engine.answer_stream import AnswerStream
 from engine.chat_engine import ChatEngine
@@ -17,6 +19,8 @@ from tests.tiny_model import GREEDY, ScriptedLlama
 from tests.waiting import eventually
 
 PAGE = 8
+
+Outcome = TypeVar("Outcome")
 
 
 def start(model: VisionLanguageModel, **options: Any) -> ChatEngine:
@@ -45,22 +49,34 @@ def answers_in_order(
     engine: ChatEngine, chats: Sequence[Sequence[Turn]], samplings: Sequence[Sampling]
 ) -> list[Answer]:
     """Complete answers to questions that are in the loop, in this order, before its first step ends."""
-    began, may_go_on = threading.Event(), threading.Event()
+    return in_order(engine, chats, samplings, last)
 
-    def wait(*_: object) -> None:
+
+def in_order(
+    engine: ChatEngine,
+    chats: Sequence[Sequence[Turn]],
+    samplings: Sequence[Sampling],
+    answer: Callable[[ChatEngine, Sequence[Turn], Sampling], Outcome],
+) -> list[Outcome]:
+    """What `answer` makes of each, as `answers_in_order`."""
+    began, may_go_on = threading.Event(), threading.Event()
+    sampler = engine._loop._sampler
+    prepare = sampler.prepare_tensor_args
+
+    def wait(requests: Any) -> Any:
         began.set()
         assert may_go_on.wait(60)
+        return prepare(requests)
 
-    hook = engine._model.language_model.register_forward_pre_hook(wait)
-    with ThreadPoolExecutor(len(chats)) as pool:
+    with ThreadPoolExecutor(len(chats)) as pool, pytest.MonkeyPatch.context() as patched:
+        patched.setattr(sampler, "prepare_tensor_args", wait)  # which every step calls, replayed ones as well
         answers = []
         for number, (chat, sampling) in enumerate(zip(chats, samplings, strict=True), start=1):
-            answers.append(pool.submit(last, engine, chat, sampling))
+            answers.append(pool.submit(answer, engine, chat, sampling))
             assert began.wait(60)
             assert eventually(lambda number=number: engine.stats().in_loop == number)  # type: ignore[misc]
         may_go_on.set()
-        hook.remove()
-        return [answer.result() for answer in answers]
+        return [each.result() for each in answers]
 
 
 def language_model(model: VisionLanguageModel) -> ScriptedLlama:

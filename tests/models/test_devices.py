@@ -6,9 +6,12 @@ import pytest
 import torch
 from torch import nn
 
-from models.devices import more_gpus, pick_device, pick_devices
+from models import devices
+from models.devices import bfloat16_gain, more_gpus, pick_device, pick_devices, pick_dtype
 from models.errors import ConfigError
+from models.loader import load_model
 from models.tensors.weights import Part
+from tests.paths import GOLDENS
 
 
 def test_a_gpu_is_counted_from_0(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -53,3 +56,30 @@ def test_several_devices_are_different_gpus(wanted: str, monkeypatch: pytest.Mon
     assert pick_devices("cuda:1, cuda:0") == (torch.device("cuda:1"), torch.device("cuda:0"))
     with pytest.raises(ConfigError, match="several devices are different GPUs, for example cuda:0,cuda:1"):
         pick_devices(wanted)
+
+
+@pytest.mark.parametrize(("gain", "expected"), [(3.0, "bfloat16"), (1.1, "float32"), (0.5, "float32")])
+def test_a_large_model_on_a_cpu_is_in_the_quicker_format_and_one_line_says_so(
+    gain: float, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(devices, "bfloat16_gain", lambda: gain)
+    monkeypatch.setattr(devices, "_LARGE", 1000)
+    said: list[str] = []
+    model = load_model(GOLDENS / "minigpt_v2" / "config.yaml", device="cpu", report=said.append)
+    assert model.info.dtype == str(model.language_model.dtype).removeprefix("torch.") == expected
+    (line,) = (line for line in said if "--dtype" in line)
+    other = {"bfloat16": "float32", "float32": "bfloat16"}[expected]
+    assert f"multiplies {gain:.1f} times as fast in bfloat16 as in float32; the model is in {expected}." in line
+    assert line.endswith(f"--dtype {other} insists on the other.")
+
+
+def test_nothing_is_measured_for_small_models_and_where_a_format_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "bfloat16_gain", lambda: pytest.fail("measured"))
+    cpu = torch.device("cpu")
+    assert pick_dtype("auto", cpu, 2**27) == (torch.float32, "")
+    assert pick_dtype("float16", cpu, 2**40) == (torch.float16, "")
+    assert pick_dtype("float32", cpu, 2**40) == (torch.float32, "")
+
+
+def test_the_gain_is_of_both_formats() -> None:
+    assert 0.01 < bfloat16_gain() < 100

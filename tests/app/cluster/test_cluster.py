@@ -1,73 +1,29 @@
-"""A real cluster on this machine: two replicas of the bundled model, and clients who do not notice."""
+"""A real cluster on this machine: two replicas of a bundled model, and clients who do not notice."""
 
 from __future__ import annotations
 
-import base64
-import io
 import json
 import signal
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import httpx
-import psutil
 import pytest
 
 from benchmarks.random_models import picture
-from tests.paths import ROOT
-from tests.waiting import eventually, free_port
+from tests.app.cluster.asking import (
+    CONFIG,
+    MODEL,
+    QUESTIONS,
+    SETTINGS,
+    conversation,
+    counters,
+    first_message,
+    replicas,
+)
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.usefixtures("with_ray")
-CONFIG = ROOT / "eval_configs" / "tiny_minigpt_v2.yaml"
-MODEL = CONFIG.stem
-QUESTIONS = ("[caption] describe this image", "[detection] circle", "[vqa] how many objects are there?")
-
-
-@pytest.fixture(scope="module")
-def url(with_ray: None) -> Iterator[str]:
-    from app.cluster.running import Cluster
-
-    settings = {"configs": [CONFIG], "replicas": 2, "cpus": 0.1}
-    with Cluster(settings, port=free_port()) as cluster:
-        assert eventually(lambda: httpx.get(f"{cluster.url}/health").status_code == 200)
-        yield cluster.url
-
-
-def data_uri(number: int) -> str:
-    buffer = io.BytesIO()
-    picture(number).save(buffer, "PNG")
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
-
-
-def first_message(number: int, text: str = QUESTIONS[0]) -> dict[str, Any]:
-    image = {"type": "image_url", "image_url": {"url": data_uri(number)}}
-    return {"role": "user", "content": [image, {"type": "text", "text": text}]}
-
-
-def conversation(url: str, number: int) -> list[tuple[str, int]]:
-    """Three answers, each with how many tokens of its prompt were found in memory."""
-    messages, answers = [first_message(number)], []
-    with httpx.Client(base_url=url, timeout=120) as client:
-        for following in (*QUESTIONS[1:], None):
-            body = {"model": MODEL, "messages": messages, "temperature": 0, "max_tokens": 60}
-            answer = client.post("/v1/chat/completions", json=body).raise_for_status().json()
-            text = answer["choices"][0]["message"]["content"]
-            answers.append((text, answer["usage"]["prompt_tokens_details"]["cached_tokens"]))
-            messages += [{"role": "assistant", "content": text}, {"role": "user", "content": following}]
-    return answers
-
-
-def counters(url: str, name: str) -> list[float]:
-    """A counter of `/metrics`, of each replica."""
-    lines = httpx.get(f"{url}/metrics", timeout=60).raise_for_status().text.splitlines()
-    return [float(line.rpartition(" ")[2]) for line in lines if line.startswith(f"minivlm_{name}{{")]
-
-
-def replicas() -> list[psutil.Process]:
-    found = psutil.process_iter(["cmdline"])
-    return [one for one in found if f"ServeReplica:minivlm:{MODEL}" in " ".join(one.info["cmdline"] or ())]
 
 
 def test_answers_are_those_of_one_process_and_later_turns_find_their_prefix(url: str) -> None:
@@ -97,16 +53,32 @@ def test_who_leaves_frees_the_place_on_the_replica(url: str) -> None:
     assert eventually(lambda: sum(counters(url, "active")) == 0)
 
 
-def test_errors_are_the_apis(url: str) -> None:
-    def ask(**changed: Any) -> httpx.Response:
-        body = {"model": MODEL, "messages": [first_message(2)], "max_tokens": 5}
-        return httpx.post(f"{url}/v1/chat/completions", json=body | changed, timeout=60)
+def test_an_update_of_the_deployment_drops_nothing(url: str) -> None:
+    """All replicas and the door are replaced while questions come; each has its whole answer."""
+    from ray import serve
 
-    assert ask(model="other").json()["error"]["code"] == "model_not_found"
-    assert ask(n=3).status_code == 400
-    long = ask(messages=[first_message(2, "what is it " * 5000)])
-    assert long.json()["error"]["code"] == "context_length_exceeded"
-    assert httpx.get(url).status_code == 404
+    from app.cluster.application import NAME, build
+
+    before = {one.pid for one in replicas()}
+    expected = [text for text, _ in conversation(url, 3)]
+    is_over = threading.Event()
+
+    def ask_until_it_is_over() -> list[list[str]]:
+        answers = []
+        while not is_over.is_set():
+            answers.append([text for text, _ in conversation(url, 3)])
+        return answers
+
+    with ThreadPoolExecutor(4) as threads:
+        visitors = [threads.submit(ask_until_it_is_over) for _ in range(4)]
+        try:
+            serve.run(build(SETTINGS), name=NAME, route_prefix="/")
+            assert eventually(lambda: not before & {one.pid for one in replicas()}, timeout=180)
+        finally:
+            is_over.set()
+        answers = [one for visitor in visitors for one in visitor.result()]
+    assert len(answers) >= 4
+    assert all(one == expected for one in answers)
 
 
 def test_a_replica_that_is_killed_costs_nobody_a_conversation(url: str) -> None:

@@ -40,6 +40,22 @@ def test_the_copy_pads_and_forgets(model: VisionLanguageModel) -> None:
                     expected = side[own].view(len(own), allocator.num_key_value_heads, -1).transpose(0, 1)
                     assert torch.equal(found[row, :, -2 - len(own) : -2], expected)
                     assert torch.equal(found[row, :, -2], new[request, :, 0])
-        cache.store(0, [60, 61])
+        assert cache.store(0, [60, 61])
         assert torch.equal(pages[0][60], new[0].flatten())
         assert torch.equal(pages[1][61], -new[0].flatten())
+
+
+@pytest.mark.parametrize("number", [torch.nan, -torch.inf])
+def test_numbers_that_are_none_do_not_come_into_the_pages(model: VisionLanguageModel, number: float) -> None:
+    with start(model) as engine:
+        allocator = steady_of(engine)._allocator
+        cache = ContiguousCache(allocator, max_tokens=100)
+        cache.load([[0], [8]])
+        cache.begin_token()
+        new = torch.ones(2, allocator.num_key_value_heads, 1, allocator.head_dim)
+        new[0, 0, 0, 1] = number
+        for layer in range(len(allocator.layer_indices)):
+            cache.update(new, new, layer)
+        assert [cache.store(0, [60]), cache.store(1, [61])] == [False, True]
+        keys, values = token_rows(allocator)[0]
+        assert keys[60].tolist() == values[60].tolist() == [float(place != 1) for place in range(keys.shape[1])]

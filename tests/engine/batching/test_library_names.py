@@ -54,7 +54,7 @@ NAMES = {
     "pool": ("count_free_blocks", "num_free_sectors"),
     "inputs": (
         "compute_stream", "get_cb_kwargs", "get_model_kwargs", "prepare_batch_tensors", "prepare_batch_update",
-        "retrieve_device_outputs",
+        "requests_in_batch", "retrieve_device_outputs",
     ),
     "runner": (
         "_sample",

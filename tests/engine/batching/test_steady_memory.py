@@ -6,14 +6,13 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-import torch
-from transformers import MistralConfig, MistralForCausalLM
 
 from engine.generate import generate
 from models.vision_language_model import VisionLanguageModel
+from tests.engine.batching.faults.one_broken import sliding_model
 from tests.engine.batching.helpers import manager_of, steady_of
 from tests.engine.helpers import answers_in_order, assert_idle, language_model, last, start, talk_forever
-from tests.tiny_model import GREEDY, ask, picture, prompt_tokens, tiny_model
+from tests.tiny_model import GREEDY, ask, picture, prompt_tokens
 
 pytestmark = pytest.mark.usefixtures("quick")
 
@@ -77,13 +76,7 @@ def test_several_without_memory_for_their_copies(model: VisionLanguageModel, mon
 
 
 def test_sliding_windows_stay_with_the_library() -> None:
-    model = tiny_model()
-    torch.manual_seed(0)
-    config = MistralConfig(
-        vocab_size=259, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, sliding_window=16, eos_token_id=2, initializer_range=0.4,
-    )  # fmt: skip
-    model.language_model = MistralForCausalLM(config).eval()
+    model = sliding_model()
     expected = generate(model, [ask("Go on")], GREEDY)[0].text
     with start(model) as engine:
         assert last(engine, ask("Go on")).text == expected

@@ -11,7 +11,9 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from models.loader import load_model, materialise
 from models.memory.sizes import weight_bytes
-from models.quantized.eight_bits import EightBitLinear
+from models.quantized import arranged
+from models.quantized.eight_bits import EightBitLinear, has_exact_integers
+from models.quantized.four_bits import FourBitLinear
 from models.tensors.freed import give_back_freed_memory
 from models.tensors.weights import Part
 from tests.own_memory import own_and_mapped
@@ -66,3 +68,24 @@ def test_a_head_that_is_no_embedding_is_in_8_bits(case: str, is_tied: bool) -> N
         mine, expected = head(hidden), plain(hidden)  # as many logits as there are pieces
     assert mine.shape == expected.shape
     assert (mine - expected).norm() < 0.02 * expected.norm()
+
+
+@pytest.mark.parametrize("quantization", ["8bit", "4bit"])
+@torch.inference_mode()
+def test_layers_of_the_same_inputs_are_one_and_say_the_same(quantization: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = LlamaConfig(
+        hidden_size=128, intermediate_size=192, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+        vocab_size=99, attention_bias=True,
+    )  # fmt: skip
+    part = part_of(config)
+    model = materialise(part, device=CPU, dtype=torch.bfloat16, quantization=quantization)
+    monkeypatch.setattr(arranged, "SAME_INPUTS", ())
+    apart = materialise(part, device=CPU, dtype=torch.bfloat16, quantization=quantization)
+    counts = [sum(isinstance(m, EightBitLinear | FourBitLinear) for m in one.modules()) for one in (model, apart)]
+    assert counts == [2 * 4 + 1, 2 * 7 + 1]
+    ids = torch.arange(40)[None]
+    for tokens in (ids, ids[:, :1]):
+        mine, expected = model(input_ids=tokens).logits, apart(input_ids=tokens).logits
+        torch.testing.assert_close(mine, expected, rtol=0.02, atol=0.02)
+    if quantization == "8bit" and has_exact_integers():
+        assert torch.equal(mine, expected)

@@ -1,8 +1,13 @@
-"""Two processes under torchrun and under `accelerate launch`, over gloo, against one that accumulates two batches."""
+"""Two processes under torchrun and under `accelerate launch`, over gloo, against one that accumulates two batches.
+
+A node is a command of its own, which finds the others by an address and a port, here of this machine.
+"""
 
 from __future__ import annotations
 
+import os
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -16,6 +21,7 @@ from tests.training.runs import losses
 from tests.training.tiny import tiny_steps
 from tests.training.tiny.small_networks import shown
 from tests.training.tiny_stages import tiny_recipe
+from tests.waiting import free_port
 from training.batch_trainer import STATE_FILE, batch_arguments
 from training.recipe import Recipe
 from training.train import run_stage
@@ -26,8 +32,13 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
 ]
 LAUNCHERS = {
-    "torchrun": "torch.distributed.run --standalone --nproc-per-node 2 --no-python",
-    "accelerate": "accelerate.commands.launch --multi_gpu --num_processes 2 --main_process_port 0 --no_python",
+    "torchrun": ["torch.distributed.run --standalone --nproc-per-node 2 --no-python"],
+    "accelerate": ["accelerate.commands.launch --multi_gpu --num_processes 2 --main_process_port 0 --no_python"],
+    "accelerate, two nodes": [
+        "accelerate.commands.launch --multi_gpu --num_processes 2 --num_machines 2 "
+        f"--machine_rank {rank} --main_process_ip 127.0.0.1 --main_process_port PORT --no_python"
+        for rank in range(2)
+    ],
 }
 
 
@@ -52,13 +63,33 @@ def test_two_processes_are_two_accumulated_batches(
 ) -> None:
     together = recipe_of(tmp_path, gradient_accumulation=1)
     program = [*python, "-m", "training", "--cfg-path", str(together.source)]
-    command = [*python, "-m", *LAUNCHERS[launcher].split(), *program]
-    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    port = str(free_port())
+    nodes = [[*python, "-m", *node.replace("PORT", port).split(), *program] for node in LAUNCHERS[launcher]]
+    with ThreadPoolExecutor() as threads:  # whoever fails is not waited for by the others for ever: they fail, too
+        for node in threads.map(lambda one: subprocess.run(one, cwd=ROOT, capture_output=True, text=True), nodes):
+            assert node.returncode == 0, node.stderr
     assert losses(tmp_path, step=2) == pytest.approx(losses(alone, step=2), rel=1e-5)
     ours, theirs = (torch.load(folder / "output" / "final" / "checkpoint.pth")["model"] for folder in (tmp_path, alone))
     assert ours.keys() == theirs.keys()
     for name, tensor in ours.items():
         assert torch.allclose(tensor, theirs[name], atol=1e-6), name
+
+
+@pytest.mark.slow
+def test_a_run_survives_the_death_of_a_process(python: list[str], alone: Path, tmp_path: Path) -> None:
+    """One of two is killed in the second step; torchrun starts both again, which go on after the first."""
+    recipe = recipe_of(tmp_path, gradient_accumulation=1)
+    torchrun = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--max-restarts", "1", "--no-python"]
+    program = [*python, "-m", "tests.training.stages.dying_run", str(recipe.source)]
+    command = [*python, "-m", *torchrun, *program]
+    # Else the processes look for each other where those of the first start were.
+    settings = os.environ | {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=settings, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "died").exists()
+    begun = [int(line) for line in (tmp_path / "begun").read_text().split()]
+    assert sorted(begun) == [0, 0, 1, 1]  # after how many steps each process began, of both starts
+    assert losses(tmp_path, step=2) == pytest.approx(losses(alone, step=2), rel=1e-5)
 
 
 @pytest.mark.slow

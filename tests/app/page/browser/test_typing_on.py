@@ -15,7 +15,7 @@ from app.page.handlers import Handlers
 from app.page.question.attachments import Attachments
 from app.page.question.question_pictures import QuestionPictures
 from tests.app.helpers import Server, encode, scene
-from tests.app.page.browsing import answers, ask, attach, done, question
+from tests.app.page.browsing import answers, ask, attach, done, drag, question
 
 pytestmark = pytest.mark.browser
 
@@ -111,3 +111,24 @@ def test_what_is_typed_while_a_scene_is_drawn_stays(
     question(page).press("Enter")
     done(page, 1)
     assert server.model.last_question() == "what is it?"
+
+
+def test_a_box_that_is_drawn_before_a_question_is_accepted_stays(
+    server: Server, quiet_page: Page, scene_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = quiet_page
+    attach(page, scene_file)
+    page.get_by_role("button", name="Box: Draw a box").click()
+    drag(page, (0.105, 0.205), (0.455, 0.605))
+    question(page).fill("[identify] what is this")
+    with late(monkeypatch, Handlers, "page_shown") as accepted:
+        question(page).press("Enter")
+        expect(page.locator(".mv-pending")).to_be_visible()
+        drag(page, (0.955, 0.955), (0.805, 0.705))
+        accepted.set()
+        done(page, 1)
+    ask(page, "[identify] and this")
+    done(page, 2)
+    asked = [turn.text for turn in server.model.seen[-1] if turn.role == "user"]
+    assert asked == ["[identify] what is this {<10><20><45><60>}", "[identify] and this {<80><70><95><95>}"]
+    expect(page.get_by_label("Left")).to_have_value("")

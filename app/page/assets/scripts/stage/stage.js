@@ -173,7 +173,9 @@
   // Python has something to say: what is attached, and which picture the next question is about.
   function receive(props) {
     if (!props.value || !("pictures" in props.value)) return;
-    const keep = props.value.current === value.current && !props.value.clear;
+    const { clear } = props.value; // whether, or which box
+    const isCleared = Array.isArray(clear) ? String(clear) === String(parts.drawing.numbers()) : clear;
+    const keep = props.value.current === value.current && !isCleared;
     const isNew = props.value.current !== value.current;
     value = props.value;
     minivlm.pictures.put(Object.fromEntries(value.pictures.filter(({ uri }) => uri).map(({ key, uri }) => [key, uri])));

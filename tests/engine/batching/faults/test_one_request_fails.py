@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,15 +12,16 @@ import torch
 from torch import Tensor
 
 from engine.batching import request_sampler
+from engine.batching.contiguous_cache import ContiguousCache
 from engine.batching.request_sampler import RequestSampler
 from engine.chat_engine import ChatEngine
 from engine.generating_model import GeneratingModel
 from models.conversation import Answer, Sampling, Turn
 from models.errors import NotFinite
 from models.vision_language_model import VisionLanguageModel
-from tests.engine.helpers import assert_idle, end_of, hold_steps, last, start
-from tests.tiny_model import FIRST_BYTE, GREEDY, ask, picture
-from tests.waiting import eventually
+from tests.engine.batching.faults.one_broken import check_that_the_others_go_on, sliding_model
+from tests.engine.helpers import assert_idle, end_of, last, start
+from tests.tiny_model import GREEDY, ask, picture, tiny_model
 
 VICTIM = 666  # the seed of the question that things go wrong with
 DRAWN = replace(GREEDY, temperature=0.8, repetition_penalty=1.1)
@@ -83,37 +83,26 @@ def test_numbers_that_are_none(engine: ChatEngine, number: float, monkeypatch: p
     assert engine.stats().restarts == 0
 
 
-def in_company(engine: ChatEngine) -> list[Answer | Exception]:
-    """As `all_at_once`, with steps that read the prompts of several."""
-
-    def outcome(place: int) -> Answer | Exception:
-        try:
-            return last(engine, ask(f"question {place}"), settings(place))
-        except NotFinite as error:
-            return error
-
-    may_go_on = hold_steps(engine._model)
-    with ThreadPoolExecutor(3) as pool:
-        answers = [pool.submit(outcome, place) for place in range(3)]
-        assert eventually(lambda: engine.stats().in_loop == 3)
-        may_go_on.set()
-        return [answer.result() for answer in answers]
+@pytest.mark.parametrize("make", [tiny_model, sliding_model])
+@pytest.mark.parametrize(("number", "in_answer"), [(math.nan, False), (math.inf, False), (math.nan, True)])
+def test_keys_and_values_that_are_none_stay_with_their_request(
+    make: Callable[[], VisionLanguageModel], number: float, in_answer: bool
+) -> None:
+    """In most steps they lie beside the others', which a mask hides; but 0 times NaN is NaN."""
+    check_that_the_others_go_on(make(), number, in_answer=in_answer)
 
 
-@pytest.mark.parametrize("number", [math.nan, math.inf])
-def test_keys_and_values_that_are_none_stay_with_their_request(model: VisionLanguageModel, number: float) -> None:
-    """In the steps that read its prompt they lie beside the others', which a mask hides; but 0 times NaN is NaN."""
-    with start(model) as engine:
-        right = without_times(in_company(engine))
-    of_victim = FIRST_BYTE + ord("1")
-    assert not any("1" in answer.text for answer in (right[0], right[2]))
-    with torch.no_grad():
-        model.text_embedding.weight[of_victim] = number
-    with start(model) as engine:
-        first, victim, third = without_times(in_company(engine))
-        assert_idle(engine)
-    assert (first, third) == (right[0], right[2])
-    assert isinstance(victim, NotFinite)
+def test_keys_that_are_none_but_gave_a_token_end_it_later(engine: ChatEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As -infinity does where it only takes away a token's weight: seen when they are copied to the pages."""
+    right = last(engine, ask("question"))
+    reused = engine.stats().prompt_tokens_reused
+    with monkeypatch.context() as patched:
+        patched.setattr(ContiguousCache, "store", lambda *_, **__: False)
+        with pytest.raises(NotFinite):
+            last(engine, ask("another one"))
+    assert without_times([last(engine, ask("question"))]) == without_times([right])
+    assert engine.stats().prompt_tokens_reused > reused
+    assert_idle(engine)
 
 
 def test_what_was_computed_then_is_not_used_again(engine: ChatEngine, monkeypatch: pytest.MonkeyPatch) -> None:
