@@ -27,7 +27,7 @@ from tests.paths import ROOT
 
 @pytest.fixture
 def signals() -> Iterator[None]:
-    kept = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    kept = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
     yield
     for number, handler in kept.items():
         signal.signal(number, handler)
@@ -133,3 +133,30 @@ def test_answers_that_are_left_after_the_grace_are_a_line(slow_server: subproces
     for unwanted in ("Traceback", "terminate called", "ERROR"):
         assert unwanted not in output
     assert (status, json.loads(body)["error"]["code"]) == (503, "server_stopping")
+
+
+def test_a_closed_terminal_ends_it_in_order(tmp_path: Path) -> None:
+    """It left the pictures of all visitors in the folder for temporary files."""
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    code = (
+        "import atexit, os, shutil, signal, sys\nfrom app.ending import Ending\n"
+        "atexit.register(shutil.rmtree, sys.argv[1])\nending = Ending(0)\nprint('ready', flush=True)\n"
+        "sys.stdin.read()\nos.kill(os.getpid(), signal.SIGHUP)\nending.wait(lambda: None)\n"
+        "print('Stopping', file=sys.stderr, flush=True)\n"
+    )
+    terminal, its_program = os.openpty()
+    command = [sys.executable, "-c", code, str(scratch)]
+    program = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=its_program, text=True)
+    lines_until(program, "ready")
+    os.close(its_program)
+    os.close(terminal)
+    program.communicate(timeout=120)
+    assert program.returncode == 0
+    assert not scratch.exists()
+
+
+def test_nohup_keeps_it_going(signals: None) -> None:
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    Ending(0)
+    assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
