@@ -18,6 +18,7 @@ from PIL import Image
 from app.chat import saved_pictures
 from app.chat.encoding import well_formed
 from app.chat.exchange import Exchange, IllustratedAnswer, WantedExtras
+from app.chat.json_fields import read_json
 from app.chat.pictures import Picture
 from app.chat.saved import chat_json
 from app.chat.session import ChatSession
@@ -267,3 +268,9 @@ def test_every_text_can_be_encoded_afterwards(text: str) -> None:
     made = well_formed(text)
     made.encode()
     assert made == text or any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def test_a_file_of_millions_of_values_is_refused_before_they_are_made() -> None:
+    """25 MiB of them took 5 s, for which everybody waited, and a gigabyte."""
+    with pytest.raises(RequestError, match=r"a\.json holds more than 500,000 values"):
+        read_json(b'{"exchanges": [' + b"{}," * 300_000, "a.json")
