@@ -3,28 +3,39 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable
 from types import FrameType
+from typing import NoReturn
 
 LOOK_SECONDS = 0.05
+SIGHUP = getattr(signal, "SIGHUP", None)  # the terminal was closed; Windows has none
 
 
 class Ending:
-    """Waits for SIGTERM or SIGINT, and gives answers `grace` seconds. To be made and used in the main thread."""
+    """Waits for a signal to end, and gives answers `grace` seconds. To be made and used in the main thread."""
 
     def __init__(self, grace: float) -> None:
         self._grace = grace
         self._asked = threading.Event()
-        self._previous = {number: signal.signal(number, self._on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
+        self._terminals = [file for file in (1, 2) if os.isatty(file)]
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_signal)
+        if SIGHUP is not None and signal.getsignal(SIGHUP) is signal.SIG_DFL:  # else nohup keeps it away
+            signal.signal(SIGHUP, self._on_signal)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         del frame
         if self._asked.is_set() and number == signal.SIGINT:
             os._exit(130)  # whoever presses twice means it; nothing here must be saved
+        if number == SIGHUP:
+            for file in self._terminals:  # where every line would be an error now
+                os.dup2(os.open(os.devnull, os.O_WRONLY), file)
         self._asked.set()
 
     def wait(self, look: Callable[[], None]) -> None:
@@ -34,7 +45,7 @@ class Ending:
 
     def close_within(self, seconds: float) -> None:
         """From now on the program may take so long to end: a thread that hangs does not keep it longer."""
-        timer = threading.Timer(seconds, _leave)
+        timer = threading.Timer(seconds, leave)
         timer.daemon = True
         timer.start()
 
@@ -48,6 +59,13 @@ class Ending:
         return True
 
 
-def _leave() -> None:
+def leave() -> NoReturn:
+    """End the program with status 0, whatever its threads still compute.
+
+    Python by itself would unwind them in the middle of C++ code that may not be unwound, which aborts the program.
+    """
     atexit._run_exitfuncs()  # scratch folders go all the same
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):  # closed, or nobody reads it any more
+            stream.flush()
     os._exit(0)

@@ -15,8 +15,8 @@ from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from app.ending import Ending
-from models.errors import RequestError
+from app.ending import Ending, leave
+from models.errors import RequestError, ShutDown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -87,6 +87,7 @@ def serve(
         print("note: --share without --auth lets anyone who has the link use this machine.", file=sys.stderr)
     from app.api.gate import add_api
     from app.api.metrics import log_to_stderr
+    from app.chat.live_answer import end_all
     from app.limits.guarded_server import LimitedServer
 
     limited = LimitedServer(args)
@@ -110,18 +111,22 @@ def serve(
     print(f"Programs ask {local_url}v1 (docs/api.md).", flush=True)
     logging.getLogger("uvicorn.error").addFilter(is_worth_a_line)
     log_to_stderr()
-    ending = Ending(args.grace)
+    ending, are_left = Ending(args.grace), False
     try:
         with usage or nullcontext():
             ending.wait(lambda: check(limited))
             limited.refuse_work("The server is stopping.")
             print("Stopping: answers that are being written may end; Ctrl+C stops at once.", file=sys.stderr)
-            if not ending.let_finish(lambda: limited.is_answering):
+            are_left = not ending.let_finish(lambda: limited.is_answering)
+            if are_left:
                 print(f"Some answers did not end within {args.grace} seconds (--grace).", file=sys.stderr)
+                end_all(ShutDown("The server was stopped while it answered. Ask again once it is there again."))
             ending.close_within(CLOSING_SECONDS)
     finally:
         models.stop()
         demo.close(verbose=False)
+    if are_left:
+        leave()  # their threads may still compute
 
 
 def refuse_changed(library: ModelLibrary, limited: LimitedServer) -> None:

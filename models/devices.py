@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Sequence
-from functools import cache
+from collections.abc import Callable, Collection, Sequence
+from functools import cache, partial
 from pathlib import Path
 
 import psutil
@@ -80,14 +80,24 @@ def pick_dtype(wanted: str, device: torch.device, num_weights: int = 0) -> tuple
 @cache
 def bfloat16_gain() -> float:
     """How many times less a prompt's product takes here in bf16 than in fp32: less than half a second of products."""
-    matrices = {dtype: torch.ones(_SIDE, _SIDE, dtype=dtype) for dtype in (torch.float32, torch.bfloat16)}
-    least = dict.fromkeys(matrices, float("inf"))
+    products = {dtype: _product(dtype) for dtype in (torch.float32, torch.bfloat16)}
+    least = dict.fromkeys(products, float("inf"))
     for _ in range(_TRIES):  # in turns, as others may use the machine
-        for dtype, matrix in matrices.items():
+        for dtype, product in products.items():
             start = time.perf_counter()
-            torch.nn.functional.linear(matrix[:_TOKENS], matrix)
+            product()
             least[dtype] = min(least[dtype], time.perf_counter() - start)
     return least[torch.float32] / least[torch.bfloat16]
+
+
+def _product(dtype: torch.dtype) -> Callable[[], object]:
+    """A prompt's product with weights laid out as the engine does it, where oneDNN has bf16; else with plain ones."""
+    weights = torch.ones(_SIDE, _SIDE, dtype=dtype)
+    tokens = weights[:_TOKENS]
+    if not (torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()):
+        return partial(torch.nn.functional.linear, tokens, weights)
+    packed = torch.ops.mkldnn._reorder_linear_weight(weights)
+    return partial(torch.ops.mkldnn._linear_pointwise, tokens, packed, None, "none", [], "")
 
 
 def free_on(devices: Sequence[torch.device]) -> int:

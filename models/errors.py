@@ -13,6 +13,7 @@ MiniVLMError
 ├── RequestError            a request that can't be served as asked: empty question, too many images, bad settings
 ├── NotFinite               the model computed NaN or infinity: mostly a number format that is too small for it
 ├── Busy                    the queue is full
+├── ShutDown                the server was stopped while it answered
 └── ServerFailed            another server, which has the model, can't be reached, refuses us, or breaks off
     └── ServerLoading       … or is still loading
 
@@ -93,6 +94,10 @@ class NotFinite(MiniVLMError):
 
 class Busy(MiniVLMError):
     """Too many requests are waiting already."""
+
+
+class ShutDown(MiniVLMError):
+    """The server is stopped, and took no more time for this answer."""
 
 
 class ServerFailed(MiniVLMError):

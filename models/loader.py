@@ -98,12 +98,9 @@ def build_model(
         say(note)
     empty = {key: empty_module(part, dtype) for key, part in parts.items()}
     check_parts(parts, empty)
-    llm = parts["language_model"]
-    num_rows = llm.config.get_text_config().vocab_size
-    check_vocabulary(tokenizer, num_rows, source=llm.source)
+    check_vocabulary(tokenizer, _num_rows(parts), source=parts["language_model"].source)
     outline = family.assemble(config, files, empty, tokenizer)
-    if not any(token in range(num_rows) for token in outline.eos_token_ids):
-        raise ConfigError(f"{llm.source}: config.json has no eos_token_id, so no answer would end; download it again.")
+    _check_that_answers_end(outline, parts)
     check_context(outline, source=config.source)
     spread: Spread | None = None
     if len(devices) > 1 or (report is not None and not keep_lora):  # training keeps no keys and values
@@ -127,6 +124,18 @@ def build_model(
     if keep_lora:
         model.lora = parts["language_model"].lora
     return model
+
+
+def _num_rows(parts: Parts) -> int:
+    """Of the language model's embedding."""
+    size: int = parts["language_model"].config.get_text_config().vocab_size
+    return size
+
+
+def _check_that_answers_end(outline: VisionLanguageModel, parts: Parts) -> None:
+    if not any(token in range(_num_rows(parts)) for token in outline.eos_token_ids):
+        source = parts["language_model"].source
+        raise ConfigError(f"{source}: config.json has no eos_token_id, so no answer would end; download it again.")
 
 
 def _add_facts(model: VisionLanguageModel, config: FamilyConfig, parts: Parts, **known: str) -> None:

@@ -77,7 +77,14 @@ STAND_TWICE = {
 
 # Folders of tests that mirror none of the program: each is about a topic of many modules, or holds helpers.
 TOPICS = {
-    *("app/page/browser", "app/page/browser/stage", "app/page/gallery", "engine/faults", "models/layouts", "deploy"),
+    *(
+        "app/page/browser",
+        "app/page/browser/stage",
+        "app/page/gallery",
+        "engine/batching/faults",
+        "models/layouts",
+        "deploy",
+    ),
     *("fuzz", "on_gpu", "pretended_gpu", "ready_python", "sixth_family", "zero_gpu"),
 }
 

@@ -11,6 +11,9 @@ from typing import Any, NoReturn
 from app.chat.encoding import well_formed
 from models.errors import RequestError
 
+# Values of a file. Each takes some hundred bytes and is made while everybody waits: 25 MiB can hold eight million.
+MAX_VALUES = 500_000
+
 
 @dataclass(frozen=True)
 class Value:
@@ -78,6 +81,8 @@ class Value:
 
 def read_json(data: bytes, name: str) -> Value:
     """The value of a JSON file. Raises RequestError, one line with the file's name, for one that can't be read."""
+    if sum(map(data.count, (b",", b"[", b"{"))) > MAX_VALUES:
+        raise RequestError(f"{name} holds more than {MAX_VALUES:,} values, which is the limit of such a file.")
     try:
         content = json.loads(data.decode("utf-8-sig"), parse_constant=_no_constant)
     except (ValueError, RecursionError):  # no UTF-8, no JSON, a number of thousands of digits, or nested too deeply

@@ -96,6 +96,16 @@ class LiveAnswer:
         if self._stream is not None:
             self._stream.close()
 
+    def fail(self, error: BaseException) -> None:
+        """As `stop`, with the reason; an answer that has ended is left as it is."""
+        with self._changed:
+            if self.is_running:
+                self._error = error
+            self._end(self._stopped, error)
+        if self._stream is not None:
+            self._stream.close()
+        self._on_change()
+
     def _end(self, how: threading.Event, error: BaseException | None = None) -> None:
         """Under the lock: it is over, for every reader."""
         if self.is_running and self._on_end is not None:
@@ -122,13 +132,20 @@ class LiveAnswer:
                     self._changed.notify_all()
                 self._on_change()
         except BaseException as error:  # handed to `on_end`
-            self._error = error
+            if not self._stopped.is_set():
+                self._error = error
         finally:
             if self._stream is not None:
                 self._stream.close()
             with self._changed:
                 self._end(self._finished, self._error)
             self._on_change()
+
+
+def end_all(error: BaseException) -> None:
+    """End all answers that are being written, of all conversations and clients, with this reason."""
+    for live in list(_being_written):
+        live.fail(error)
 
 
 def updates_of(lives: Sequence[LiveAnswer]) -> Iterator[None]:

@@ -16,7 +16,14 @@ from app.chat.json_fields import Value, read_json
 from app.chat.pictures import Picture
 from app.chat.questions import MAX_QUESTION_CHARACTERS
 from app.chat.regions import MAX_PHRASE_CHARACTERS, entities_of, parse_answer, regions_data
-from app.chat.saved_pictures import MAX_BYTES, MAX_LINE_CHARACTERS, MAX_PICTURES, pictures_json, read_pictures
+from app.chat.saved_pictures import (
+    MAX_BYTES,
+    MAX_LINE_CHARACTERS,
+    MAX_PICTURES,
+    picture_bytes,
+    pictures_json,
+    read_pictures,
+)
 from engine.chat_model import ChatModel
 from models.conversation import Answer, Sampling
 from models.errors import RequestError
@@ -25,6 +32,7 @@ from models.sampling_settings import check, settings_of
 
 FORMAT, VERSION = "minivlm-chat", 1
 MAX_EXCHANGES = 1000
+MAX_TEXT_BYTES = 4 * 2**20  # of a file without its pictures: the page that shows it takes up to twenty times as much
 MAX_ANSWER_CHARACTERS = 200_000
 MAX_SPANS = 10_000
 
@@ -144,6 +152,10 @@ def read_chat(data: bytes, model: ChatModel, *, name: str = "The file") -> list[
     if chat["version"].content != VERSION:
         raise RequestError(f"{name} has another version than {VERSION}; this program reads only that.")
     chat["saved"].text(100)
+    if len(data) - picture_bytes(chat["pictures"]) > MAX_TEXT_BYTES:
+        raise RequestError(
+            f"{name} has more than {MAX_TEXT_BYTES >> 20} MiB of text, which is the limit of a saved chat."
+        )
     pictures = read_pictures(chat["pictures"])
     exchanges: list[Exchange] = []
     for value in chat["exchanges"].items(MAX_EXCHANGES):

@@ -42,6 +42,12 @@ def _file(picture: Picture, side: int) -> tuple[str, bytes]:
     return ("png", file) if len(file) <= side * side // 8 else ("jpeg", picture_file(image, "jpeg", quality=92))
 
 
+def picture_bytes(value: Value) -> int:
+    """How many bytes of a file are pictures. Raises RequestError where there are none."""
+    entries = [entry.object("name", "data") for _, entry in value.entries(MAX_PICTURES)]
+    return sum(len(one["data"].text(MAX_BYTES)) for one in entries)
+
+
 def read_pictures(value: Value) -> dict[str, Picture]:
     """The pictures of a file by their keys. Raises RequestError, and ImageError for one that is no picture."""
     pictures = {}

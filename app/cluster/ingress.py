@@ -18,6 +18,10 @@ from app.cluster.affinity import SessionHeader
 from app.cluster.elsewhere import ReplicatedModel
 from engine.stats import EngineStats
 
+# That a new door waits for models that are there already, so that nobody is told that they are loading while doors are
+# replaced. Models that load take longer: then it opens, and says so.
+PATIENCE_SECONDS = 10.0
+
 
 class ClusterModels(ServedModels):
     """The models of all deployments, from the moment on that each has a replica that is ready."""
@@ -41,11 +45,14 @@ class ClusterModels(ServedModels):
 class Ingress:
     """What Ray Serve runs behind its HTTP proxy, under `serve.ingress`. `handles` are those of the models, by name."""
 
-    def __init__(self, handles: Mapping[str, Any], keys: Sequence[str], origins: Sequence[str]) -> None:
+    async def __init__(  # type: ignore[misc]  # Ray Serve awaits it, and sends nothing here before it has ended
+        self, handles: Mapping[str, Any], keys: Sequence[str], origins: Sequence[str]
+    ) -> None:
         self._handles = dict(handles)
         self._access = Access(keys, origins)
         self._models = ClusterModels(list(handles))
         self._asking = [asyncio.ensure_future(self._ask_for_facts(name)) for name in handles]
+        await asyncio.wait(self._asking, timeout=PATIENCE_SECONDS)
 
     async def _ask_for_facts(self, name: str) -> None:
         """Waits for the first replica of a model."""

@@ -17,7 +17,6 @@ from app.limits.refusal import Refused
 
 MAX_DEPTH = 64  # of JSON: the page's own has 10
 MAX_PARTS = 20_000  # brackets and commas; each becomes an object of some hundred bytes, several times over
-_BOUNDARY = re.compile(r"""boundary="?([^\s";,]{1,200})""", re.IGNORECASE)
 MAX_DIGITS = 300  # of a number, more than any that can be used
 DRAIN_SECONDS, DRAIN_BYTES = 2.0, 32 * MIB  # of a refused body: who is still sending would not read the answer
 
@@ -74,26 +73,6 @@ class LimitedBody:
                 raise Refused(400, "The request ended too early.")
             parts.append(message.get("body", b""))
         return b"".join(parts)
-
-
-class FilesOfAForm:
-    """How many files a form brings, counted while it comes: each becomes a file on the disk, however small it is."""
-
-    def __init__(self, scope: Scope, limit: int) -> None:
-        match = _BOUNDARY.search(header(scope, b"content-type") or "")
-        self._mark = b"--" + match[1].encode("latin-1") if match else b""
-        self._end = b""  # of the part before: a boundary may begin there
-        self._limit, self._found = limit, 0
-
-    def count(self, part: bytes) -> None:
-        """More of the form has come. Raises Refused once its files are too many."""
-        if not self._mark:
-            return
-        seen = self._end + part
-        self._found += seen.count(self._mark)
-        self._end = seen[-(len(self._mark) - 1) :]
-        if self._found > self._limit + 1:  # the last one ends the form
-            raise Refused(413, f"Too many files at once; the limit is {self._limit}.")
 
 
 def too_large(limit: int) -> Refused:

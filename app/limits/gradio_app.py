@@ -1,6 +1,6 @@
 """What the layer must know of gradio's server: its listeners, what it keeps per session, and who is logged in.
 
-Everything here that is private to gradio is in this file and in fair_queue.py.
+Everything here that is private to gradio is in this file, fair_queue.py and upload_forms.py.
 """
 
 from __future__ import annotations
@@ -9,11 +9,13 @@ from http.cookies import CookieError, SimpleCookie
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+import gradio.route_utils
 import gradio.routes
 from gradio.state_holder import SessionState, StateHolder
 
 from app.limits.fair_queue import FairQueue
 from app.limits.refusal import Refused
+from app.limits.upload_forms import FormOfFiles, UploadProgress
 
 if TYPE_CHECKING:
     from gradio.blocks import BlockFunction, Blocks
@@ -67,6 +69,11 @@ class GradioApp:
         states = _States()
         states.set_blocks(self._blocks)
         self._app.state_holder = states
+
+    def read_uploads(self) -> None:
+        """Read forms and keep their progress with our own classes; from now on, in every server of this process."""
+        gradio.route_utils.GradioMultiPartParser = FormOfFiles  # type: ignore[misc]
+        gradio.routes.file_upload_statuses = UploadProgress()
 
     # Sessions
 

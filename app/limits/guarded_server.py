@@ -58,6 +58,7 @@ class LimitedServer:
         gradio = GradioApp(app)
         gradio.serve_in_turns()
         gradio.keep_little()
+        gradio.read_uploads()
         layer = self.layer = LimitsLayer(inside, gradio, self.limits, self.front)
         layer.awaits_api = self.awaits_api
         app.middleware_stack = layer
@@ -76,6 +77,7 @@ class LimitedServer:
 
         for name in ("uvicorn.error", "asyncio"):
             logging.getLogger(name).addFilter(RepeatedLines())
+        logging.getLogger("python_multipart").setLevel(logging.ERROR)  # it warns of each form that gets a 400
         original = http_server.start_server
         http_server.start_server = self._start  # type: ignore[assignment]
         try:

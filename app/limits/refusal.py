@@ -53,9 +53,8 @@ class AuditLog:
         unsaid = self._unsaid.pop(key, 0)
         self._forget()
         more = f" ({unsaid} more like it since the last line)" if unsaid else ""
-        logger.warning(
-            "refused %d: %s %s from %s: %s%s", refused.status, method, printable(path), client, refused, more
-        )
+        what = f"{printable(method, 10)} {printable(path)}"
+        logger.warning("refused %d: %s from %s: %s%s", refused.status, what, client, refused, more)
 
     def _forget(self) -> None:
         while len(self._last) > REMEMBERED:

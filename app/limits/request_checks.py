@@ -9,13 +9,14 @@ from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from typing import Any
 
 from app.limits.addresses import SCOPE_KEY
-from app.limits.bodies import FilesOfAForm, check_length, parse_object, replay
+from app.limits.bodies import check_length, parse_object, replay
 from app.limits.budgets import Gauge, Lanes, Rate
 from app.limits.gradio_app import GradioApp
 from app.limits.guarded_request import GuardedRequest
 from app.limits.policy import KIB, Limits
 from app.limits.refusal import Refused
 from app.limits.route_kinds import CALLS, OPEN, STREAMS, Kind
+from app.limits.upload_forms import FILES_OF_A_FORM
 from app.limits.uploads import UploadFolder
 from app.limits.visits import COOKIE, NO_VISIT, TOO_MANY_WAITING, Session, Visits
 from engine.asker import ASKER, Asker
@@ -256,13 +257,11 @@ class RequestChecks:
         if self._bytes.left(client) < max(size, 1):
             raise Refused(429, "Too much was uploaded from this address lately.", retry_after=60)
         self._uploads.check_room(size)
-
-        files = FilesOfAForm(request.scope, self._limits.upload_files)
+        FILES_OF_A_FORM.set(self._limits.upload_files)
 
         def count(part: bytes) -> None:
             self._bytes.use(client, len(part))
             self._uploads.count(len(part))
-            files.count(part)
             if self._bytes.left(client) < 0:
                 raise Refused(429, "Too much was uploaded from this address lately.", retry_after=60)
 

@@ -56,7 +56,8 @@ _TABLE: tuple[tuple[str, re.Pattern[str], Kind], ...] = tuple(
     for method, path, kind in (
         ("GET", r"/", Kind.PAGE),
         ("GET", r"/(assets|static|svelte)/.*", Kind.STATIC),
-        ("GET", r"(/gradio_api)?/theme\.css|/favicon\.ico|/robots\.txt|/manifest\.json|/pwa_icon(/\d+)?", Kind.STATIC),
+        ("GET", r"(/gradio_api)?/theme\.css|/favicon\.ico|/robots\.txt|/manifest\.json", Kind.STATIC),
+        ("GET", r"/pwa_icon(/(192|512))?", Kind.STATIC),  # those of the manifest; gradio draws any size, for minutes
         ("GET", r"/gradio_api/(startup-events|app_id)/?", Kind.STATIC),
         ("POST", r"/login/?", Kind.LOGIN),
         ("GET", r"/logout/?|/gradio_api/(login_check|user|token)/?", Kind.ACCOUNT),

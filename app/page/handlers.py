@@ -106,7 +106,7 @@ class Handlers:
         """
         if not shown_key or shown_key == page.session.key:
             return page
-        kept = self.store.get(shown_key)
+        kept = self.kept(shown_key)
         if kept is None:
             raise RequestError(LOST)
         return kept

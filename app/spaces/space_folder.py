@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import yaml
@@ -13,6 +13,7 @@ from app.spaces.fitting import fitted
 from app.spaces.lanes import Lane, requirements, version_of
 from models.command_line import ROOT
 from models.config import load_config
+from models.disk import is_disk_full
 from models.errors import ConfigError
 from models.family_config import FamilyConfig
 from models.fetching.checkpoints import CHECKPOINTS_DIR, NeededFile, is_placeholder, needed_files
@@ -29,34 +30,65 @@ def make_folder(
 ) -> str:
     """Write everything that is pushed; what is to be said of the model's room there, "" for a bundled one.
 
-    Raises ConfigError for a folder that is not empty, for a model that does not fit the lane, and for files that are
-    only here: what the Space can't fetch must lie under checkpoints/, from where it is copied.
+    The folder is there whole or not at all. Raises ConfigError for one that is not empty or can't be written, for a
+    model that does not fit the lane, and for files that are only here: what the Space can't fetch must lie under
+    checkpoints/, from where it is copied.
     """
-    config = load_config(config_path)
+    config, out = load_config(config_path), out.absolute()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"--out {out} is there already and not empty; name a new folder.")
     copied = list(_files_to_copy(config))
     lane, line = fitted(lane_name, config)
-    for name in (*_PROGRAM, *(_SCENES if config.is_toy else ())):
-        _copy(ROOT / name, out / name)
-    for path in copied:
-        _copy(path, out / "checkpoints" / path.relative_to(CHECKPOINTS_DIR))
-    _copy(config_path, out / "eval_configs" / config_path.name)
     pinned = (ROOT / "requirements.txt").read_text(encoding="utf-8")
     texts = {
         "README.md": _readme(lane, config, title or config.name or config_path.stem, pinned),
         "requirements.txt": requirements(pinned, lane, index),
-        APP_FILE: _app_file(lane, config_path.name),
+        APP_FILE: _app_file(lane, _served(config).as_posix()),
         ".gitattributes": "".join(f"{name} filter=lfs diff=lfs merge=lfs -text\n" for name in _BINARY),
         ".gitignore": "__pycache__/\n",
     }
-    for name, text in texts.items():
-        (out / name).write_text(text, encoding="utf-8")
+    partial = out.with_name(f".{out.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)  # of one that was killed
+    try:
+        _write(config, copied, texts, partial)
+        if out.is_dir():
+            out.rmdir()
+        partial.rename(out)
+    except OSError as error:
+        said = error.args[0][0][2] if isinstance(error, shutil.Error) else error.strerror or error  # of the first file
+        why = "the disk is full; make room" if is_disk_full(error) else f"{said}; name another folder"
+        raise ConfigError(f"--out {out} can't be written: {why}. Nothing half-written was left.") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
     return line
 
 
+def _served(config: FamilyConfig) -> Path:
+    """Where the configuration is in the Space's folder; a converted model's is inside of its own."""
+    if config.is_converted:
+        return Path("checkpoints") / config.source.parent.relative_to(CHECKPOINTS_DIR)
+    return Path("eval_configs") / config.source.name
+
+
+def _write(config: FamilyConfig, copied: Sequence[Path], texts: Mapping[str, str], out: Path) -> None:
+    """The program, the configuration, files that only this machine has, and `texts` by their names. Raises OSError."""
+    for name in (*_PROGRAM, *(_SCENES if config.is_toy else ())):
+        _copy(ROOT / name, out / name)
+    for path in copied:
+        _copy(path, out / "checkpoints" / path.relative_to(CHECKPOINTS_DIR))
+    if not config.is_converted:
+        _copy(config.source, out / _served(config))
+    for name, text in texts.items():
+        (out / name).write_text(text, encoding="utf-8")
+
+
 def _files_to_copy(config: FamilyConfig) -> Iterator[Path]:
-    """The released files that only this machine has."""
+    """The released files that only this machine has; a converted model's folder as a whole."""
+    if config.is_converted:
+        if not config.source.is_relative_to(CHECKPOINTS_DIR):
+            raise ConfigError(f"{config.source.parent} is outside of {CHECKPOINTS_DIR}; move it there.")
+        yield config.source.parent
+        return
     for file in needed_files(config):
         if is_placeholder(file.value):
             raise ConfigError(f"{config.source}: {file.key} is the placeholder {file.value!r}. {file.hint}")
@@ -89,11 +121,11 @@ def _copy(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
-def _app_file(lane: Lane, config_name: str) -> str:
+def _app_file(lane: Lane, served: str) -> str:
     first = f"import {lane.first_import}  # before torch, in whose place it puts what it has\n\n" * bool(
         lane.first_import
     )
-    arguments = ["--cfg-path", f"eval_configs/{config_name}", "--download", *lane.arguments]
+    arguments = ["--cfg-path", served, "--download", *lane.arguments]
     return f'''"""Starts the chat on this Space: fetches what is not here, checks it, and serves the page."""
 
 {first}import os

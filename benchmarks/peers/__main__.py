@@ -1,7 +1,7 @@
 """`python -m benchmarks.peers SIZE`: one chat, eight, a prompt and a later turn, against the strongest peers on a CPU.
 
 One thread on one core, CPU time, in turns, the same random weights. The peers' environments and all that is made of the
-weights lie in a folder, and are made once. Exit status 1 when a peer's greedy answer in fp32 differs from ours.
+weights lie in a folder, and are made once. Exit status 1 when a peer's greedy answers in fp32 differ from ours.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ GOALS = {
         "4bit": {DECODE: 0.9, PREFILL: 1.0, CHATS: 1.0},
     },
 }
+_LEAST_EQUAL = 0.7  # of the answers: where two tokens are nearly tied, a peer's rounding may choose the other
 _BITS = {"fp32": 32, "16bit": 16, "8bit": 8, "4bit": 4.5}  # of a weight, with the scale of each 64 of them
 
 
@@ -120,7 +121,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     values = values_of(args.size, found, limits, about)
     path.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
     print(as_markdown(values), f"\nreport in {path}")
-    different = sorted(peer for peer, same in found.equal.items() if not same)
+    different = sorted(peer for peer, share in found.equal.items() if share < _LEAST_EQUAL)
     if different:
         print(f"error: greedy answers in fp32 differ from ours: {', '.join(different)}.", file=sys.stderr)
     return 1 if different else 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 
@@ -19,7 +20,11 @@ def measure_limits(*, side: int = _SIDE, num_bytes: int = _READ) -> dict[str, fl
     operations = 2 * side**3 / 1e9
     for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
         matrix = torch.ones(side, side).to(dtype)
-        limits[f"{name}_gflop_s"] = operations / _least(lambda matrix=matrix: matrix @ matrix)  # type: ignore[misc]
+        runs: list[Callable[[], object]] = [partial(torch.mm, matrix, matrix)]
+        if torch.backends.mkldnn.is_available():  # in oneDNN's own layout fp32 is quicker on many CPUs
+            packed = torch.ops.mkldnn._reorder_linear_weight(matrix)
+            runs.append(partial(torch.ops.mkldnn._linear_pointwise, matrix, packed, None, "none", [], ""))
+        limits[f"{name}_gflop_s"] = operations / min(map(_least, runs))
     integers = torch.ones(side, side, dtype=torch.int8)
     limits["int8_gop_s"] = operations / _least(lambda: torch._int_mm(integers, integers))
     return limits

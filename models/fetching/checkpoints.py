@@ -15,6 +15,8 @@ from models.fetching.table import find_released
 
 CHECKPOINTS_DIR = Path(__file__).resolve().parents[2] / "checkpoints"
 
+DESCRIBING = ("config.json", "open_clip_config.json")  # one of them is in every model's repository
+
 _PLACEHOLDER = re.compile(r"please set|path[ _/]to|^/?path/|your[ _/-]|^<.*>$|^\s*$|^x{3,}$", re.IGNORECASE)
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _FILE_SUFFIXES = (".pth", ".pt", ".bin", ".safetensors")  # what no repository on the hub is called
@@ -52,8 +54,9 @@ class NeededFile:
         """The folder of a hub repository in the hub's cache; None where it is not there."""
         from huggingface_hub import try_to_load_from_cache
 
-        found = try_to_load_from_cache(self.value, "config.json") if self.is_hub_id else None
-        return Path(found).parent if isinstance(found, str) else None
+        names = DESCRIBING if self.is_hub_id else ()
+        found = (try_to_load_from_cache(self.value, name) for name in names)
+        return next((Path(place).parent for place in found if isinstance(place, str)), None)
 
 
 def needed_files(config: FamilyConfig) -> list[NeededFile]:

@@ -13,7 +13,7 @@ from huggingface_hub import constants
 
 from models.errors import DownloadFailed
 from models.family_config import FamilyConfig
-from models.fetching.checkpoints import CHECKPOINTS_DIR, NeededFile, is_placeholder, meant, needed_files
+from models.fetching.checkpoints import CHECKPOINTS_DIR, DESCRIBING, NeededFile, is_placeholder, meant, needed_files
 from models.fetching.repository import Repository, cached_folder, list_repository
 from models.fetching.sources import remote_of
 from models.fetching.table import Address, HubFile, ReleasedFile, find_released, remark_on, terms_of
@@ -102,7 +102,10 @@ class Plan:
             yield f"Terms: {terms} ({', '.join(values)})" + (f"; to be accepted at {page}" if page else "")
         total = sum(item.bytes_to_come for item in self.items)
         if not total:
-            yield "Nothing more can be fetched." if self.missing else "Everything is here."
+            if any(item.state == "to fetch" for item in self.items):
+                yield "The hub's cache has its content; that is checked, and comes again where it is damaged."
+            else:
+                yield "Nothing more can be fetched." if self.missing else "Everything is here."
             return
         begun = sum(item.missing_bytes for item in self.items) - total
         earlier = f" ({gib(begun)} of it came earlier)" if begun else ""
@@ -191,6 +194,12 @@ def _repository_item(item: Item, name: str) -> Item:
         if (folder := cached_folder(name)) is not None:
             return replace(item, state="here", path=folder)
         return replace(item, problem=explain(error, what=name, page=page))
+    names = {file.name for file in repository.files}
+    if names.isdisjoint(DESCRIBING) or not any(name.endswith((".safetensors", ".bin")) for name in names):
+        lacks = "config.json" if names.isdisjoint(DESCRIBING) else "weights in safetensors or .bin files"
+        return replace(
+            item, problem=f"{name} has no {lacks}, so it is no model as this program reads them; see {page}."
+        )
     return replace(item, state="to fetch" if repository.missing else "here", repository=repository)
 
 

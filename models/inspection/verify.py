@@ -119,7 +119,8 @@ def _report_file(file: NeededFile, report: Report, *, is_released: bool) -> Head
         report(f"  {file.key}: {file.value}: missing{known}")
         return None
     headers = read_headers(path)
-    report(f"  {file.key}: {file.value}{': can not be used' * bool(headers.problem)}")
+    unusable = ": can't be used" * bool(headers.problem)  # why is said once, at the end
+    report(f"  {file.key}: {file.value}{unusable}")
     if file.remark:
         report(f"    note: {file.remark}")
     for line in () if headers.problem else header_lines(headers, is_released=is_released):

@@ -77,10 +77,14 @@ def _kind(layer: object) -> Any:
 
 def _are_alike(layers: Sequence[Any]) -> bool:
     """Whether their matrices can follow each other in one; 4-bit blocks must not run on from row to row."""
-    if len({(_kind(layer), getattr(layer, "bias", None) is None) for layer in layers}) > 1 or _kind(layers[0]) is None:
+    import bitsandbytes
+
+    kind = _kind(layers[0])
+    if kind is None or any(_kind(layer) is not kind for layer in layers):
         return False
-    width = layers[0].in_features
-    return all(layer.in_features == width for layer in layers) and width % BLOCK == 0
+    if len({(layer.in_features, layer.bias is None) for layer in layers}) > 1:
+        return False
+    return kind is bitsandbytes.nn.Linear8bitLt or layers[0].in_features % BLOCK == 0
 
 
 def _arranged(layers: Sequence[Any]) -> EightBitLinear | FourBitLinear:

@@ -92,14 +92,14 @@ FAULTS: dict[str, tuple[Callable[[Path], object], type[MiniVLMError], str]] = {
     "truncated checkpoint": (lambda d: truncate(d / CHECKPOINT), CheckpointCorrupt, "truncated or damaged"),
     "truncated tower": (lambda d: truncate(d / EVA), CheckpointCorrupt, "truncated or damaged"),
     "truncated shard": (lambda d: truncate(d / SHARD), CheckpointCorrupt, "download it again"),
-    "empty checkpoint": (lambda d: (d / CHECKPOINT).write_bytes(b""), CheckpointCorrupt, "0 bytes"),
+    "empty checkpoint": (lambda d: (d / CHECKPOINT).write_bytes(b""), CheckpointCorrupt, "is empty; delete it"),
     "a web page": (lambda d: (d / CHECKPOINT).write_text("<!DOCTYPE html>"), CheckpointCorrupt, "web page"),
     "a git-lfs pointer": (
         lambda d: (d / EVA).write_text("version https://git-lfs.github.com/spec/v1\n"),
         CheckpointCorrupt,
         "git-lfs pointer",
     ),
-    "text": (lambda d: (d / CHECKPOINT).write_text("hello"), CheckpointCorrupt, "download it again"),
+    "text": (lambda d: (d / CHECKPOINT).write_text("hello"), CheckpointCorrupt, "download the file itself"),
     "a pickle with code": (
         lambda d: torch.save({"model": Code()}, d / CHECKPOINT),
         CheckpointCorrupt,

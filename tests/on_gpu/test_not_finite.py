@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from tests.engine.faults.one_broken import check_that_the_others_go_on, sliding_model
+from tests.engine.batching.faults.one_broken import check_that_the_others_go_on, sliding_model
 from tests.on_gpu.tiny_families import Gpus, without_graphs
 from tests.tiny_model import tiny_model
 

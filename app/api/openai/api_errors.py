@@ -16,6 +16,7 @@ from models.errors import (
     NotLoaded,
     ServerFailed,
     ServerLoading,
+    ShutDown,
 )
 
 RETRY_SECONDS = 5  # what a client that finds the queue full or the model loading is told to wait
@@ -68,6 +69,8 @@ def api_error(error: MiniVLMError) -> ApiError:
             return ApiError(503, message, code="model_loading")
         case Busy():
             return ApiError(429, message, code="queue_full")
+        case ShutDown():
+            return ApiError(503, message, code="server_stopping")
         case NotEnoughMemory():
             return ApiError(500, message, code="out_of_memory", is_final=True)
         case ServerLoading():

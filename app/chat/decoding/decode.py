@@ -13,7 +13,7 @@ from PIL import Image, UnidentifiedImageError
 
 from app.chat.decoding.colour import Conversion, conversion_to_srgb
 from app.chat.decoding.depth import ROWS, colour_to_8_bit, grey_to_8_bit, sixteen_bit_layout
-from app.chat.decoding.scans import count_scans
+from app.chat.decoding.scans import MAX_STEPS, TooManyMarkers, count_scans
 
 # What is kept of a picture: the model, the page, saved and printed pictures all get this one (docs/decisions/page.md).
 WORKING_PIXELS = 3072 * 3072
@@ -22,6 +22,8 @@ MAX_PIXELS = 50_000_000
 MAX_JPEG_PIXELS = 300_000_000  # JPEGs can be decoded at half, a quarter or an eighth of their size
 MAX_PROGRESSIVE_PIXELS = 110_000_000  # all of their coefficients are held, at 3 to 6 bytes a pixel
 MAX_SCANS = 100  # of a progressive JPEG; cameras and programs write about ten
+MAX_PIECES = 100_000  # of a TIFF; a picture of 50 megapixels in lines of its own has some ten thousand
+MAX_COMMENTS = 1000  # of a PPM written as text: Pillow takes the square of their number
 
 # Decoders that only read pixels. Pillow's others may start programs (EPS runs Ghostscript) or are rarely maintained.
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "ICO", "AVIF", "HEIF")
@@ -70,8 +72,9 @@ def decode(data: bytes) -> Decoded:
     """
     Image.MAX_IMAGE_PIXELS = None  # the limits here are lower, and differ by format
     try:
+        scans, is_progressive = _check_before_opening(data)
         with _open(data) as image:
-            _check_cost(image, data)
+            _check_cost(image, scans, is_progressive=is_progressive)
             whole_size = _reduce_while_decoding(image)
             layout = sixteen_bit_layout(image)
             image.load()
@@ -160,12 +163,23 @@ def has_heic() -> bool:
     return find_spec("pillow_heif") is not None
 
 
-def _check_cost(image: Image.Image, data: bytes) -> None:
+def _check_before_opening(data: bytes) -> tuple[int, bool]:
+    """As `count_scans`. Raises DecodeError for a file of so many parts that it would take long to look through them."""
+    if data.startswith((b"P1", b"P2", b"P3")) and (number := data.count(b"#")) > MAX_COMMENTS:
+        raise DecodeError(f"has {number} comments; the limit is {MAX_COMMENTS}. Save it anew as a PNG.")
+    try:
+        return count_scans(data)
+    except TooManyMarkers:
+        raise DecodeError(f"has more than {MAX_STEPS} parts. Save it anew as an ordinary JPEG.") from None
+
+
+def _check_cost(image: Image.Image, scans: int, *, is_progressive: bool) -> None:
     """Raise DecodeError for a picture that would take too much memory or time."""
     width, height = image.size
     limit, what = MAX_PIXELS, ""
+    if (pieces := len(getattr(image, "tile", ()))) > MAX_PIECES:
+        raise DecodeError(f"is in {pieces} pieces; the limit is {MAX_PIECES}. Save it anew as a PNG.")
     if image.format in ("JPEG", "MPO"):
-        scans, is_progressive = count_scans(data)
         if scans > MAX_SCANS:
             raise DecodeError(f"has {scans} scans; the limit is {MAX_SCANS}. Save it anew as an ordinary JPEG.")
         limit, what = MAX_JPEG_PIXELS, " for JPEG"

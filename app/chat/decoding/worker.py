@@ -12,6 +12,7 @@ import os
 import select
 import struct
 import sys
+import warnings
 from typing import Any, BinaryIO
 
 from app.chat.decoding.decode import DecodeError, decode
@@ -27,7 +28,7 @@ _LENGTH = struct.Struct(">Q")
 def main() -> None:
     """Serve requests until the input ends or none has come for a while."""
     requests, answers = sys.stdin.buffer, os.fdopen(os.dup(sys.stdout.fileno()), "wb")
-    os.dup2(2, 1)  # a decoder that prints something must not print it into the pixels
+    silence()
     if hasattr(os, "nice"):
         os.nice(NICE)
     limit_memory()
@@ -41,6 +42,19 @@ def main() -> None:
             answer(data, answers)
         except BrokenPipeError:  # the server was killed meanwhile
             os._exit(0)  # or the interpreter tries to write what is left, and says that it can't
+
+
+def silence() -> None:
+    """What decoders print goes nowhere: neither into the pixels nor, for each file of a stranger, into the log.
+
+    A traceback of this program itself is still written where errors go.
+    """
+    warnings.simplefilter("ignore")
+    sys.stderr = os.fdopen(os.dup(2), "w")
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    os.dup2(nowhere, 2)
+    os.close(nowhere)
 
 
 def answer(data: bytes, answers: BinaryIO) -> None:

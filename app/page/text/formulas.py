@@ -85,6 +85,10 @@ def _block_rule(state: StateBlock, start_line: int, end_line: int, silent: bool)
     closing = {"$$": "$$", "\\[": "\\]"}.get(first[:2])
     if closing is None or state.is_code_block(start_line):
         return False
+    # Another line that begins a formula before the one that ended the search would search the same lines in vain.
+    where, failed = (closing, end_line, state.blkIndent, state.level), state.env.setdefault("no_formula_before", {})
+    if start_line < failed.get(where, 0):
+        return False
     line, rest, is_closed = start_line, first[2:].rstrip(), False
     lines: list[str] = []
     while True:
@@ -92,15 +96,19 @@ def _block_rule(state: StateBlock, start_line: int, end_line: int, silent: bool)
             lines.append(rest[: -len(closing)])
             is_closed = True
             break
-        if closing in rest:
-            return False  # text goes on behind the formula, so it is inline
+        if closing in rest or has_placeholder(rest):
+            failed[where] = line  # text goes on behind the formula, so it is inline; or there is a phrase in it
+            return False
         lines.append(rest)
         line += 1
         if line >= end_line or state.sCount[line] < state.blkIndent:
             break
         rest = state.src[state.bMarks[line] + state.tShift[line] : state.eMarks[line]].rstrip()
     latex = "\n".join(lines).strip()
-    if not (is_closed or state.env.get("unfinished")) or not latex or has_placeholder(latex):
+    if not (is_closed or state.env.get("unfinished")):
+        failed[where] = line
+        return False
+    if not latex or has_placeholder(latex):
         return False
     if silent:
         return True

@@ -12,7 +12,7 @@ from app.chat import live_answer
 from app.chat.live_answer import LiveAnswer
 from engine.chat_model import GeneratorStream, Stream
 from models.conversation import Answer, Sampling, Turn
-from models.errors import Busy
+from models.errors import Busy, ShutDown
 from tests.fakes import ScriptedModel
 from tests.waiting import eventually
 
@@ -147,6 +147,22 @@ def test_errors_come_after_the_text_before_them() -> None:
     assert eventually(lambda: not live.is_running)
     assert [answer.text for answer in live.updates()] == ["so far"]
     assert [type(error) for error in ends] == [Busy]
+
+
+def test_all_can_be_ended_with_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those whose model is in the middle of something, too; what it then raises is nobody's concern."""
+    monkeypatch.setattr(live_answer, "_being_written", set())
+    ends: list[BaseException | None] = []
+    lives = [LiveAnswer(Stubborn(), TURNS, Sampling(), on_end=ends.append).start() for _ in range(2)]
+    done = LiveAnswer(ScriptedModel(["all of it"]), TURNS, Sampling(), on_end=ends.append).start()
+    assert eventually(lambda: not done.is_running)
+    reason = ShutDown("The server was stopped.")
+    live_answer.end_all(reason)
+    assert [live.is_running for live in lives] == [False, False]
+    assert [live.error for live in (*lives, done)] == [reason, reason, None]
+    assert ends == [None, reason, reason]
+    live_answer.end_all(Busy("again"))
+    assert ends == [None, reason, reason]
 
 
 def test_what_fails_after_a_stop_is_nobodys_concern() -> None:

@@ -18,11 +18,12 @@ from PIL import Image
 from app.chat import saved_pictures
 from app.chat.encoding import well_formed
 from app.chat.exchange import Exchange, IllustratedAnswer, WantedExtras
+from app.chat.json_fields import read_json
 from app.chat.pictures import Picture
-from app.chat.saved import chat_json
+from app.chat.saved import chat_json, read_chat
 from app.chat.session import ChatSession
 from models.conversation import Answer, Sampling
-from models.errors import MiniVLMError, RequestError
+from models.errors import ImageError, MiniVLMError, RequestError
 from models.grounding import Box, BoxSpan
 from tests.app.chat.saved_chats import NOW, opened
 from tests.app.helpers import picture, scene
@@ -267,3 +268,22 @@ def test_every_text_can_be_encoded_afterwards(text: str) -> None:
     made = well_formed(text)
     made.encode()
     assert made == text or any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def test_a_file_of_millions_of_values_is_refused_before_they_are_made() -> None:
+    """25 MiB of them took 5 s, for which everybody waited, and a gigabyte."""
+    with pytest.raises(RequestError, match=r"a\.json holds more than 500,000 values"):
+        read_json(b'{"exchanges": [' + b"{}," * 300_000, "a.json")
+
+
+def test_a_file_with_too_much_text_is_refused_and_its_pictures_are_not_text() -> None:
+    """25 MiB of it became a page of 285 MB and took a gigabyte while that was made."""
+    session = ChatSession()
+    session.exchanges = [Exchange("q" * 1000, (), Sampling(), answer=Answer(text="a" * 200_000)) for _ in range(21)]
+    text = chat_json(session.exchanges, saved=NOW)
+    with pytest.raises(RequestError, match=r"a\.json has more than 4 MiB of text"):
+        read_chat(text.encode(), ScriptedModel(), name="a.json")
+    short = json.loads(chat_json(session.exchanges[:1], saved=NOW))
+    short["pictures"] = {"large": {"name": "large", "data": "data:image/png;base64," + "A" * 5_000_000}}
+    with pytest.raises(ImageError, match="large is not an image"):  # it was looked at
+        read_chat(json.dumps(short).encode(), ScriptedModel(), name="a.json")

@@ -15,7 +15,7 @@ from tests.paths import ROOT
 CONFIG = ROOT / "eval_configs" / "tiny_minigpt_v2.yaml"
 OTHER_CONFIG = ROOT / "eval_configs" / "tiny_moe_llava.yaml"
 CONFIGS = (CONFIG, OTHER_CONFIG)
-SETTINGS: dict[str, Any] = {"configs": CONFIGS, "replicas": 2, "cpus": 0.1}
+SETTINGS: dict[str, Any] = {"configs": CONFIGS, "replicas": 2, "doors": 2, "cpus": 0.1}
 MODEL, OTHER_MODEL = CONFIG.stem, OTHER_CONFIG.stem
 QUESTIONS = ("[caption] describe this image", "[detection] circle", "[vqa] how many objects are there?")
 

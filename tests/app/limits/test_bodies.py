@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from app.limits.bodies import MAX_DEPTH, FilesOfAForm, LimitedBody, Message, check_length, parse_object
+from app.limits.bodies import MAX_DEPTH, LimitedBody, Message, check_length, parse_object
 from app.limits.policy import Limits
 from app.limits.refusal import Refused
 from tests.waiting import in_a_loop
@@ -50,25 +50,6 @@ def test_what_is_wrong_with_a_body_is_said(messages: list[Message | None], statu
     with pytest.raises(Refused) as refused:
         read(messages, body_seconds=0.05)
     assert refused.value.status == status
-
-
-@pytest.mark.parametrize(
-    "kind", ["multipart/form-data; boundary=abc", 'multipart/form-data; Boundary="abc"; charset=x']
-)
-@pytest.mark.parametrize("size", [1, 3, 7, 1000])
-def test_files_of_a_form_are_counted_wherever_it_is_cut(kind: str, size: int) -> None:
-    form = b"".join(b"--abc\r\nContent-Disposition: x\r\n\r\n-abc--ab\r\n" for _ in range(5)) + b"--abc--\r\n"
-    parts = [form[start : start + size] for start in range(0, len(form), size)]
-    scope = {"headers": [(b"content-type", kind.encode())]}
-
-    def count(limit: int) -> None:
-        files = FilesOfAForm(scope, limit)
-        for one in parts:
-            files.count(one)
-
-    count(5)
-    with pytest.raises(Refused, match="the limit is 4"):
-        count(4)
 
 
 @pytest.mark.parametrize("length", ["101", "9" * 40, "-1", "1e2", "٣"])

@@ -11,8 +11,11 @@ import gradio.routes
 import pytest
 from gradio import http_server
 from gradio.queueing import Queue
+from gradio.route_utils import FileUploadProgress, GradioMultiPartParser
 from gradio.routes import App
 from gradio.state_holder import StateHolder
+from starlette.datastructures import Headers
+from starlette.requests import Request
 
 from tests.app.limits.visitors import ServeLimited, Visitor
 from tests.paths import ROOT
@@ -31,13 +34,17 @@ NAMES = {
     "states": ("delete_state", "session_data", "set_blocks", "time_last_used"),
     "state": ("blocks_config", "is_closed", "state_data"),
     "component": ("_id", "stateful"),
-    "routes": ("templates",),
+    "routes": ("file_upload_statuses", "templates"),
+    "route_utils": ("FileUploadProgress", "GradioMultiPartParser", "GradioUploadFile"),
+    "form": ("_current_files", "_current_part", "_files_to_close_on_error", "items", "on_headers_finished", "parse"),
+    "progress": ("_signals", "_statuses", "is_tracked", "stop_tracking", "track"),
     "http_server": ("Server", "start_server"),
 }  # fmt: skip
 FILES = (
     "app/limits/gradio_app.py",
     "app/limits/boundary.py",
     "app/limits/guarded_server.py",
+    "app/limits/upload_forms.py",
     "app/page/conversation_component.py",
     "app/page/tabs.py",
 )
@@ -60,6 +67,9 @@ def owners(no_stray_event_loops: None) -> dict[str, Any]:
         "state": holder["somebody"],
         "component": text,
         "routes": gradio.routes,
+        "route_utils": gradio.route_utils,
+        "form": GradioMultiPartParser(Headers(), Request({"type": "http"}).stream(), max_file_size=1),
+        "progress": FileUploadProgress(),
         "http_server": http_server,
     }
 
@@ -87,7 +97,7 @@ def test_the_server_is_started_with_these_arguments() -> None:
 
 
 def test_every_private_name_is_listed() -> None:
-    used, ours = set(), {"_exit", "_replace", "_run_exitfuncs"}  # of Python itself
+    used, ours = set(), {"_ArgumentGroup", "_exit", "_replace", "_run_exitfuncs"}  # of Python itself
     for path in (ROOT / "app").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Attribute) and node.attr.startswith("_") and not node.attr.startswith("__"):

@@ -24,7 +24,9 @@ def test_a_flood_is_a_few_lines(caplog: pytest.LogCaptureFixture) -> None:
     assert audit.total == 11_001
 
 
-def test_a_line_is_one_line() -> None:
+def test_a_line_is_one_line(caplog: pytest.LogCaptureFixture) -> None:
+    AuditLog().write("1.2.3.4", "X" * 60_000, "/x", Refused(405, "That does nothing here."))
+    assert caplog.messages == ["refused 405: XXXXXXXXXX… /x from 1.2.3.4: That does nothing here."]
     assert printable("/a\r\nforged line\x1b[2J\u2028é\\") == "/a??forged line?[2J???"
     assert printable("x" * 500) == "x" * 100 + "…"
 

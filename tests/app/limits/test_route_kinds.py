@@ -45,6 +45,7 @@ def test_known(method: str, path: str, kind: Kind, name: str) -> None:
         "/gradio_api/dev/reload",
         "/gradio_api/custom_component/a/b/c/d",
         "/gradio_api/process_recording",
+        "/pwa_icon/20000",
         "",
     ],
 )

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import os
 import time
+from contextlib import suppress
 from pathlib import Path
 
+import httpx
 import pytest
 
 from app.limits.policy import Limits
 from app.limits.refusal import Refused
+from app.limits.upload_forms import PROGRESSES, UploadProgress
 from app.limits.uploads import UploadFolder
+from tests.app.limits.visitors import ServeLimited, Visitor
+from tests.waiting import in_a_loop
 
 
 def stored(folder: Path, name: str, size: int = 10, age: float = 0) -> str:
@@ -78,3 +85,60 @@ def test_where_little_room_is_left_nobodys_files_go(tmp_path: Path) -> None:
     uploads.tidy()
     assert not Path(old).exists()
     assert Path(owned).exists()
+
+
+def part(disposition: str, content: bytes = b"x") -> bytes:
+    """One part of a form whose boundary is REAL."""
+    return f"--REAL\r\nContent-Disposition: form-data; {disposition}\r\n\r\n".encode() + content + b"\r\n"
+
+
+FILE = 'name="files"; filename="a.png"'
+END = b"--REAL--\r\n"
+REFUSED_FORMS = {
+    "four files": (413, part(FILE) * 4 + END),
+    "a field, which would stay in memory": (400, part(FILE) + part('name="files"', b"x" * 100_000) + END),
+    "a field of another name": (400, part('name="x"') + END),
+    "a file of another name": (400, part('name="x"; filename="a.png"') + END),
+    "no form": (400, b"no form at all"),
+}
+KINDS = (
+    ["multipart/form-data; boundary=REAL"],
+    ["multipart/form-data; xboundary=AAA; boundary=REAL"],
+    ['multipart/form-data; x="; boundary=AAA"; boundary=REAL'],
+    ["multipart/form-data; boundary=REAL", "multipart/form-data; boundary=AAA"],
+)
+
+
+def test_a_form_is_of_few_files_and_nothing_else(serve_limited: ServeLimited, caplog: pytest.LogCaptureFixture) -> None:
+    """However it names its boundary; what came of a refused one is gone at once, and no library says a line of it."""
+    visitor = Visitor(serve_limited(Limits(upload_files=3)))
+    folder = serve_limited.limited.layer.uploads.folder  # type: ignore[attr-defined]
+
+    def send(form: bytes, kind: list[str], **parameters: str) -> httpx.Response:
+        headers = [("content-type", one) for one in kind]
+        return visitor.client.post("/gradio_api/upload", content=form, headers=headers, params=parameters)
+
+    for kind in KINDS:
+        answers = {name: send(form, kind, upload_id="mine").status_code for name, (_, form) in REFUSED_FORMS.items()}
+        assert answers == {name: status for name, (status, _) in REFUSED_FORMS.items()}
+    assert send(part(FILE) + END[:4], KINDS[0]).status_code == 200  # a browser that was closed
+    assert list(folder.rglob("*.*")) == list(folder.glob("tmp*")) == []
+    assert [one for one in caplog.record_tuples if one[1] >= logging.WARNING and one[0] != "app.limits.refusal"] == []
+    assert len(send(part(FILE) * 3 + END, KINDS[0]).json()) == 3
+
+
+def test_of_uploads_that_nobody_asks_about_little_is_kept() -> None:
+    progress = UploadProgress()
+
+    async def ask_and_send() -> None:
+        for number in range(2 * PROGRESSES):
+            with suppress(TimeoutError):
+                await asyncio.wait_for(progress.is_tracked(f"none {number}"), 0)
+            progress.append(f"sent {number}", "a.png", b"x")
+            progress.set_done(f"sent {number}")
+        assert await progress.is_tracked(f"sent {number}")
+        assert progress.is_done(f"sent {number}")
+
+    in_a_loop(ask_and_send())
+    assert len(progress._statuses) == PROGRESSES
+    assert len(progress._signals) == PROGRESSES

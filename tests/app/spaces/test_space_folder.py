@@ -17,10 +17,13 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 
+from app.spaces import space_folder
 from app.spaces.__main__ import main
 from app.spaces.lanes import BROUGHT_BY_THE_SPACE, LANES
+from models.conversion.convert import convert
 from tests.app.helpers import encode, scene
 from tests.paths import ROOT
+from tests.small_disk import small_disk
 from tests.waiting import free_port
 
 each_lane = pytest.mark.parametrize("lane", LANES)
@@ -174,6 +177,30 @@ def test_what_cannot_be_pushed_is_refused(tmp_path: Path, capsys: pytest.Capture
         (line,) = capsys.readouterr().err.splitlines()
         assert said in line
         assert not (tmp_path / "new").exists()
+
+
+def test_a_converted_model_is_pushed_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """From below checkpoints/, as all that only this machine has."""
+    converted = tmp_path / "checkpoints" / "fast"
+    convert(ROOT / "eval_configs" / "tiny_minigpt_v2.yaml", converted, report=lambda _: None)
+    argv = ["--cfg-path", str(converted), "--out", str(tmp_path / "space")]
+    assert main(argv) == 2
+    assert f"{converted} is outside of {ROOT / 'checkpoints'}; move it there." in capsys.readouterr().err
+    monkeypatch.setattr(space_folder, "CHECKPOINTS_DIR", converted.parent)
+    assert main(argv) == 0
+    pushed = tmp_path / "space" / "checkpoints" / "fast"
+    assert sorted(p.name for p in pushed.iterdir()) == sorted(p.name for p in converted.iterdir())
+    assert '"checkpoints/fast"' in (tmp_path / "space" / "space.py").read_text(encoding="utf-8")
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with small_disk(100_000):
+        assert main(["--out", str(tmp_path / "space")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith("can't be written: the disk is full; make room. Nothing half-written was left.")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_gpu_space_without_a_gpu_says_so(python: list[str], tmp_path: Path) -> None:

@@ -31,7 +31,9 @@ def inputs(heads: int, key_heads: int, queries: int, keys: int) -> tuple[Tensor,
     return query, key, value, torch.zeros(1, 1, queries, keys).masked_fill(hidden, -torch.inf).to(BF16)
 
 
-@pytest.mark.parametrize("most", [cpu_attention._MOST_SCORES, 0], ids=["by hand", "by torch"])
+@pytest.mark.parametrize(
+    "most", [cpu_attention._MOST_SCORES, 17 * 4 * 300, 0], ids=["by hand", "17 queries at a time", "by torch"]
+)
 @pytest.mark.parametrize(("queries", "keys"), [(1, 1), (1, 90), (7, 90), (40, 300)])
 @pytest.mark.parametrize("scale", [None, 0.5])
 def test_it_is_as_exact_as_torch(
@@ -62,6 +64,23 @@ def test_more_scores_than_that_are_left_to_torch(most: int, is_torchs: bool, mon
     monkeypatch.setattr(cpu_attention, "scaled_dot_product_attention", counted)
     cpu_attention.attend(*inputs(4, 4, 7, 90))
     assert bool(calls) == is_torchs
+
+
+def test_of_some_queries_at_a_time_later_keys_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu_attention, "_MOST_SCORES", 20 * 4 * 90)
+    widths: list[tuple[int, int]] = []
+    products = cpu_attention._products
+
+    def counted(scaled: Tensor, columns: Tensor, *others: Any) -> Tensor:
+        widths.append((scaled.shape[2], columns.shape[3]))
+        return products(scaled, columns, *others)
+
+    monkeypatch.setattr(cpu_attention, "_products", counted)
+    query, key, value, mask = inputs(4, 4, 50, 90)
+    cpu_attention.attend(query, key, value, mask)
+    assert widths == [(20, 60), (20, 80), (10, 90)]
+    cpu_attention.attend(query, key, value)
+    assert widths[3:] == [(20, 90), (20, 90), (10, 90)]
 
 
 @pytest.mark.parametrize("queries", [1, 6])

@@ -9,8 +9,8 @@ import pytest
 
 from engine.generate import generate
 from models.vision_language_model import VisionLanguageModel
+from tests.engine.batching.faults.one_broken import sliding_model
 from tests.engine.batching.helpers import manager_of, steady_of
-from tests.engine.faults.one_broken import sliding_model
 from tests.engine.helpers import answers_in_order, assert_idle, language_model, last, start, talk_forever
 from tests.tiny_model import GREEDY, ask, picture, prompt_tokens
 

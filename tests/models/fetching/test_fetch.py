@@ -76,6 +76,19 @@ def test_a_cut_in_a_repository_goes_on_where_it_stopped(
     assert hub.downloads(shard)[-1] == "bytes=20000-"
 
 
+@pytest.mark.parametrize(("lacking", "said"), [("config.json", "config.json"), ("model-", "weights in safetensors")])
+def test_a_repository_that_is_no_model_is_refused_before_it_comes(
+    lacking: str, said: str, config: Path, hub: Hub, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Else what has come is not found, and the person is sent to fetch it again."""
+    kept = [name for name in hub.files if f"/llama/{lacking}" not in name and "llama/pytorch_model" not in name]
+    hub.files = {name: hub.files[name] for name in kept}
+    status, _, error = run(["fetch", str(config)], capsys)
+    assert status == 2
+    assert f"someone/llama has no {said}" in error
+    assert not hub.downloads("someone/llama/tokenizer.model")
+
+
 def test_pickled_weights_come_where_there_are_no_others(config: Path, hub: Hub) -> None:
     hub.files = {name: data for name, data in hub.files.items() if not name.endswith(".safetensors")}
     fetch(make_plan(load_config(config)))
@@ -133,6 +146,8 @@ def test_a_damaged_file_of_the_cache_comes_anew_once_it_is_deleted_as_the_note_s
     hub.sent.clear()
     _, out, _ = run(["fetch", str(config)], capsys)
     assert "To fetch: 0.0 MiB" not in out
+    assert "Everything is here." not in out
+    assert "the hub's cache has its content; that is checked" in out.lower()
     assert "the hub says" not in out
     assert file.read_bytes() == LLM[name]
 

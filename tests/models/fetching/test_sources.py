@@ -92,6 +92,7 @@ def test_a_web_page_is_never_kept_as_weights(
 ) -> None:
     """The network's login answers every request, and the other address is not there."""
     hub.files[FIRST] = PAGE
+    hub.files["someone/mirror/eva.pth"] = PAGE * 50  # large enough for the hub to publish its sha256
     code, _, error = run(["fetch", str(config)], capsys)
     assert code == 2
     assert f"eva.pth: {hub.address}/web/eva.pth sends a web page instead; is there a login in between?" in error

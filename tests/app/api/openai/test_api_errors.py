@@ -14,7 +14,7 @@ from app.api.openai.api_errors import ApiError
 from app.api.openai.body import MAX_BYTES, MAX_VALUES, parse_object
 from app.api.openai.data_uris import MAX_PICTURES
 from app.api.openai.served import OneModel
-from models.errors import Busy, ContextOverflow, NotEnoughMemory, NotFinite
+from models.errors import Busy, ContextOverflow, NotEnoughMemory, NotFinite, ShutDown
 from tests.app.api.serving import Api, data_uri, request, said
 from tests.app.helpers import scene
 from tests.fakes import INFO, ScriptedModel
@@ -134,6 +134,7 @@ def test_too_much(api: Api, scripted: ScriptedModel, messages: list[Any], code: 
     [
         (ContextOverflow("The question takes 900 tokens."), openai.BadRequestError, "context_length_exceeded"),
         (Busy("32 questions are waiting already."), openai.RateLimitError, "queue_full"),
+        (ShutDown("The server was stopped."), openai.InternalServerError, "server_stopping"),
         (NotEnoughMemory("No memory for this question."), openai.InternalServerError, "out_of_memory"),
         (NotFinite("The model computed NaN."), openai.InternalServerError, "not_finite"),
         (ZeroDivisionError("a bug"), openai.InternalServerError, "internal_error"),
@@ -153,7 +154,7 @@ def test_what_the_model_raises(
         client.chat.completions.create(**request(said("hi"), stream=stream))
     assert caught.value.code == code
     assert ("a bug" not in str(caught.value)) == isinstance(error, ZeroDivisionError) or str(error) in str(caught.value)
-    assert caught.value.response.headers.get("retry-after") == ("5" if isinstance(error, Busy) else None)
+    assert caught.value.response.headers.get("retry-after") == ("5" if isinstance(error, Busy | ShutDown) else None)
 
 
 @pytest.mark.parametrize(("error", "calls"), [(NotEnoughMemory("none"), 1), (ZeroDivisionError(), 3)])

@@ -52,6 +52,17 @@ def test_what_is_no_picture_is_said_and_the_worker_goes_on(pool: DecoderPool) ->
     assert len(pool._idle) == 1
 
 
+def test_what_decoders_print_is_not_for_the_log(
+    pool: DecoderPool, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A stranger's files would write a line each; libtiff and Pillow have many."""
+    noise = "(os.write(1, b'from C'), os.write(2, b'from C'), warnings.warn('from Pillow'), original(data))[-1]"
+    program(monkeypatch, f"original = worker.decode\nworker.decode = lambda data: {noise}\nmain()")
+    assert pool.decode(encode(scene())).image.size == (200, 100)
+    pool.close()
+    assert capfd.readouterr().err == ""
+
+
 def test_many_at_once_share_the_workers(pool: DecoderPool) -> None:
     with ThreadPoolExecutor(12) as threads:
         sizes = list(threads.map(lambda n: pool.decode(encode(Image.new("RGB", (n, 2)))).image.width, range(1, 13)))

@@ -109,3 +109,18 @@ PIECES += [
 def test_any_latex_is_safe(latex: str) -> None:
     for text in (f"$$ {latex} $$", f"so \\({latex}\\)", f"${latex}$"):
         Reader(answer_html(text)[0]).check_allowed()
+
+
+@pytest.mark.parametrize(
+    ("text", "formula"),
+    [
+        ("\\[\na\n\\[\nb\n\\]", r"\[" + "\na\n" + r"\[" + "\nb\n" + r"\]"),
+        ("\\[\na \\] b\n\n\\[\nc\n\\]", r"\[" + "\nc\n" + r"\]"),
+        ("> \\[\n> a\n\n\\[\nc\n\\]", r"\[" + "\nc\n" + r"\]"),
+        ("- \\[\n\n\\[\nc\n\\]", r"\[" + "\nc\n" + r"\]"),
+        ("$$\na\n\n\\[\nc\n\\]", r"\[" + "\nc\n" + r"\]"),
+    ],
+)
+def test_a_formula_behind_one_that_does_not_end(text: str, formula: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(formulas, "_mathml", lambda latex, display: None)
+    assert f'<code class="mv-formula" dir="ltr">{formula}</code>' in answer_html(text)[0]

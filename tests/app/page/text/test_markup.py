@@ -277,6 +277,7 @@ def steps(action: Any) -> int:
         ),
     ],
 )
-def test_work_grows_with_the_length_and_not_faster(piece: str) -> None:
-    few, many = (steps(lambda n=n: answer_html(piece * n + "<", unfinished=True)) for n in (150, 600))
+@pytest.mark.parametrize("unfinished", [True, False])
+def test_work_grows_with_the_length_and_not_faster(piece: str, unfinished: bool) -> None:
+    few, many = (steps(lambda n=n: answer_html(piece * n + "<", unfinished=unfinished)) for n in (150, 600))
     assert many <= 5 * few + 3000

@@ -19,7 +19,7 @@ from engine.generating_model import GeneratingModel
 from models.conversation import Answer, Sampling, Turn
 from models.errors import NotFinite
 from models.vision_language_model import VisionLanguageModel
-from tests.engine.faults.one_broken import check_that_the_others_go_on, sliding_model
+from tests.engine.batching.faults.one_broken import check_that_the_others_go_on, sliding_model
 from tests.engine.helpers import assert_idle, end_of, last, start
 from tests.tiny_model import GREEDY, ask, picture, tiny_model
 
