@@ -43,6 +43,7 @@ from models.memory.sizes import CPU_STEP_TOKENS, GPU_STEP_TOKENS, image_slots
 from models.model_info import ModelInfo
 from models.routing_trace import RoutingTrace
 from models.sampling_settings import check as check_sampling
+from models.tensors.freed import keep_some_freed_memory
 from models.vision_language_model import VisionLanguageModel
 
 _IMAGES_AT_ONCE = 8  # in one pass of the vision tower
@@ -143,6 +144,8 @@ class ChatEngine(ChatModel):
         Raises NotEnoughMemory.
         """
         pack_weights(self._model)
+        if self._model.language_model.device.type == "cpu":
+            keep_some_freed_memory()
         self._model.language_model.set_input_embeddings(self._bank.embedding)
         self._is_started = True
         try:

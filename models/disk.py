@@ -11,8 +11,16 @@ from pathlib import Path
 from models.errors import MiniVLMError
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-# safetensors and torch give no number; the last two are torch's for a file that takes no more.
-_SAID = ("No space left on device", "os error 28", "os error 27", "PytorchStreamWriter failed", "unexpected pos ")
+# safetensors, torch and copies of folders give no number; the last two are torch's for a file that takes no more.
+_SAID = (
+    "No space left on device",
+    "File too large",
+    "Disk quota exceeded",
+    "os error 28",
+    "os error 27",
+    "PytorchStreamWriter failed",
+    "unexpected pos ",
+)
 
 
 class DiskFull(MiniVLMError):

@@ -55,9 +55,8 @@ def make_folder(
             out.rmdir()
         partial.rename(out)
     except OSError as error:
-        why = (
-            "the disk is full; make room" if is_disk_full(error) else f"{error.strerror or error}; name another folder"
-        )
+        said = error.args[0][0][2] if isinstance(error, shutil.Error) else error.strerror or error  # of the first file
+        why = "the disk is full; make room" if is_disk_full(error) else f"{said}; name another folder"
         raise ConfigError(f"--out {out} can't be written: {why}. Nothing half-written was left.") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)

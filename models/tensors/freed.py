@@ -7,6 +7,8 @@ import sys
 from functools import cache
 from typing import Any
 
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
+
 
 def give_back_freed_memory() -> None:
     """Let the system have the memory that was freed between what is still in use, which C libraries keep for later.
@@ -16,6 +18,17 @@ def give_back_freed_memory() -> None:
     """
     if (libc := c_library()) is not None and hasattr(libc, "malloc_trim"):
         libc.malloc_trim(0)
+
+
+def keep_some_freed_memory() -> None:
+    """Let glibc keep up to 64 MiB for later, as each step of a model takes and frees as much.
+
+    Otherwise it depends on what came before whether it gives such memory back and is given it anew, page by page: of a
+    step of 40 tokens after 1,500 that was 40 %. `give_back_freed_memory` gives it back all the same.
+    """
+    if (libc := c_library()) is not None and hasattr(libc, "mallopt"):
+        for setting, num_bytes in ((_MMAP_THRESHOLD, 2**25), (_TRIM_THRESHOLD, 2**26)):
+            libc.mallopt(setting, num_bytes)
 
 
 @cache

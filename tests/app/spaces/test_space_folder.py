@@ -17,8 +17,8 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 
-from app.spaces.__main__ import main
 from app.spaces import space_folder
+from app.spaces.__main__ import main
 from app.spaces.lanes import BROUGHT_BY_THE_SPACE, LANES
 from models.conversion.convert import convert
 from tests.app.helpers import encode, scene

@@ -128,20 +128,23 @@ def test_a_running_request_holds_pages_until_it_is_finished(loop: GenerationLoop
 
 
 def test_more_requests_than_places_wait_in_the_loop(loop: GenerationLoop, llama: ScriptedLlama) -> None:
-    steps = threading.Semaphore(0)
+    """Counted while the loop stands in a step, as a request is nowhere while it goes from the queue to the batch."""
+    steps, standing = threading.Semaphore(0), threading.Semaphore(0)
 
     def wait() -> None:
+        standing.release()
         steps.acquire(timeout=SECONDS)
 
-    llama.on_forward = wait
+    llama.on_forward, llama.script = wait, lambda _: 60  # never EOS
     tickets = [loop.submit([*PROMPT, 80 + number], SHORT) for number in range(5)]
     assert len({ticket.request_id for ticket in tickets}) == 5
-    assert (loop.num_known, loop.num_active) == (5, 5)  # on their way to the loop, all but the first
+    assert standing.acquire(timeout=SECONDS)
+    assert (loop.num_known, loop.num_active) == (5, 5)  # on their way to the loop, but for the first ones
     steps.release()
-    assert eventually(lambda: loop._running_manager().input_queue.empty())
+    assert standing.acquire(timeout=SECONDS)
     assert (loop.num_known, loop.num_active) == (5, 5)  # some in the batch, the others behind it
     steps.release(1000)
-    assert all(len(generated(loop, ticket)) in range(1, 7) for ticket in tickets)
+    assert [len(generated(loop, ticket)) for ticket in tickets] == [6] * 5
     assert loop.num_known == 0
 
 
