@@ -12,6 +12,7 @@ from typing import Any
 from benchmarks.attacks.target import Target, all_at_once, at_once
 
 _CLOSED = (
+    "/pwa_icon/20000",
     *("/gradio_api/file=/etc/passwd", "/gradio_api/file=..%2f..%2fetc%2fpasswd", "/gradio_api/file=//etc/passwd"),
     *("/gradio_api/file=demo.py", "/gradio_api/file=./.git/config", "/gradio_api/file=/proc/self/environ"),
     *("/static/..%2f..%2f..%2fetc%2fpasswd", "/assets/%2e%2e/%2e%2e/etc/passwd", "/svelte/../../../etc/passwd"),
