@@ -31,6 +31,7 @@ from models.command_line import OneLineParser
 from models.conversation import Answer, Sampling, Turn
 from models.errors import Busy, ConfigError, MiniVLMError, ServerFailed
 from models.model_info import ModelInfo
+from models.routing_trace import RoutingTrace
 
 PAUSES = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)  # seconds before a question is asked again: a new replica needs about 20
 
@@ -54,6 +55,10 @@ class Persistent(ChatModel):
     def neutralise(self, text: str) -> str:
         """User text with every control token of the model broken."""
         return self._model.neutralise(text)
+
+    def routing(self, turns: Sequence[Turn], answer: str, sampling: Sampling) -> RoutingTrace:
+        """See ChatModel."""
+        return self._model.routing(turns, answer, sampling)
 
     def stream(self, turns: Sequence[Turn], sampling: Sampling) -> Stream:
         """The final answer alone. Raises ClusterGone when there was none after all pauses."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from ray.exceptions import RayActorError, RayError, RayTaskError
@@ -29,8 +30,8 @@ class ReplicatedModel(ChatModel):
 
     @property
     def info(self) -> ModelInfo:
-        """Facts about the model; its device is the replicas'."""
-        return self._facts.info
+        """Facts about the model; its device is the replicas', and which experts were chosen is not asked of those."""
+        return replace(self._facts.info, has_experts=False)
 
     def neutralise(self, text: str) -> str:
         """User text with every control token of the model broken."""

@@ -141,6 +141,8 @@ class ExtendedStream(GeneratorStream):
         wants_picture = isinstance(last, Question) and last.extras.wants_picture
         self._inner = self._model.stream(turns, self._sampling)
         try:
+            if self._cancelled.is_set():  # by another thread, which may have found no stream to close yet
+                return
             for answer in self._inner:
                 answer = replace(answer, notices=(*notices, *answer.notices))
                 is_complete = answer.finish_reason in ("stop", "length")

@@ -17,7 +17,6 @@ from app.chat.session import ChatSession
 from app.extras.extended_model import ExtendedModel, with_extras
 from app.extras.ocr import TextReader
 from app.page.messages import answer_bubble
-from engine.chat_model import ChatModel
 from models.config import load_config
 from models.conversation import Answer, Sampling, Turn
 from models.errors import ConfigError, MiniVLMError, RequestError
@@ -110,12 +109,6 @@ def test_a_model_without_extras_stays_as_it_is() -> None:
     plain = ScriptedModel()
     assert with_extras(plain) is plain
     assert isinstance(with_extras(ScriptedModel(info=EXTENDED_INFO)), ExtendedModel)
-
-
-def test_the_whole_interface_of_a_model_is_forwarded() -> None:
-    """A method left out would be the interface's own, which says that the model lacks what it is for."""
-    interface = {name for name in vars(ChatModel) if not name.startswith("_")}
-    assert {"stream", "routing"} <= interface <= set(vars(ExtendedModel))
 
 
 def test_a_model_without_experts_says_so_through_its_extras() -> None:

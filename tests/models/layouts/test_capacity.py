@@ -11,7 +11,7 @@ from benchmarks.scale_simulation.capacity import MACHINES, Habits, Sizes, capaci
 from benchmarks.scale_simulation.growth import MINIGPT_V2
 from models.config import load_config
 from models.memory.sizes import HEADROOM, kv_bytes_per_token, weight_bytes
-from tests.models.layouts.test_machines import BITS, released
+from tests.models.layouts.full_size import BITS, released
 from tests.paths import ROOT
 
 DOCUMENT = ROOT / "docs" / "scaling.md"

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import torch
 
 from models.config import load_config
 from models.memory.sizes import HEADROOM, kv_bytes_per_token, weight_bytes
 from models.tensors.weights import Part
-from tests.models.layouts import minigpt_full_size, moe_full_size
+from tests.models.layouts.full_size import BITS, released
 from tests.paths import ROOT
 
 DOCUMENT = ROOT / "docs" / "measurements.md"
@@ -22,18 +22,7 @@ MACHINES = {
     "24 GB": 24 - 0.6,
     "80 GB": 80 - 0.6,
 }
-BITS = {"none": "16 bit", "8bit": "8 bit", "4bit": "4 bit"}
 CHAT_TOKENS = 2048  # of one conversation, whose keys and values lie in pages and, where it is decoded, once more
-
-
-def released() -> Iterator[tuple[str, Mapping[str, Part]]]:
-    """Every model that a user would begin with, as tensors without memory: its configuration's name, and its parts."""
-    for name, layouts in minigpt_full_size.VARIANTS.items():
-        if "stage" not in name or name == "tinygptv_stage4":
-            yield name, minigpt_full_size.parts_of(name, layouts[0])
-    for name, (layout, _) in moe_full_size.VARIANTS.items():
-        if "stage" not in name:
-            yield name, moe_full_size.parts_of(name, layout)
 
 
 def needed(parts: Mapping[str, Part], quantization: str) -> float:
