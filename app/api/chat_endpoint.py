@@ -81,7 +81,7 @@ def _settings(info: ModelInfo) -> list[inspect.Parameter]:
 
 
 def _default(setting: SamplingSetting, info: ModelInfo) -> float | None:
-    """The family's; a program that names no seed wants a new one each time."""
+    """The family's own value of a setting; None for the seed, as who names none wants another one each time."""
     return None if setting.when_empty else getattr(info.sampling, setting.name)
 
 

@@ -123,7 +123,7 @@ def _answer_json(exchanges: Sequence[Exchange], index: int) -> dict[str, Any] | 
 
 
 def _spans_json(answer: Answer) -> dict[str, Any]:
-    """Where the boxes are in a text of another writing than ours; nothing for all others."""
+    """The boxes of an answer that another model wrote in its own form; empty where the text has our markup."""
     if answer.spans is None:
         return {}
     spans = [

@@ -157,7 +157,7 @@ class LoadedEngine(Loaded):
 
 
 def engine_for(model: VisionLanguageModel) -> ChatEngine | ZeroGpuEngine:
-    """Who answers for the page: the engine, or on a ZeroGPU Space what forks one for each answer."""
+    """What answers: an engine, or on a ZeroGPU Space one that is forked for each answer."""
     if os.environ.get("SPACES_ZERO_GPU", "").lower() not in ("1", "t", "true"):
         return ChatEngine(model)
     spaces: Any = sys.modules.get("spaces")  # it must be imported before torch, which its app file does

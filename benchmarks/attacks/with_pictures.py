@@ -70,7 +70,7 @@ def _model(target: Target) -> str:
 
 
 def _uploaded(target: Target, files: list[bytes], browsers: int) -> tuple[list[Browser], list[list[str]]]:
-    """Browsers, which have uploaded the files in turn, and where those lie; the attack begins now."""
+    """Upload the files by so many browsers in turn and begin the attack. Gives the browsers, and the paths of each."""
     crowd = [target.browser() for _ in range(browsers)]
     paths = [crowd[index % browsers].upload(file) for index, file in enumerate(files)]
     target.begin()

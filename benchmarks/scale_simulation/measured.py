@@ -39,7 +39,7 @@ Rows = list[list[list[int]]]  # conversations of turns: tokens of the prompt, of
 
 @dataclass
 class MeasuredRun:
-    """Some conversations. CPU seconds are of each replica, of the door, and of what takes HTTP for it."""
+    """Some conversations. CPU seconds are of each replica, of the door, and of the proxy in front of the door."""
 
     rows: Rows
     at_once: int

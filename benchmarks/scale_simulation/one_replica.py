@@ -95,7 +95,7 @@ class SimulatedReplica:
         self._admit()
 
     def next_event(self) -> float | None:
-        """When something will have happened here, if nobody comes before; None while there is nothing to do."""
+        """When the running step ends, if no question arrives until then; None while nothing runs."""
         return None if not self.running else self.now + self._until_event()
 
     def advance(self, moment: float) -> list[SimulatedTurn]:

@@ -20,7 +20,10 @@ from engine.batching.request_sampler import NO_TOKEN
 
 
 class BrokenTokens:
-    """For one cache, whose layers are on these devices; a step has at most `max_tokens`."""
+    """Zeroes NaN and infinity among the new keys and values of one cache, and knows whose tokens they were.
+
+    `devices`: of the cache's layers. A step has at most `max_tokens`.
+    """
 
     def __init__(self, devices: Sequence[torch.device], max_tokens: int) -> None:
         # The largest number of each token in each layer. Every step writes it anew, and a CUDA graph at the same place.

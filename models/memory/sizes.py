@@ -108,7 +108,7 @@ def plan_keys_and_values(
     if count is None:
         few = min(_MOST_CHATS, max(_LEAST_CHATS, ((asked_bytes or _LITTLE) - one) // paged))
         count = few if on_cpu else _MOST_CHATS
-    # Where it costs little: pages for chats between two questions as well, and copies of all for decoding.
+    # At most pages for every chat, those between two questions too, and a copy of each for decoding without pages.
     most = count * (int(PARKED * paged * USABLE) + one)
     if asked_bytes is None:
         half = int(free * _SHARE_OF_FREE)

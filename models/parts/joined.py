@@ -1,4 +1,4 @@
-"""Linear layers of the same inputs, multiplied as one: what a product costs beside itself is then paid once."""
+"""Linear layers of the same inputs, multiplied as one, so that the fixed cost of a call is paid once."""
 
 from __future__ import annotations
 

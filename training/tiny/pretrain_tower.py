@@ -69,7 +69,7 @@ def tower_batches(recipe: TowerRecipe, grid: Grid) -> SceneBatches:
 
 
 class TowerStage(nn.Module):
-    """What sees, and its read-outs, with the loss of a `TowerBatch`.
+    """The vision tower and the heads that read labels off its patches, with the loss of a `TowerBatch`.
 
     With a teacher, every patch is also to have the features that the teacher has there. They say more than labels do:
     a new tower learns from them several times sooner.

@@ -139,7 +139,7 @@ _ABSENT = replace(
     seed=181,
 )
 
-# All of it again, mostly naming what a box holds. Other families do not begin with this, so that it can follow them.
+# A last stage: the same mixture, mostly [identify]. No other family begins with its weights, so it may be trained last.
 REFINED = replace(
     _ALIKE,
     mixture=replace(
