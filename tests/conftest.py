@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+# Uploads are named by what they hold, and a server deletes its own: of several workers, each has a folder of its own.
+UPLOADS = os.environ["GRADIO_TEMP_DIR"] = tempfile.mkdtemp(prefix="minivlm-tests-")
 # Of several workers, each has one core; before torch counts them.
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -44,6 +47,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="DIR",
         help="folder of recorded cases for tests/test_parity.py, each with config.yaml and case.json (tests/goldens)",
     )
+
+
+def pytest_unconfigure() -> None:
+    shutil.rmtree(UPLOADS, ignore_errors=True)
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
@@ -24,15 +23,6 @@ if TYPE_CHECKING:
 def pytest_configure(config: pytest.Config) -> None:
     # gradio's queue statistics use what pandas 3 has deprecated; as an error that would end their task.
     config.addinivalue_line("filterwarnings", "ignore::pandas.errors.Pandas4Warning")
-
-
-@pytest.fixture(autouse=True)
-def own_upload_folder() -> Iterator[None]:
-    """A program that is started within a test chooses its folder for uploads; servers of other tests keep theirs."""
-    before = os.environ.get("GRADIO_TEMP_DIR")
-    yield
-    if before is None:
-        os.environ.pop("GRADIO_TEMP_DIR", None)
 
 
 @pytest.fixture(scope="session")
