@@ -30,6 +30,7 @@ class UploadFolder:
         self._since = 0  # bytes received since then, whether or not they stayed
         self._running: dict[object, float] = {}  # when each running upload began
         self._owners: dict[Path, set[str]] = {}
+        self._leaving: dict[str, set[object]] = {}  # the uploads that a visit's end waits for
 
     @property
     def used(self) -> int:
@@ -60,6 +61,11 @@ class UploadFolder:
             yield
         finally:
             del self._running[number]
+            for visit, awaited in list(self._leaving.items()):
+                awaited.discard(number)
+                if not awaited:
+                    del self._leaving[visit]
+                    self._delete_of(visit)
 
     def own(self, visit: str, files: Iterable[object]) -> None:
         """These files are a visit's; what does not lie in the folder is nobody's."""
@@ -72,7 +78,17 @@ class UploadFolder:
         return {visit for owners in self._owners.values() for visit in owners}
 
     def forget(self, visit: str) -> None:
-        """The visit has ended: delete what is nobody else's."""
+        """The visit has ended: delete what is nobody else's.
+
+        Not before the uploads that are running have ended: gradio may have put a file of one of them in the place of
+        the very file that goes, and whose it is becomes known with the answer.
+        """
+        if self._running:
+            self._leaving.setdefault(visit, set(self._running))
+        else:
+            self._delete_of(visit)
+
+    def _delete_of(self, visit: str) -> None:
         for path in [path for path, owners in self._owners.items() if visit in owners]:
             self._owners[path].discard(visit)
             if not self._owners[path]:

@@ -60,6 +60,26 @@ def test_a_shared_file_goes_with_its_last_owner(tmp_path: Path) -> None:
     assert uploads.visits() == set()
 
 
+def test_a_visit_that_ends_takes_nothing_from_one_that_uploads_the_same(tmp_path: Path) -> None:
+    uploads, file = UploadFolder(tmp_path, Limits()), tmp_path / "content" / "cat.png"
+    file.parent.mkdir()
+    file.write_bytes(b"cat")
+    uploads.own("one", [str(file)])
+    with uploads.running():
+        uploads.forget("one")
+        with uploads.running():  # it began later: not waited for
+            pass
+        uploads.forget("one")
+        assert file.is_file()
+        uploads.own("two", [str(file)])
+    assert file.is_file()
+    with uploads.running():
+        uploads.forget("two")
+        assert file.is_file()
+    assert not file.exists()
+    assert uploads.visits() == set()
+
+
 def test_what_was_cut_off_is_deleted_and_what_runs_is_not(tmp_path: Path) -> None:
     uploads = UploadFolder(tmp_path, Limits())
     uploads._begun -= 5000
