@@ -10,7 +10,8 @@ from starlette.datastructures import FormData
 
 from app.limits.refusal import Refused
 
-FILES_OF_A_FORM: ContextVar[int] = ContextVar("FILES_OF_A_FORM")  # that the request which is served now may bring
+# That the request which is served now may bring; by default gradio's own limit, for a server without our layer.
+FILES_OF_A_FORM: ContextVar[int] = ContextVar("FILES_OF_A_FORM", default=1000)
 PROGRESSES = 256  # that are kept: of uploads which nobody asks about gradio would keep them for ever
 
 
