@@ -50,7 +50,7 @@
     '[data-action="new_with_picture"]';
 
   function returnToQuestion(button) {
-    const task = tasks()[button?.id.match(/^mv-task-(\d+)$/)?.[1]];
+    const task = taskOfButton(button);
     // A task with a box goes on in the image. On a touch screen the keyboard would cover the page.
     if (task?.takes_box || matchMedia("(pointer: coarse)").matches) return;
     focusQuestion();
@@ -85,12 +85,18 @@
   }
 
   const tasks = () => JSON.parse(document.querySelector("#mv-tasks [data-tasks]").dataset.tasks);
+  const taskOfButton = (button) => tasks()[button?.id.match(/^mv-task-(\d+)$/)?.[1]];
+
+  // The one of these whose identifier a text begins with.
+  function taskOf(text, all = tasks()) {
+    const start = text.trimStart().toLowerCase();
+    return all.find(({ identifier }) => identifier && start.startsWith(identifier.toLowerCase()));
+  }
 
   // Which task the text of the question begins with.
   function showTask(question) {
-    const text = question.trimStart().toLowerCase();
     const all = tasks();
-    const task = all.find((other) => other.identifier && text.startsWith(other.identifier.toLowerCase())) || all[0];
+    const task = taskOf(question, all) || all[0];
     document.querySelector(".gradio-container").classList.toggle("mv-draws-box", task.takes_box);
     document.querySelector("#mv-tasks .mv-hint").textContent = task.hint;
     all.forEach((other, index) => {
@@ -148,5 +154,5 @@
   }
 
   document.addEventListener("click", onClick);
-  Object.assign(window.minivlm, { frame, start, questionChanged, showTask, tasks, tell });
+  Object.assign(window.minivlm, { frame, start, questionChanged, showTask, taskOf, taskOfButton, tasks, tell });
 })();

@@ -10,7 +10,7 @@
     page.outdateRefusal();
     const tasks = page.tasks();
     const part = (text) => {
-      const task = tasks.find((one) => one.identifier && text.trimStart().toLowerCase().startsWith(one.identifier.toLowerCase()));
+      const task = page.taskOf(text, tasks);
       return text.trim().slice(task?.identifier.length ?? 0).trim();
     };
     const typed = part(value.text);

@@ -3,13 +3,7 @@
   const minivlm = (window.minivlm ??= {});
 
   const field = () => document.querySelector("#mv-question textarea");
-  const tasks = () => JSON.parse(document.querySelector("#mv-tasks [data-tasks]").dataset.tasks);
   const send = () => document.querySelector("#mv-question .submit-button")?.click();
-
-  function taskOf(text) {
-    const start = text.trimStart().toLowerCase();
-    return tasks().find(({ identifier }) => identifier && start.startsWith(identifier.toLowerCase())) ?? null;
-  }
 
   function setQuestion(text) {
     // gradio hears of a new value only through an event, and the element's own setter is what a keyboard uses.
@@ -25,8 +19,9 @@
 
   // `isCurrent`: the next question is about the picture on the stage, so that its boxes mean something in the text.
   function boxActions({ key, isCurrent, drawing, screen }) {
-    const identify = tasks().find((task) => task.takes_box);
-    const knowsBoxes = tasks().some((task) => task.takes_box || task.gives_boxes);
+    const tasks = minivlm.tasks();
+    const identify = tasks.find((task) => task.takes_box);
+    const knowsBoxes = tasks.some((task) => task.takes_box || task.gives_boxes);
     const leave = () => screen.open(false);
     const done = () => {
       drawing.clear();
@@ -37,7 +32,7 @@
         label: "Identify this",
         run(numbers) {
           leave();
-          if (taskOf(field().value)?.takes_box) return send();
+          if (minivlm.taskOf(field().value)?.takes_box) return send();
           ask(`${identify.prompt.trimEnd()} ${drawing.written(numbers)}`);
           drawing.turn(false);
         },
@@ -72,5 +67,5 @@
     return entries.filter(Boolean);
   }
 
-  Object.assign(minivlm, { boxActions, sendQuestion: send, tasks });
+  Object.assign(minivlm, { boxActions, sendQuestion: send });
 })();

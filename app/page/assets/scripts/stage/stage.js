@@ -265,7 +265,7 @@
     follow();
     document.addEventListener("click", (event) => {
       const button = event.target.closest?.(".mv-chip");
-      const task = minivlm.tasks()[button?.id.match(/^mv-task-(\d+)$/)?.[1]];
+      const task = minivlm.taskOfButton(button);
       begun = task?.takes_box ? { button, byKeyboard: event.detail === 0 } : null;
       beginDrawing();
     });
