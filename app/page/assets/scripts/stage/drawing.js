@@ -66,6 +66,28 @@
     }
   }
 
+  // From the last field, Tab leads to what can be done with the box, although that stands beside the picture, and from there
+  // to what comes after the fields.
+  function orderTabs(lastField, menu, after) {
+    let isFromField = false;
+    const go = (event, to) => {
+      event.preventDefault();
+      to.focus();
+    };
+    const isTab = (event, isBack) => event.key === "Tab" && event.shiftKey === isBack;
+    lastField.addEventListener("keydown", (event) => {
+      if (!isTab(event, false) || menu.hidden) return;
+      go(event, menu.firstChild);
+      isFromField = true;
+    });
+    menu.addEventListener("keydown", (event) => {
+      if (!isFromField) return;
+      if (isTab(event, true) && event.target === menu.firstChild) go(event, lastField);
+      if (isTab(event, false) && event.target === menu.lastChild) go(event, after);
+    });
+    menu.addEventListener("focusout", ({ relatedTarget }) => (isFromField &&= menu.contains(relatedTarget)));
+  }
+
   // Dragging. `set(box or null)` is told of the box as it grows.
   function makeTool(menu, set) {
     let start = null;
@@ -95,7 +117,8 @@
     const [frame, drawn, shade, status] = [".mv-view", ".mv-drawn", ".mv-shade", ".mv-box-text"].map((one) => stage.querySelector(one));
     const [button, clear] = ["draw", "clear"].map((name) => stage.querySelector(`[data-stage="${name}"]`));
     const fields = [...stage.querySelectorAll(".mv-fields input")];
-    const menu = makeMenu(stage.querySelector(".mv-box-menu"), view, { actions, numbers: () => numbers });
+    const items = stage.querySelector(".mv-box-menu");
+    const menu = makeMenu(items, view, { actions, numbers: () => numbers });
     const tool = makeTool(menu, (fractions) => set(fractions));
     let isOn = false;
     let box = null; // in fractions, as it was drawn
@@ -129,6 +152,7 @@
       if (!numbers) say();
     }
 
+    orderTabs(fields.at(-1), items, clear);
     followFields(fields, menu, (typed) => setNumbers(typed, { keepFields: true }));
     button.addEventListener("click", () => {
       if (isOn) set(null);
