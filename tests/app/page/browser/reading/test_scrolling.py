@@ -116,6 +116,15 @@ def test_dragging_the_scrollbar(server: Server, browser: Browser, chromium: Path
         assert settled(page) == there
 
 
+def drag_down(page: Page, x: float, y: float) -> None:
+    """A finger that begins there moves down by some 300 pixels."""
+    touch = page.context.new_cdp_session(page)
+    touch.send("Input.dispatchTouchEvent", {"type": "touchStart", "touchPoints": [{"x": x, "y": y}]})
+    for step in range(15):
+        touch.send("Input.dispatchTouchEvent", {"type": "touchMove", "touchPoints": [{"x": x, "y": y + 20 * step}]})
+    touch.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+
+
 def test_a_finger_drags_the_conversation(server: Server, phone: Page) -> None:
     page = phone
     page.goto(server.url)
@@ -123,12 +132,13 @@ def test_a_finger_drags_the_conversation(server: Server, phone: Page) -> None:
     ask(page, "hello")
     done(page, 1)
     before = settled(page)
-    touch = page.context.new_cdp_session(page)
-    touch.send("Input.dispatchTouchEvent", {"type": "touchStart", "touchPoints": [{"x": 200, "y": 250}]})
-    for y in range(260, 560, 20):
-        touch.send("Input.dispatchTouchEvent", {"type": "touchMove", "touchPoints": [{"x": 200, "y": y}]})
-    touch.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
-    assert settled(page) < before - 150
+    drag_down(page, 200, 250)
+    there = settled(page)
+    assert there < before - 150
+    box = page.locator("#mv-chat .mv-to-end").bounding_box()
+    assert box is not None
+    drag_down(page, box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    assert settled(page) < there - 150
 
 
 def test_the_button_that_leads_down_can_be_seen_and_does(long_page: Page) -> None:
