@@ -59,6 +59,15 @@
     held = null;
   }
 
+  // While gradio fits its text box to what is in it, that is lower for a moment: there is more room for the conversation,
+  // and less of it below the edge. Afterwards the view lies above its end, although nobody has moved it.
+  function watchNeighbours(chat) {
+    const changes = new MutationObserver(() => isFollowing && goToEnd());
+    for (const one of chat.parentElement.children) {
+      if (one !== chat && one.id !== "mv-stage") changes.observe(one, { subtree: true, childList: true, attributeFilter: ["style", "class"] });
+    }
+  }
+
   // A question was sent: its answer is what the reader wants to see.
   function followAgain() {
     set(true);
@@ -115,6 +124,7 @@
     };
     document.addEventListener("mv-shown", onChange);
     [scroller, log].forEach((node) => sizes.observe(node));
+    watchNeighbours(chat);
     onChange();
     scroller.addEventListener("scroll", heed, { passive: true });
     scroller.addEventListener("scroll", () => (down.hidden = end() - scroller.scrollTop < FAR), { passive: true });

@@ -42,28 +42,12 @@
     }
 
     return {
+      node: menu,
       place, fill,
       hide: (isHidden) => (menu.hidden = isHidden),
       isHidden: () => menu.hidden,
       press: () => menu.querySelector("button").click(),
     };
-  }
-
-  // Four fields to type a box into. `give(numbers or null)` is told of it as it is typed.
-  function followFields(fields, menu, give) {
-    for (const field of fields) {
-      field.addEventListener("input", () => {
-        const typed = fields.map((other) => (other.value === "" ? NaN : Math.round(Math.min(GRID, Math.max(0, other.valueAsNumber)))));
-        const isWhole = typed.every(Number.isFinite) && typed[0] !== typed[2] && typed[1] !== typed[3];
-        menu.fill();
-        give(isWhole ? order(typed) : null);
-      });
-      field.addEventListener("keydown", (event) => {
-        if (event.key !== "Enter" || event.isComposing) return;
-        event.preventDefault();
-        menu.isHidden() ? window.minivlm.sendQuestion() : menu.press();
-      });
-    }
   }
 
   // From the last field, Tab leads to what can be done with the box, although that stands beside the picture, and from there
@@ -86,6 +70,24 @@
       if (isTab(event, false) && event.target === menu.lastChild) go(event, after);
     });
     menu.addEventListener("focusout", ({ relatedTarget }) => (isFromField &&= menu.contains(relatedTarget)));
+  }
+
+  // Four fields to type a box into, before the button `clear`. `give(numbers or null)` is told of it as it is typed.
+  function followFields(fields, menu, clear, give) {
+    orderTabs(fields.at(-1), menu.node, clear);
+    for (const field of fields) {
+      field.addEventListener("input", () => {
+        const typed = fields.map((other) => (other.value === "" ? NaN : Math.round(Math.min(GRID, Math.max(0, other.valueAsNumber)))));
+        const isWhole = typed.every(Number.isFinite) && typed[0] !== typed[2] && typed[1] !== typed[3];
+        menu.fill();
+        give(isWhole ? order(typed) : null);
+      });
+      field.addEventListener("keydown", (event) => {
+        if (event.key !== "Enter" || event.isComposing) return;
+        event.preventDefault();
+        menu.isHidden() ? window.minivlm.sendQuestion() : menu.press();
+      });
+    }
   }
 
   // Dragging. `set(box or null)` is told of the box as it grows.
@@ -117,8 +119,7 @@
     const [frame, drawn, shade, status] = [".mv-view", ".mv-drawn", ".mv-shade", ".mv-box-text"].map((one) => stage.querySelector(one));
     const [button, clear] = ["draw", "clear"].map((name) => stage.querySelector(`[data-stage="${name}"]`));
     const fields = [...stage.querySelectorAll(".mv-fields input")];
-    const items = stage.querySelector(".mv-box-menu");
-    const menu = makeMenu(items, view, { actions, numbers: () => numbers });
+    const menu = makeMenu(stage.querySelector(".mv-box-menu"), view, { actions, numbers: () => numbers });
     const tool = makeTool(menu, (fractions) => set(fractions));
     let isOn = false;
     let box = null; // in fractions, as it was drawn
@@ -152,8 +153,7 @@
       if (!numbers) say();
     }
 
-    orderTabs(fields.at(-1), items, clear);
-    followFields(fields, menu, (typed) => setNumbers(typed, { keepFields: true }));
+    followFields(fields, menu, clear, (typed) => setNumbers(typed, { keepFields: true }));
     button.addEventListener("click", () => {
       if (isOn) set(null);
       turn(!isOn);

@@ -128,7 +128,7 @@ def drag_down(page: Page, x: float, y: float) -> None:
 def test_a_finger_drags_the_conversation(server: Server, phone: Page) -> None:
     page = phone
     page.goto(server.url)
-    server.model.default = "line\n" * 40
+    server.model.default = "line\n" * 80
     ask(page, "hello")
     done(page, 1)
     before = settled(page)
