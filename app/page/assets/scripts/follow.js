@@ -41,6 +41,10 @@
   function onSize() {
     keepHeld();
     heed();
+    stay();
+  }
+
+  function stay() {
     if (isFollowing && scroller.scrollTop < end() && scroller.querySelector(".mv-message, .mv-pending")) goToEnd();
   }
 
@@ -62,7 +66,7 @@
   // While gradio fits its text box to what is in it, that is lower for a moment: there is more room for the conversation,
   // and less of it below the edge. Afterwards the view lies above its end, although nobody has moved it.
   function watchNeighbours(chat) {
-    const changes = new MutationObserver(() => isFollowing && goToEnd());
+    const changes = new MutationObserver(stay);
     for (const one of chat.parentElement.children) {
       if (one !== chat && one.id !== "mv-stage") changes.observe(one, { subtree: true, childList: true, attributeFilter: ["style", "class"] });
     }
