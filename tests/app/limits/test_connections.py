@@ -108,3 +108,20 @@ def test_idle_connections_of_many_addresses_keep_nobody_out(serve_limited: Serve
             assert "A red circle." in Visitor(url, address="127.0.0.3").ask("hello")
         assert opened.refused == 0
         assert opened.total <= 40
+
+
+def test_who_connects_during_a_flood_need_not_try_again(serve_limited: ServeLimited) -> None:
+    """A connection that finds no room in the system's queue comes a second later, however little there is to do."""
+    url, begun, ended = serve_limited(), threading.Event(), threading.Event()
+
+    def hold_the_loop() -> None:
+        begun.set()
+        ended.wait(60)
+
+    loop = serve_limited.demo.server.servers[0].get_loop()  # type: ignore[attr-defined]
+    loop.call_soon_threadsafe(hold_the_loop)
+    with contextlib.ExitStack() as stack:
+        stack.callback(ended.set)
+        assert begun.wait(60)
+        for _ in range(300):
+            stack.enter_context(connect(url, "127.0.0.7"))
