@@ -22,7 +22,9 @@ class Limits:
     connections_per_client: int = 512
     streams_per_client: int = 400  # answers, heartbeats and upload progress that are being sent
     requests_per_second: float = 200.0  # on average, of one client
-    requests_at_once: int = 2000  # what an idle client may send without a pause
+    requests_at_once: int = (
+        600  # what an idle client may send without a pause; a page with all it consists of is some 80
+    )
     calls_per_second: float = 20.0  # of one browser: presses, questions, uploads, streams
     calls_at_once: int = 300
     presses_at_once: int = 4  # of one browser; more of them wait
@@ -48,6 +50,7 @@ class Limits:
     visits_per_minute: float = 600.0  # pages opened by a browser that had none open
     session_seconds: float = 45.0  # that a session lives on after its page is gone; its conversation, for longer
     # work
+    waiting: int = 128  # beyond them only who has less than an equal part of them may ask
     waiting_per_client: int = 96  # questions that are asked and not answered yet
     waiting_per_visit: int = 16
     unread_messages: int = 256  # about answers of a session, with which it may ask the next question

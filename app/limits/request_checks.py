@@ -105,7 +105,7 @@ class RequestChecks:
         elif kind in (Kind.RUN, Kind.JOIN, Kind.CALL, Kind.CANCEL):
             body = await request.limited(self._limits, self._limits.json_bytes, self._buffer_until(stack)).read()
             await self.count(request.client, len(body) / BYTES_OF_A_REQUEST)
-            self._check_call(request, parse_object(body))
+            self._check_call(request, parse_object(body), stack)
             request.receive = replay(body, request.raw_receive)
         elif kind in (Kind.HEARTBEAT, Kind.DATA, Kind.CALL_RESULT):
             stack.enter_context(self._stream(request))
@@ -159,7 +159,7 @@ class RequestChecks:
 
     # What
 
-    def _check_call(self, request: GuardedRequest, body: dict[str, Any]) -> None:
+    def _check_call(self, request: GuardedRequest, body: dict[str, Any], stack: AsyncExitStack) -> None:
         kind, gradio = request.route.kind, self._gradio
         if kind is Kind.CANCEL:
             self._own_session(request, body.get("session_hash"))
@@ -173,12 +173,12 @@ class RequestChecks:
             session = self._use(request, body.get("session_hash"), is_public=is_public)
             if not is_public:
                 _check_values(body, len(listener.inputs))
-            self._visits.check_waiting(session)
+            stack.enter_context(self._visits.asking(session))
             if gradio.unread(session.name) > self._limits.unread_messages:
                 raise Refused(429, "This page has not read the answers to its last questions. Load it again.")
         else:
             gradio.public_listener(request.route.name)
-            self._call(request, body.get("session_hash"))
+            self._call(request, body.get("session_hash"), stack)
 
     def _use(self, request: GuardedRequest, name: object, *, is_public: bool) -> Session:
         visit = self._visit_or_program(request) if is_public else self._visit_of(request)
@@ -193,11 +193,10 @@ class RequestChecks:
             raise Refused(404, "The server does not know that session.")
         return session
 
-    def _call(self, request: GuardedRequest, name: object) -> None:
+    def _call(self, request: GuardedRequest, name: object, stack: AsyncExitStack) -> None:
         """A call without a session is one by itself, named by its event once gradio has answered."""
         visit, client = self._visit_or_program(request), request.client
-        probe = Session("", visit, client, 0.0)
-        self._visits.check_waiting(probe)
+        stack.enter_context(self._visits.asking(Session("", visit, client, 0.0)))
         if name is not None:
             self._visits.use(name, visit, client)
             return
