@@ -17,6 +17,7 @@ from app.limits.addresses import Network, resolve
 from app.limits.bodies import drain
 from app.limits.gradio_app import GradioApp
 from app.limits.guarded_request import GuardedRequest
+from app.limits.kept_pages import KeptPages
 from app.limits.policy import Limits
 from app.limits.refusal import AuditLog, Refused
 from app.limits.request_checks import RequestChecks
@@ -59,6 +60,7 @@ class LimitsLayer:
         self.num_answering = 0  # requests that carry answers
         self.visits = Visits(limits, gradio)
         self.uploads = UploadFolder(Path(gradio.upload_folder), limits)
+        self._pages = KeptPages(gradio)
         self._checks = RequestChecks(gradio, limits, self.visits, self.uploads, secure_cookie=front.is_framed_elsewhere)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -92,7 +94,10 @@ class LimitsLayer:
                 request.send = with_headers(answer.send, headers, foreign=kind is not Kind.API)
                 answer.may_pass = lambda: request.refused is None
                 answer.holds_failures = kind is not Kind.API  # which has answers of its own for them
-                await self.inside(scope, request.receive, request.watched_send)
+                if kind in (Kind.PAGE, Kind.INFO):
+                    await self._pages.serve(self.inside, scope, request.receive, request.watched_send)
+                else:
+                    await self.inside(scope, request.receive, request.watched_send)
             if request.refused is not None:
                 raise request.refused
             await answer.end()
