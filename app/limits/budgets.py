@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Hashable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator, Hashable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 from app.limits.refusal import Refused
 
 REMEMBERED = 16_384  # clients; the one that was idle longest is forgotten first
+WANTED_SECONDS = 2.0  # after who was served somebody else has no more than his share
+LEAST_WAIT = 0.05  # seconds, as a thousand connections that wait are each looked at again then
 
 
 class Rate:
@@ -50,6 +54,59 @@ class Rate:
     def seconds_in_debt(self, client: str) -> float:
         """How long it takes until what was used beyond the bucket is there again; 0 if nothing was."""
         return max(0.0, -self.left(client)) / self._per_second
+
+
+class ProcessorShare:
+    """What of one processor each client takes in the server's own thread, and how long it waits for more.
+
+    It has `share` of it and `at_once` seconds more while others want some, too; alone it may have all of it.
+    """
+
+    def __init__(self, share: float, at_once: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._at_once = at_once
+        self._clock = clock
+        self._taken = Rate(share, at_once, lambda: self._clock())
+        self._served: OrderedDict[str, float] = OrderedDict()  # when each client last was, the latest at the end
+
+    def took(self, client: str, seconds: float) -> None:
+        """So much went into what a client asked for. What is beyond all that it may owe is forgotten."""
+        self._taken.use(client, min(seconds, max(0.0, self._taken.left(client) + self._at_once)))
+        self._served[client] = self._clock()
+        self._served.move_to_end(client)
+        while len(self._served) > REMEMBERED:
+            self._served.popitem(last=False)
+
+    def waits(self, client: str) -> float:
+        """Seconds until it may have more."""
+        others = (when for other, when in reversed(self._served.items()) if other != client)
+        if self._clock() - next(others, -math.inf) > WANTED_SECONDS:
+            return 0.0
+        seconds = self._taken.seconds_in_debt(client)
+        return max(LEAST_WAIT, seconds) if seconds else 0.0
+
+
+class Metered(Awaitable[None]):
+    """A coroutine; while it is awaited, `took` hears the processor's time of each of its steps, in seconds."""
+
+    def __init__(self, coroutine: Coroutine[Any, Any, None], took: Callable[[float], None]) -> None:
+        self._coroutine, self._took = coroutine, took
+
+    def __await__(self) -> Generator[Any, Any, None]:
+        step: Callable[[Any], Any] = self._coroutine.send
+        value: Any = None
+        while True:
+            begun = time.thread_time()
+            try:
+                awaited = step(value)
+            except StopIteration:
+                return
+            finally:
+                self._took(time.thread_time() - begun)
+            try:
+                value = yield awaited
+                step = self._coroutine.send
+            except BaseException as error:  # as a cancellation, which is for the coroutine
+                step, value = self._coroutine.throw, error
 
 
 class Gauge:

@@ -60,7 +60,7 @@ class LimitedServer:
         gradio.serve_in_turns()
         gradio.keep_little()
         gradio.read_uploads()
-        layer = self.layer = LimitsLayer(inside, gradio, self.limits, self.front)
+        layer = self.layer = LimitsLayer(inside, gradio, self.limits, self.front, self.connections.share)
         layer.awaits_api = self.awaits_api
         app.middleware_stack = layer
         tidying = asyncio.create_task(layer.tidy_forever())

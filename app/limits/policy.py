@@ -32,8 +32,8 @@ class Limits:
     presses_per_client: int = 32  # at once; more of them wait
     idle_seconds: float = 20.0  # a connection that has sent no request, or half of one's headers
     unread_seconds: float = 60.0  # a connection whose client does not read what it asked for
-    reading_share: float = 0.25  # of one processor, that a client's bytes take until they are requests
-    reading_seconds: float = 0.5  # of it at once
+    processor_share: float = 0.25  # of one processor, for a client's bytes and requests while others have some, too
+    processor_seconds: float = 0.25  # of it at once
     # bodies
     json_bytes: int = 4 * MIB  # of a press on the page, and of a call of /chat with its history
     api_bytes: int = 64 * MIB  # of a request to /v1, whose images are part of the JSON

@@ -26,7 +26,7 @@ def connect(url: str, address: str) -> socket.socket:
 def test_chunks_of_one_byte_leave_the_processor_to_others(
     serve_limited: ServeLimited, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    url = serve_limited(Limits(reading_seconds=0.5))
+    url = serve_limited(Limits(processor_seconds=0.5))
     opened = serve_limited.limited.connections  # type: ignore[attr-defined]
     pieces: list[int] = []
     read, took = connections.H11Protocol.data_received, opened.reading_took
@@ -42,7 +42,7 @@ def test_chunks_of_one_byte_leave_the_processor_to_others(
     monkeypatch.setattr(connections.H11Protocol, "data_received", read_and_note)
     monkeypatch.setattr(opened, "reading_took", took_long)
     begun = time.monotonic()
-    monkeypatch.setattr(opened._reading, "_clock", lambda: begun)  # nobody gets more than what there is at once
+    monkeypatch.setattr(opened.share, "_clock", lambda: begun)  # nobody gets more than what there is at once
     with connect(url, "127.0.0.7") as attacker:
         data = HEAD + b"1\r\nx\r\n" * 1_000_000
         sending = threading.Thread(target=_send_until_closed, args=(attacker, data), daemon=True)
