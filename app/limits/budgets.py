@@ -162,36 +162,14 @@ class Lanes:
     @asynccontextmanager
     async def held(self, user: Hashable, reason: str) -> AsyncIterator[None]:
         """Wait for a place, and hold it for the time of the block. Raises Refused with 429 if too many wait already."""
-        leave = await self.take(user, reason)
-        try:
-            yield
-        finally:
-            leave()
-
-    async def take(self, user: Hashable, reason: str) -> Callable[[], None]:
-        """As `held`, for what ends with no block: what gives the place back; a second call of that does nothing."""
         lane = self._lanes.setdefault(user, _Lane(asyncio.Semaphore(self._at_once)))
         if lane.users >= self._at_once + self._waiting:
             raise Refused(429, reason, retry_after=5)
         lane.users += 1
-        has_place = False
-
-        def leave() -> None:
-            nonlocal has_place
-            if has_place:
-                has_place = False
-                lane.places.release()
-                self._end(user, lane)
-
         try:
-            await lane.places.acquire()
-        except BaseException:
-            self._end(user, lane)
-            raise
-        has_place = True
-        return leave
-
-    def _end(self, user: Hashable, lane: _Lane) -> None:
-        lane.users -= 1
-        if not lane.users:
-            del self._lanes[user]
+            async with lane.places:
+                yield
+        finally:
+            lane.users -= 1
+            if not lane.users:
+                del self._lanes[user]

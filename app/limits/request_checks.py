@@ -22,8 +22,7 @@ from app.limits.visits import COOKIE, NO_VISIT, TOO_MANY_WAITING, Session, Visit
 from engine.asker import ASKER, Asker
 
 QUERY_BYTES = 4096
-COSTS = {Kind.PAGE: 4.0, Kind.INFO: 4.0}  # more requests' worth: they are written and packed anew each time
-PAGES_AT_ONCE = 2  # of one client that are being written, each of which takes some milliseconds; more of them wait
+COSTS = {Kind.PAGE: 4.0, Kind.INFO: 4.0}  # more requests' worth: they are long
 BYTES_OF_A_REQUEST = 64 * KIB  # of JSON, which is read while everybody waits: so much more counts as one more request
 COST_OF_REFUSED = 5.0
 PAUSE = 1.0  # seconds that an answer of 429 takes: who does not heed it gets no more of them than that
@@ -42,7 +41,6 @@ class RequestChecks:
         self._requests = Rate(limits.requests_per_second, limits.requests_at_once)
         self._calls = Rate(limits.calls_per_second, limits.calls_at_once)
         self._presses = Lanes(limits.presses_at_once, limits.presses_waiting)
-        self._pages = Lanes(PAGES_AT_ONCE, limits.connections_per_client)
         self._presses_of_client = Lanes(limits.presses_per_client, limits.connections_per_client)
         self._new_visits = Rate(limits.visits_per_minute / 60, limits.visits_per_minute)
         self._logins = Rate(limits.logins_per_minute / 60, limits.logins_per_minute)
@@ -74,10 +72,6 @@ class RequestChecks:
         self._check_login(request)
         asker = self._name_asker(request)
         async with AsyncExitStack() as stack:
-            if kind in COSTS:
-                written = await self._pages.take(client, BUSY)
-                stack.callback(written)
-                request.on_status = lambda _: written()  # from then on it is only sent
             if kind in STREAMS:
                 stack.enter_context(self._streams.held(client, "Too many streams are open from this address."))
             await self._check(request, stack)

@@ -64,23 +64,6 @@ def test_of_many_a_few_run_and_the_others_wait() -> None:
     assert (most, len(lanes)) == (2, 0)
 
 
-def test_a_place_that_was_taken_is_given_back_once() -> None:
-    async def take_and_leave() -> None:
-        lanes = Lanes(1, 1)
-        leave = await lanes.take("a", "too many")
-        second = asyncio.create_task(lanes.take("a", "too many"))
-        await asyncio.sleep(0)
-        assert not second.done()
-        with pytest.raises(Refused, match="too many"):
-            await lanes.take("a", "too many")
-        leave()
-        leave()
-        (await second)()
-        assert len(lanes) == 0
-
-    in_a_loop(take_and_leave())
-
-
 def test_who_takes_much_of_the_processor_waits_while_others_want_some() -> None:
     now = [0.0]
     share = ProcessorShare(0.25, 0.5, clock=lambda: now[0])
