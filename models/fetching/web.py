@@ -33,12 +33,22 @@ WebError = (HTTPError, OSError, EntryNotFoundError)  # what a request can raise;
 
 @dataclass(frozen=True, kw_only=True)
 class RemoteFile:
-    """A file on a server: its URL, the headers to ask for it with, and what the server says of it, where it does."""
+    """A file on a server: its URL, the headers to ask for it with, and what the server says of it, where it does.
+
+    `expected` is the sha256 that others say it has. What its own server announces and does not send is damaged; what
+    is merely not expected may be another upload.
+    """
 
     url: str
     headers: dict[str, str]
     size: int | None
     sha256: str | None
+    expected: str | None = None
+
+    @property
+    def wanted(self) -> str | None:
+        """The sha256 to look for: the server's own, else the expected one."""
+        return self.sha256 or self.expected
 
 
 def look_up(address: Address) -> RemoteFile:

@@ -112,7 +112,7 @@ class Handler(BaseHTTPRequestHandler):
         data = self.hub.files[name]
         headers = {"X-Repo-Commit": COMMIT, "X-Linked-Size": str(len(data))}
         if len(data) < LARGE:
-            return self.reply(200, {**headers, "ETag": f'"{git_hash(data)}"'}, data)
+            return self.reply(200, {**headers, "ETag": f'"{git_hash(data)}"'}, self.hub.sent.get(name, data))
         headers |= {"X-Linked-Etag": f'"{sha256(data)}"', "Location": f"{self.hub.cdn}/cdn/{name}"}
         return self.reply(302, headers, b"")
 
@@ -190,7 +190,7 @@ def serving(hub: Hub) -> Iterator[Hub]:
     """The hub at `hub.address`."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), type("HandlerOfHub", (Handler,), {"hub": hub}))
     server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()
     hub.address = f"http://127.0.0.1:{server.server_port}"
     try:

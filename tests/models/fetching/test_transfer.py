@@ -6,6 +6,7 @@ import json
 import os
 import random
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -133,11 +134,31 @@ def test_a_part_that_is_longer_than_the_file_begins_anew(hub: Hub, target: Path)
     assert target.read_bytes() == DATA
 
 
-def test_the_same_wrong_bytes_twice_are_kept_and_told(hub: Hub, target: Path) -> None:
+def test_other_bytes_than_their_own_server_announces_are_refused(hub: Hub, target: Path) -> None:
     hub.sent[NAME] = DATA[::-1]
-    assert download(look_up(FILE), target) == sha256(DATA[::-1])
-    assert target.read_bytes() == DATA[::-1]
+    come: list[int] = []
+    said = f"has sha256 {sha256(DATA[::-1])}, but its server announces {sha256(DATA)}: the file is damaged"
+    with pytest.raises(DownloadFailed, match=said):
+        download(look_up(FILE), target, on_bytes=come.append)
+    assert hub.downloads(NAME) == ["", ""], "once more from the start, then no further"
+    assert os.listdir(target.parent) == []
+    assert sum(come) == 0
+    hub.sent.clear()
+    assert download(look_up(FILE), target) == sha256(DATA)
+
+
+def test_bytes_that_are_merely_not_expected_are_kept(hub: Hub, target: Path) -> None:
+    """Of a server that announces no hash: it may be another upload."""
+    remote = replace(look_up(FILE), sha256=None, expected=sha256(DATA[::-1]))
+    assert download(remote, target) == sha256(DATA)
+    assert target.read_bytes() == DATA
     assert hub.downloads(NAME) == ["", ""]
+
+
+def test_a_web_page_is_called_one(hub: Hub, target: Path) -> None:
+    hub.sent[NAME] = b"<!DOCTYPE html><title>Sign in</title>".ljust(len(DATA))
+    with pytest.raises(DownloadFailed, match="sends a web page instead; is there a login in between"):
+        download(look_up(FILE), target)
 
 
 def test_wrong_bytes_once_are_replaced(hub: Hub, target: Path) -> None:
