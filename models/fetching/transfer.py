@@ -23,11 +23,11 @@ from huggingface_hub.utils import WeakFileLock, get_session, hf_raise_for_status
 
 from models.errors import DownloadFailed
 from models.fetching.hashes import sha256_of
-from models.fetching.web import RemoteFile
+from models.fetching.web import RemoteFile, seconds_asked
 from models.tensors.foreign import is_page
 
 TRIES = 6  # without a single byte in between
-FIRST_WAIT, LONGEST_WAIT = 0.5, 60.0  # seconds between two tries; a server may ask for more than the first
+FIRST_WAIT, LONGEST_WAIT = 0.5, 60.0  # seconds between two tries; a server may ask for up to the longest
 _TEMPORARY = (408, 425, 429, 500, 502, 503, 504)
 
 OnBytes = Callable[[int], None]
@@ -163,7 +163,9 @@ def _complete(file: RemoteFile, part: Path, on_bytes: OnBytes) -> str:
                 f"{file.url}: the server sends less than it says, again and again; start later."
             )
         if error is not None:
-            time.sleep(_wait(error, failures))
+            if (asked := seconds_asked(error)) > LONGEST_WAIT:
+                raise error  # who asks for minutes is not asked before, and nobody sits in front of a bar so long
+            time.sleep(asked or min(LONGEST_WAIT, FIRST_WAIT * 2**failures))
     return sha256_of(part)
 
 
@@ -212,12 +214,6 @@ def _range_of(headers: Mapping[str, str], status: int) -> tuple[int, int | None]
 
 def _is_temporary(error: Exception) -> bool:
     return not isinstance(error, HfHubHTTPError) or error.response.status_code in _TEMPORARY
-
-
-def _wait(error: Exception, failures: int) -> float:
-    """Seconds before the next try: what the server asks for, else longer each time."""
-    asked = error.response.headers.get("retry-after", "") if isinstance(error, HfHubHTTPError) else ""
-    return min(LONGEST_WAIT, float(asked) if asked.isdecimal() else FIRST_WAIT * 2**failures)
 
 
 def _size(path: Path) -> int:

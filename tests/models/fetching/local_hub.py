@@ -33,6 +33,7 @@ class Hub:
     sent: dict[str, bytes] = field(default_factory=dict)  # bytes that come instead of those that are announced
     cuts: dict[str, list[int]] = field(default_factory=dict)  # after how many bytes each of the next answers ends
     statuses: dict[str, list[int]] = field(default_factory=dict)  # of the next answers of the CDN
+    waits: dict[str, str] = field(default_factory=lambda: {"Retry-After": "0"})  # headers beside them
     refused: dict[str, tuple[int, str]] = field(default_factory=dict)  # repository -> status and X-Error-Code
     pause: float = 0.0  # seconds between blocks of 1 KiB
     knows_ranges: bool = True
@@ -125,7 +126,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def answer_bytes(self, name: str) -> None:
         if self.command == "GET" and self.hub.statuses.get(name):
-            return self.reply(self.hub.statuses[name].pop(0), {"Retry-After": "0"}, b"later")
+            return self.reply(self.hub.statuses[name].pop(0), self.hub.waits, b"later")
         if name not in self.hub.files:
             return self.reply(404, {}, b"")
         data = self.hub.sent.get(name, self.hub.files[name])

@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import threading
+import time
 from dataclasses import replace
+from email.utils import formatdate
 from pathlib import Path
 
 import pytest
@@ -15,7 +18,7 @@ from huggingface_hub.errors import HfHubHTTPError, HTTPError
 from models.errors import DownloadFailed
 from models.fetching.table import HubFile
 from models.fetching.transfer import TRIES, download, part_size
-from models.fetching.web import look_up
+from models.fetching.web import explain, look_up
 from tests.models.fetching.local_hub import Hub, sha256
 
 DATA = random.Random(0).randbytes(40_000)
@@ -185,6 +188,25 @@ def test_a_server_that_is_busy_is_asked_again(status: int, hub: Hub, target: Pat
     hub.statuses[NAME] = [status, status]
     download(look_up(FILE), target)
     assert target.read_bytes() == DATA
+
+
+@pytest.mark.parametrize(
+    ("headers", "said"),
+    [
+        ({"Retry-After": "86400"}, "86,400"),
+        ({"Retry-After": formatdate(time.time() + 86400, usegmt=True)}, r"8\d,\d\d\d"),
+        ({"RateLimit": '"resolvers";r=0;t=86400'}, "86,400"),
+    ],
+)
+def test_who_asks_for_a_long_wait_is_left_and_quoted(
+    headers: dict[str, str], said: str, hub: Hub, target: Path
+) -> None:
+    hub.statuses[NAME], hub.waits = [429] * 10, headers
+    with pytest.raises(HfHubHTTPError) as raised:
+        download(look_up(FILE), target)
+    assert len(hub.downloads(NAME)) == 1
+    line = explain(raised.value, what="weights.pth")
+    assert re.search(f"too many requests; it asks to wait {said} seconds; start again then, what is here is kept", line)
 
 
 @pytest.mark.parametrize("status", [401, 403, 404])
