@@ -154,6 +154,8 @@ def _item(file: NeededFile, config: FamilyConfig) -> Item:
         return replace(item, state="here", remark=file.remark)
     if is_placeholder(file.value):
         return replace(item, problem=f"This is a placeholder; set {file.key} to the real path. {file.hint}")
+    if file.problem:
+        return replace(item, problem=f"{file.problem}.")
     if released is not None:
         path = Path(file.value).expanduser()
         path = path if path.is_absolute() else CHECKPOINTS_DIR / path

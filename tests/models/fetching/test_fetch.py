@@ -22,6 +22,7 @@ def test_everything_is_fetched_and_then_found(
     status, out, _ = run(["fetch", str(config)], capsys)
     assert status == 0
     assert "model needs:" in out
+    assert out.endswith(f"\nServe it: python demo.py --cfg-path {config}\n")
     assert "Terms: BSD (eva.pth, v2/stage.pth)" in out
     assert (checkpoints_dir / "eva.pth").read_bytes() == EVA
     assert (checkpoints_dir / "v2" / "stage.pth").read_bytes() == STAGE
@@ -48,6 +49,7 @@ def test_a_dry_run_fetches_nothing(
     total = len(EVA) + len(STAGE) + sum(len(LLM[name]) for name in NEEDED)
     assert status == 0
     assert f"To fetch: {total / 2**20:.1f} MiB. Free: " in out
+    assert out.endswith(f"\nFetch it: python -m models fetch {config}\n")
     assert os.listdir(checkpoints_dir) == []
     assert not [path for method, path, _ in hub.requests if method == "GET" and not path.startswith("/api/")]
 
