@@ -131,6 +131,11 @@ def without_tokenizer(folder: Path) -> None:
         (folder / name).unlink(missing_ok=True)
 
 
+def link_to_nowhere(path: Path) -> None:
+    shutil.rmtree(path)
+    path.symlink_to("nowhere")
+
+
 def without_lora(path: Path) -> None:
     rewrite(path, lambda t: {"model": {n: v for n, v in t.items() if "lora_" not in n}})
 
@@ -153,7 +158,7 @@ WRONG: dict[str, tuple[str, Edit, list[str]]] = {
     ),
     "broken link": (
         "phi-2",
-        lambda p: (shutil.rmtree(p), p.symlink_to("nowhere")),
+        link_to_nowhere,
         ["phi-2 is a link to nowhere, where nothing is; mend it or delete it"],
     ),
     "git-lfs pointer": (
