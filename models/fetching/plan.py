@@ -182,7 +182,8 @@ def _released_item(item: Item, released: ReleasedFile) -> Item:
         else:
             remark = f"{' '.join(problems)} So the next address is taken" if problems else ""
             return replace(item, state="to fetch", remote=remote, others=addresses[number:], remark=remark)
-    others = f" {len(problems) - 1} other addresses fail as well." if len(problems) > 1 else ""
+    failing = len(problems) - 1
+    others = f" {failing} other address{'es fail' if failing > 1 else ' fails'} as well." if failing > 0 else ""
     return replace(item, problem=f"{''.join(problems[:1])}{others} {by_hand}".strip())
 
 

@@ -55,7 +55,7 @@ class Sources:
                 aside.replace(target)
             aside.unlink(missing_ok=True)
         if differing is None:
-            raise DownloadFailed(" ".join(self.problems))
+            raise DownloadFailed(" ".join(dict.fromkeys(self.problems)))  # one line may be true of two addresses
         on_bytes(target.stat().st_size)
         return differing
 
