@@ -129,7 +129,7 @@ def _integers(weights: Tensor, scales: Tensor) -> Product:
 
 
 def _sums(weights: Tensor) -> Tensor:
-    """The sum of each row [N, K] int8: [N] int32. Some rows at a time, as torch first makes int32 of all it is given."""
+    """The sum of each row [N, K] int8: [N] int32. Some rows at a time, as torch makes int32 of all that it is given."""
     rows = max(1, _TILE // weights.shape[1])
     return torch.cat([part.sum(dim=1, dtype=torch.int32) for part in weights.split(rows)])
 
