@@ -178,13 +178,13 @@ def test_a_yaml_of_another_family_is_explained(golden: str, family: str, message
 @pytest.mark.parametrize("golden", [PHI, STABLELM, MGM])
 @pytest.mark.parametrize("is_empty", [False, True])
 def test_a_folder_without_a_known_name_says_what_it_has(golden: str, is_empty: bool, tmp_path: Path) -> None:
-    """As a compiled model's were saved, or nothing at all."""
+    """All of it under another name, or nothing at all."""
     folder = copied(golden, tmp_path)
-    tensors = {} if is_empty else {f"_orig_mod.{name}": tensor for name, tensor in read_tensors(folder).items()}
+    tensors = {} if is_empty else {f"wrapped.{name}": tensor for name, tensor in read_tensors(folder).items()}
     for file in (*folder.glob("*.safetensors*"), *folder.glob("*.bin*")):
         file.unlink()
     save_file(tensors, folder / "model.safetensors")
-    found = "it holds no tensors" if is_empty else r"found _orig_mod\.\w+"
+    found = "it holds no tensors" if is_empty else r"found wrapped\.\w+"
     failure(tmp_path, MiniVLMError, rf"{folder.name} has no.*{found}")
 
 
