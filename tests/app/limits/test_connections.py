@@ -7,12 +7,14 @@ import json
 import socket
 import threading
 import time
+from collections.abc import Iterable
 
 import pytest
 
 from app.limits import connections
 from app.limits.policy import Limits
 from tests.app.limits.visitors import ServeLimited, Visitor, a_bystander
+from tests.waiting import eventually
 
 HEAD = b"POST /gradio_api/queue/join HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
 
@@ -24,7 +26,7 @@ def connect(url: str, address: str) -> socket.socket:
 def test_chunks_of_one_byte_leave_the_processor_to_others(
     serve_limited: ServeLimited, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    url = serve_limited(Limits(reading_seconds=0.5))
+    url = serve_limited(Limits(processor_seconds=0.5))
     opened = serve_limited.limited.connections  # type: ignore[attr-defined]
     pieces: list[int] = []
     read, took = connections.H11Protocol.data_received, opened.reading_took
@@ -40,7 +42,7 @@ def test_chunks_of_one_byte_leave_the_processor_to_others(
     monkeypatch.setattr(connections.H11Protocol, "data_received", read_and_note)
     monkeypatch.setattr(opened, "reading_took", took_long)
     begun = time.monotonic()
-    monkeypatch.setattr(opened._reading, "_clock", lambda: begun)  # nobody gets more than what there is at once
+    monkeypatch.setattr(opened.share, "_clock", lambda: begun)  # nobody gets more than what there is at once
     with connect(url, "127.0.0.7") as attacker:
         data = HEAD + b"1\r\nx\r\n" * 1_000_000
         sending = threading.Thread(target=_send_until_closed, args=(attacker, data), daemon=True)
@@ -87,3 +89,39 @@ def test_what_is_no_http_after_a_refused_body_ends_the_connection(
         with contextlib.suppress(ConnectionResetError):
             assert b"HTTP/1.1 400" not in b"".join(iter(lambda: attacker.recv(65536), b""))
     assert [record.name for record in caplog.records if record.exc_info] == []
+
+
+def test_idle_connections_of_many_addresses_keep_nobody_out(serve_limited: ServeLimited) -> None:
+    url = serve_limited(Limits(connections=40, connections_per_client=20, idle_seconds=60))
+    opened = serve_limited.limited.connections  # type: ignore[attr-defined]
+    with contextlib.ExitStack() as stack:
+
+        def hold(addresses: Iterable[str], number: int) -> None:
+            for address in addresses:
+                for _ in range(number):
+                    stack.enter_context(connect(url, address))
+
+        hold([f"127.0.0.{number}" for number in range(20, 24)], 15)
+        with a_bystander(url):
+            assert eventually(lambda: opened.total == 40)
+            hold([f"127.0.1.{number}" for number in range(1, 60)], 1)
+            assert "A red circle." in Visitor(url, address="127.0.0.3").ask("hello")
+        assert opened.refused == 0
+        assert opened.total <= 40
+
+
+def test_who_connects_during_a_flood_need_not_try_again(serve_limited: ServeLimited) -> None:
+    """A connection that finds no room in the system's queue comes a second later, however little there is to do."""
+    url, begun, ended = serve_limited(), threading.Event(), threading.Event()
+
+    def hold_the_loop() -> None:
+        begun.set()
+        ended.wait(60)
+
+    loop = serve_limited.demo.server.servers[0].get_loop()  # type: ignore[attr-defined]
+    loop.call_soon_threadsafe(hold_the_loop)
+    with contextlib.ExitStack() as stack:
+        stack.callback(ended.set)
+        assert begun.wait(60)
+        for _ in range(300):
+            stack.enter_context(connect(url, "127.0.0.7"))

@@ -7,12 +7,9 @@ import io
 import re
 import secrets
 import socket
-import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import gradio.routes
 import httpx
 import pytest
 from gradio_client import Client  # type: ignore[import-untyped]
@@ -191,33 +188,6 @@ def test_a_public_server_still_serves_a_class_room(serve_limited: ServeLimited) 
     assert all("A red circle." in visitor.ask("hello") for visitor in visitors)
 
 
-def test_pages_of_one_address_are_written_two_at_a_time(
-    serve_limited: ServeLimited, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Of a flood of them everybody would wait for each; who reads his page slowly keeps nobody waiting."""
-    running, most, lock = 0, 0, threading.Lock()
-    render = gradio.routes.templates.TemplateResponse
-
-    def slowly(*args: Any, **settings: Any) -> Any:
-        nonlocal running, most
-        with lock:
-            running += 1
-            most = max(most, running)
-        time.sleep(0.02)
-        with lock:
-            running -= 1
-        return render(*args, **settings)
-
-    monkeypatch.setattr(gradio.routes.templates, "TemplateResponse", slowly)
-    url = serve_limited()
-    layer = serve_limited.limited.layer  # type: ignore[attr-defined]
-    with ThreadPoolExecutor(12) as threads:
-        statuses = list(threads.map(lambda _: httpx.get(url, timeout=60).status_code, range(24)))
-    assert statuses == [200] * 24
-    assert most == 2
-    assert eventually(lambda: len(layer._checks._pages) == 0)
-
-
 def test_refusals_are_one_line_each(serve_limited: ServeLimited, caplog: pytest.LogCaptureFixture) -> None:
     url = serve_limited()
     for _ in range(50):
@@ -228,24 +198,32 @@ def test_refusals_are_one_line_each(serve_limited: ServeLimited, caplog: pytest.
 
 
 def test_values_that_no_listener_expects_are_one_line(
-    serve_limited: ServeLimited, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+    serve_limited: ServeLimited,
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("app.limits.boundary.SECONDS_BETWEEN_LINES", 1e9)
     url = serve_limited()
     with a_bystander(url):
         attacker = Visitor(url)
         values: list[Any] = [
-            5,
+            {},
             "x",
             [[]],
             {"text": 5, "files": "x"},
             {"text": None, "files": [{"path": "/etc/passwd"}]},
         ]
-        for value in values:
+        for value in values * 3:
             answer = attacker.press(listener_index(url, "undo"), [value] * 2)
             assert answer.status_code in (200, 400, 500)
             assert "Traceback" not in answer.text
+            nothing = {"text": "", "files": []}
+            answer = attacker.press(listener_index(url, "edit"), [None, nothing], event_data={"index": value})
+            assert answer.status_code == 500
     assert "Traceback" not in capfd.readouterr().err
-    assert len([record for record in caplog.records if record.exc_info]) <= 5
+    lines = [record for record in caplog.records if record.name == "app.limits.boundary"]
+    assert 1 <= len(lines) == len([record for record in lines if record.exc_info]) <= 5
 
 
 def test_an_upload_to_a_full_disk_is_one_line_and_the_next_one_works(
