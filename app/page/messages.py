@@ -21,11 +21,7 @@ from app.chat.pictures import Picture
 from app.chat.regions import Entity, entities_of
 from app.page.boxes.figures import illustration_html, picture_figure, stage_data
 from app.page.boxes.labels import Labels
-<<<<<<< HEAD
-from app.page.bubble_parts import action, copy_button, footer_html, notices_html, shown_model
-=======
-from app.page.bubble_parts import action, branch_of, branch_switch, copy_button, footer_html, notices_html
->>>>>>> main
+from app.page.bubble_parts import action, branch_of, branch_switch, copy_button, footer_html, notices_html, shown_model
 from app.page.comparing.bubbles import Side, side_of, verdict_bubble
 from app.page.context_meter import context_html
 from app.page.page_state import PageState
