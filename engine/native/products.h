@@ -15,7 +15,7 @@ typedef struct {
 } Sums;
 
 // `count` rows times `groups` words of weights, one after the other for 64 outputs.
-#define TILE(name, type, cast, back, multiply)                                                                         \
+#define TILE(name, type, cast, back, multiply, flip)                                                                         \
     INLINE void name(const char *weights, const uint32_t *words, int64_t stride, const int count, int groups,         \
                      Sums *sums)                                                                                       \
     {                                                                                                                  \
@@ -27,7 +27,7 @@ typedef struct {
             for (int lane = 0; lane < 4; lane++)                                                                       \
                 _mm_prefetch(weights + AHEAD + 64 * lane, _MM_HINT_T0);                                                \
             for (int lane = 0; lane < 4; lane++) {                                                                     \
-                const __m512i weight = _mm512_loadu_si512(weights + 64 * lane);                                        \
+                const __m512i weight = flip(_mm512_loadu_si512(weights + 64 * lane));                                  \
                 for (int row = 0; row < count; row++)                                                                  \
                     acc[row][lane] =                                                                                   \
                         multiply(acc[row][lane], weight, _mm512_set1_epi32((int)words[row * stride + group]));         \
@@ -39,15 +39,21 @@ typedef struct {
     }
 
 #define SAME(x) (x)
+#define ABOVE_ZERO(x) _mm512_xor_si512(x, _mm512_set1_epi8((char)0x80))
 #define MULTIPLY_FP32(acc, weight, word) _mm512_fmadd_ps(_mm512_castsi512_ps(weight), _mm512_castsi512_ps(word), acc)
-// Unsigned times signed bytes: 128 more than each weight, for which 128 times the sum of the inputs is taken away.
-#define MULTIPLY_INT8(acc, weight, word)                                                                               \
-    _mm512_dpbusd_epi32(acc, _mm512_xor_si512(weight, _mm512_set1_epi8((char)0x80)), word)
 
-TILE(tile_fp32, __m512, _mm512_castsi512_ps, _mm512_castps_si512, MULTIPLY_FP32)
-TILE(tile_bf16, __m512, _mm512_castsi512_ps, _mm512_castps_si512, dot_pairs)
+// Unsigned times signed bytes: 128 more than each weight, for which 128 times the sum of the inputs is taken away.
+INLINE __m512i multiply_int8(__m512i acc, __m512i weight, __m512i word)
+{
+    // gcc copies a register before and after its own intrinsic of this instruction.
+    __asm__("vpdpbusd %2, %1, %0" : "+v"(acc) : "v"(weight), "v"(word));
+    return acc;
+}
+
+TILE(tile_fp32, __m512, _mm512_castsi512_ps, _mm512_castps_si512, MULTIPLY_FP32, SAME)
+TILE(tile_bf16, __m512, _mm512_castsi512_ps, _mm512_castps_si512, dot_pairs, SAME)
 #ifdef __AVX512VNNI__
-TILE(tile_int8, __m512i, SAME, SAME, MULTIPLY_INT8)
+TILE(tile_int8, __m512i, SAME, SAME, multiply_int8, ABOVE_ZERO)
 #endif
 
 // 64 inputs of 32 outputs, whose codes are 16 bytes for each input: output r in the lower half of byte 2 r, r + 16 in

@@ -70,7 +70,9 @@ INLINE __m512 load_lanes(const void *numbers, int64_t index, int is_bf16, __mmas
 INLINE __m512 dot_pairs(__m512 acc, __m512i left, __m512i right)
 {
 #ifdef __AVX512BF16__
-    return _mm512_dpbf16_ps(acc, (__m512bh)left, (__m512bh)right);
+    // gcc copies a register before and after its own intrinsic of this instruction.
+    __asm__("vdpbf16ps %2, %1, %0" : "+v"(acc) : "v"(left), "v"(right));
+    return acc;
 #else
     const __m512i upper = _mm512_set1_epi32((int)0xFFFF0000);
     acc = _mm512_fmadd_ps(_mm512_castsi512_ps(_mm512_slli_epi32(left, 16)),
