@@ -66,7 +66,7 @@ class NativeStep:
         self._model = model
         self._library = library(_SOURCE)
         if model.device.type != "cpu" or model.dtype not in (torch.float32, torch.bfloat16):
-            raise NoNativeCode("it is for 32 bits and bfloat16 on a CPU")
+            raise NoNativeCode(f"it is for float32 and bfloat16 on a CPU, not for {model.dtype}")
         self._rotary: Any = model.model.rotary_emb
         if getattr(self._rotary, "rope_type", None) not in _LIKE_ROTARY:
             raise NoNativeCode("its positions are encoded in another way")
