@@ -17,7 +17,7 @@ from transformers.models.phi.modeling_phi import PhiDecoderLayer
 from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer, Qwen2RMSNorm
 
 from engine.image_tokens import ImageTokenEmbedding
-from engine.native.operations import NumberFormat, OperationFlag, OperationKind, Place, Program
+from engine.native.operations import NumberFormat, OperationFlag, OperationKind, Program, RowPlace
 from engine.native.weight_formats import PLAIN_FORMATS, NativeWeights, nf4_levels, weights_of
 from models.native.compiled import NoNativeCode
 from models.parts.phi import PostNormPhiLayer
@@ -78,14 +78,14 @@ class DecoderWriter:
             weights=self.program.address(embedding.weight.detach()),
         )  # fmt: skip
 
-    def _norm(self, norm: nn.Module, source: Place, target: Place, *, count: int = 1) -> None:
+    def _norm(self, norm: Any, source: RowPlace, target: RowPlace, *, count: int = 1) -> None:
         """`count` runs of numbers, each by itself."""
         flags, bias, weight = OperationFlag(0), getattr(norm, "bias", None), norm.weight
         if isinstance(norm, nn.LayerNorm):
             flags, epsilon = OperationFlag.CENTRED, norm.eps
         elif isinstance(norm, GemmaRMSNorm):
             epsilon, weight = norm.eps, 1 + norm.weight.detach().float()
-        elif isinstance(norm, nn.RMSNorm):
+        elif isinstance(norm, nn.RMSNorm) and norm.eps is not None:
             epsilon = norm.eps
         elif isinstance(norm, _RMS_NORMS):
             epsilon = norm.variance_epsilon
@@ -96,14 +96,16 @@ class DecoderWriter:
             weights=self.program.numbers(weight), bias=self.program.numbers(bias),
         )  # fmt: skip
 
-    def _multiply(self, parts: Sequence[NativeWeights], source: Place, target: Place, *, adding: bool = False) -> None:
+    def _multiply(
+        self, parts: Sequence[NativeWeights], source: RowPlace, target: RowPlace, *, adding: bool = False
+    ) -> None:
         """Products of the same inputs, whose outputs lie one after the other."""
         for weights in parts:
             self.products.append(weights)
             write_product(self.program, weights, source, target, adding=adding)
             target = target.further(weights.outputs)
 
-    def attend(self, attention: Any, target: Place, *, adding: bool) -> None:
+    def attend(self, attention: Any, target: RowPlace, *, adding: bool) -> None:
         """Attention of the normed numbers, with its projections."""
         parts = weights_of([attention.q_proj, attention.k_proj, attention.v_proj])
         heads, shared, width = self._heads, self._shared, self.head_dim
@@ -176,7 +178,7 @@ _LAYERS: dict[type[nn.Module], Callable[[DecoderWriter, Any], None]] = {
 
 
 def write_product(
-    program: Program, weights: NativeWeights, source: Place, target: Place, *, adding: bool = False
+    program: Program, weights: NativeWeights, source: RowPlace, target: RowPlace, *, adding: bool = False
 ) -> None:
     """One product."""
     is_nf4 = weights.number_format == NumberFormat.NF4

@@ -1,6 +1,6 @@
 """A decode step as a list of operations, in the types of vectors.h.
 
-Operations read and write rows of numbers in fp32, one row for each token: `Place` says which.
+Operations read and write rows of numbers in fp32, one row for each token: `RowPlace` says which.
 """
 
 from __future__ import annotations
@@ -59,15 +59,15 @@ class StepInputs(ctypes.Structure):
 
 
 @dataclass(frozen=True)
-class Place:
+class RowPlace:
     """From a column on in the rows of a buffer."""
 
     buffer: int
     column: int = 0
 
-    def further(self, columns: int) -> Place:
+    def further(self, columns: int) -> RowPlace:
         """So many columns later."""
-        return Place(self.buffer, self.column + columns)
+        return RowPlace(self.buffer, self.column + columns)
 
 
 class Program:
@@ -78,16 +78,16 @@ class Program:
         self.widths: list[int] = []
         self.kept: list[Tensor] = []
 
-    def buffer(self, width: int) -> Place:
+    def buffer(self, width: int) -> RowPlace:
         """A new buffer of rows of so many numbers."""
         self.widths.append(width)
-        return Place(len(self.widths) - 1)
+        return RowPlace(len(self.widths) - 1)
 
     def add(
         self,
         kind: OperationKind,
-        source: Place,
-        target: Place,
+        source: RowPlace,
+        target: RowPlace,
         *,
         flags: int = 0,
         number_format: int = 0,

@@ -60,12 +60,10 @@ def _of_one(layer: nn.Module) -> list[NativeWeights]:
     if isinstance(layer, PackedLinear) and layer.weight.dtype in _PACKED:
         address = _in_blocks(layer.weight, layer.out_features, layer.in_features)
         return [_weights(layer, _PACKED[layer.weight.dtype], address)]
-    if (
-        type(layer) in (nn.Linear, VocabularyHead)
-        and layer.weight.dtype in PLAIN_FORMATS
-        and layer.weight.is_contiguous()
-    ):
-        return [_weights(layer, PLAIN_FORMATS[layer.weight.dtype], layer.weight.data_ptr())]
+    if isinstance(layer, nn.Linear) and type(layer) in (nn.Linear, VocabularyHead):
+        weight, number_format = layer.weight, PLAIN_FORMATS.get(layer.weight.dtype)
+        if number_format is not None and weight.is_contiguous():
+            return [_weights(layer, number_format, weight.data_ptr())]
     raise NoNativeCode(f"{type(layer).__name__} has other weights than it reads")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -142,8 +143,8 @@ def test_new_keys_and_values_are_written() -> None:
         model(input_ids=torch.tensor([[7]]), position_ids=torch.tensor([[7]]), past_key_values=past, use_cache=True)
         NativeStep(model).run([5, 7], [9, 7], [0, 2], LENGTH + 1, cache)
     for layer, sides in enumerate(zip(*cache, strict=True)):
-        mine = (past.layers[layer].keys, past.layers[layer].values)
-        for side, other in zip(sides, mine, strict=True):
+        mine: Any = past.layers[layer]
+        for side, other in zip(sides, (mine.keys, mine.values), strict=True):
             torch.testing.assert_close(side[1, :, LENGTH], other[0, :, -1], rtol=1e-4, atol=1e-5)
 
 
