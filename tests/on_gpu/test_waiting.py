@@ -54,8 +54,8 @@ def test_a_captured_step_is_one_graph_and_a_choice(family: str, gpus: Gpus, monk
     with start(model) as engine:
         eager = counts_per_token(engine, GREEDY, gpus)
     assert (captured.graphs, eager.graphs) == (1, 0)
-    assert captured.launches < 30
-    assert eager.launches > 15 * layers + 20
+    assert captured.launches < 45
+    assert eager.launches > captured.launches + 15 * layers
 
 
 @pytest.mark.parametrize(
