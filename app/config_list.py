@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from models.command_line import CONFIG_DIR, did_you_mean, reader_may_leave, shown
+from models.command_line import CONFIG_DIR, did_you_mean, quoted, reader_may_leave, shown
 from models.errors import ConfigError, MiniVLMError
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ def _describe(one: Listed, *, with_memory: bool) -> str:
     if with_memory and one.verdict == "ready":
         lines.append(f"  {_memory(one.config)}")
     if one.verdict != "ready":
-        lines.append(f"  Fetch them: python -m models fetch {path}")
+        lines.append(f"  Fetch them: python -m models fetch {quoted(path)}")
     return "\n".join(lines)
 
 

@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from models.command_line import OneLineParser, reader_may_leave
+from models.command_line import OneLineParser, quoted, reader_may_leave
 from models.errors import MiniVLMError
 
 
@@ -64,6 +65,9 @@ def run_fetch(args: argparse.Namespace) -> None:
     from models.fetching.command import download_for
 
     download_for(args.config, args.options, dry_run=args.dry_run, report=print)
+    options = f" --options {shlex.join(args.options)}" if args.options else ""
+    what, command = ("Fetch", "-m models fetch") if args.dry_run else ("Serve", "demo.py --cfg-path")
+    print(f"{what} it: python {command} {quoted(args.config)}{options}")
 
 
 def run_verify(args: argparse.Namespace) -> None:

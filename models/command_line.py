@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import os
+import shlex
 import sys
 import tomllib
 from collections.abc import Iterable, Iterator
@@ -20,6 +21,11 @@ def shown(path: Path) -> Path:
     """A path as people type it here."""
     place = path.absolute()
     return place.relative_to(Path.cwd()) if place.is_relative_to(Path.cwd()) else path
+
+
+def quoted(path: Path) -> str:
+    """A path in a command that people copy into their shell."""
+    return shlex.quote(str(path))
 
 
 @contextmanager

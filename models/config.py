@@ -76,7 +76,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """The keys and values of a YAML file. Raises ConfigError with the file, the line and what is wrong."""
     if not path.is_file():
         folder = path if path.is_dir() else path.parent
-        near = sorted(p.name for p in folder.glob("*.yaml")) if folder.is_dir() else []
+        near = sorted(p.name for p in folder.glob("*.yaml") if p.is_file()) if folder.is_dir() else []
         hint = _meant(path) or (f" In {folder}: {', '.join(near)}." if near else "")
         what = "is a folder." if path.is_dir() else "not found."
         raise ConfigError(f"{path} {what}{hint} Give a YAML file with --cfg-path; --list shows those that ship.")
@@ -97,7 +97,12 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 def _meant(path: Path) -> str:
     """The file beside a path, or among those that ship, whose name is nearly that of the path."""
-    files = {file.stem: file for folder in (CONFIG_DIR, path.parent) for file in sorted(folder.glob("*.yaml"))}
+    files = {
+        file.stem: file
+        for folder in (CONFIG_DIR, path.parent)
+        for file in sorted(folder.glob("*.yaml"))
+        if file.is_file()
+    }
     name = path.name.removesuffix(".yaml").removesuffix(".yml")
     if name in files:
         return f" Did you mean {shown(files[name])}?"

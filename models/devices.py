@@ -5,18 +5,17 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Sequence
 from functools import cache, partial
-from pathlib import Path
 
 import psutil
 import torch
 
 from models.errors import ConfigError, NotEnoughMemory
+from models.memory.control_groups import free_in_groups
 from models.memory.serving import size
 from models.memory.sizes import HEADROOM, weight_bytes
 from models.tensors.weights import Part
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-_CGROUP = Path("/sys/fs/cgroup")
 _LARGE = 2**28  # weights of models for which the number format is worth a measurement
 _FASTER = 1.2  # so many times as fast must bf16 be, as its numbers are less exact
 _SIDE, _TOKENS, _TRIES = 2048, 128, 5  # of a layer's weights, of a prompt, of a measurement
@@ -111,7 +110,7 @@ def free_bytes(device: torch.device) -> int:
         return torch.cuda.mem_get_info(device)[0]
     if device.type == "mps":
         return torch.mps.recommended_max_memory() - torch.mps.current_allocated_memory()
-    return min(psutil.virtual_memory().available, _container_limit())
+    return min(psutil.virtual_memory().available, free_in_groups())
 
 
 def more_gpus(
@@ -176,19 +175,3 @@ def check_memory(
                 f"{estimate} That is not enough. Try --options {' '.join(changed)}, or a device with more memory."
             )
     raise NotEnoughMemory(f"{estimate} That is not enough for any setting. Use a device with more memory.")
-
-
-def _container_limit() -> int:
-    """What a memory-limited container still allows (cgroup v2); unlimited elsewhere.
-
-    Cached pages of files count as used there, but the system takes them back when memory is needed.
-    """
-    try:
-        limit, used = ((_CGROUP / name).read_text() for name in ("memory.max", "memory.current"))
-        if limit.strip() == "max":
-            return 2**63
-        counters = dict(line.split() for line in (_CGROUP / "memory.stat").read_text().splitlines())
-        cached = int(counters["active_file"]) + int(counters["inactive_file"])
-        return max(0, int(limit) - int(used) + cached)
-    except (OSError, ValueError, KeyError):
-        return 2**63

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from models.command_line import shown
+from models.command_line import quoted, shown
 from models.errors import MiniVLMError
 
 
@@ -91,7 +91,7 @@ def describe(path: Path, name: str, overrides: tuple[str, ...] = ()) -> Offer:
     if missing:
         more = "" if is_all else " and what has no size in our table" if to_fetch else ""
         how_much = f" ({size(to_fetch)}{more})" if to_fetch else ""
-        problem = f"Not here: {', '.join(missing)}{how_much}. Fetch: python -m models fetch {shown(path)}"
+        problem = f"Not here: {', '.join(missing)}{how_much}. Fetch: python -m models fetch {quoted(shown(path))}"
     return Offer(
         id=name,
         path=path,

@@ -6,6 +6,8 @@ import logging
 import time
 import traceback
 import uuid
+from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +20,24 @@ from models.errors import MiniVLMError
 logger = logging.getLogger(__name__)
 
 SECONDS_BETWEEN_TRACEBACKS = 3600.0  # of one place in the code
+SECONDS_BETWEEN_LINES = 10.0  # about it
 PLACES = 256
+
+
+@dataclass
+class _Place:
+    """A place in the code that failed, and what was said about it."""
+
+    number: str = ""  # that its last line can be found by
+    written: float = -inf
+    traced: float = -inf
+    unsaid: int = 0  # failures since its last line
 
 
 class BoundedBlocks(gr.Blocks):
     """gr.Blocks whose listeners fail in one line, whatever is sent to them; gradio prints a traceback each time."""
 
-    _traced: dict[str, float]
+    _failed: dict[str, _Place]
 
     async def process_api(self, *args: Any, **settings: Any) -> Any:
         """As gr.Blocks.process_api. Raises gr.Error for everything that goes wrong."""
@@ -32,7 +45,8 @@ class BoundedBlocks(gr.Blocks):
         ASKER.set(scope.get(SCOPE_KEY, NOBODY))  # for what comes out of the queue, whose task is not the request's
         try:
             return await super().process_api(*args, **settings)
-        except gr.Error:
+        except gr.Error as error:
+            error.print_exception = False  # gradio's own, about files that are not the visitor's, would print theirs
             raise
         except MiniVLMError as error:
             raise gr.Error(str(error), print_exception=False) from error
@@ -46,16 +60,20 @@ class BoundedBlocks(gr.Blocks):
         return [], []
 
     def _log(self, error: Exception) -> str:
-        """One line, and the traceback if this place had none lately; the number that both are found by."""
-        number = uuid.uuid4().hex[:8]
+        """One line, with the traceback if this place had none lately; or none, as the audit lines of one reason. The
+        number that they are found by."""
         frame = traceback.extract_tb(error.__traceback__)[-1]
-        place = f"{type(error).__name__} in {Path(frame.filename).name}:{frame.lineno}"
-        traced = self.__dict__.setdefault("_traced", {})
+        name = f"{type(error).__name__} in {Path(frame.filename).name}:{frame.lineno}"
+        places = self.__dict__.setdefault("_failed", {})
+        place = places.setdefault(name if name in places or len(places) < PLACES else "elsewhere", _Place())
         now = time.monotonic()
-        is_new = now - traced.get(place, -SECONDS_BETWEEN_TRACEBACKS) >= SECONDS_BETWEEN_TRACEBACKS
-        if is_new and len(traced) < PLACES:
-            traced[place] = now
-            logger.error("%s (%s)", place, number, exc_info=error)
-        else:
-            logger.error("%s (%s)", place, number)
-        return number
+        if now - place.written < SECONDS_BETWEEN_LINES:
+            place.unsaid += 1
+            return place.number
+        is_new = now - place.traced >= SECONDS_BETWEEN_TRACEBACKS
+        more = f" ({place.unsaid} more like it since the last line)" if place.unsaid else ""
+        place.number, place.written, place.unsaid = uuid.uuid4().hex[:8], now, 0
+        if is_new:
+            place.traced = now
+        logger.error("%s (%s)%s", name, place.number, more, exc_info=error if is_new else None)
+        return place.number

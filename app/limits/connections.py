@@ -10,6 +10,7 @@ import asyncio
 import resource
 import time
 from collections.abc import Sequence
+from itertools import islice
 from typing import Any
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -20,6 +21,7 @@ from app.limits.policy import KIB, Limits
 
 PIECE = 8 * KIB  # read at once: a body in chunks of one byte takes a millisecond for some two hundred bytes
 FILES_KEPT = 256  # of those the process may have open: weights, pictures, logs
+LOOKED_AT = 64  # connections, to find one that makes room: under a flood this is done for each that comes
 
 
 def allowed_connections(limits: Limits) -> int:
@@ -36,16 +38,25 @@ def allowed_connections(limits: Limits) -> int:
 
 
 class OpenConnections:
-    """All open connections by client. One too many makes an idle one of the same client close, or is closed itself."""
+    """All open connections by client. One too many makes an idle one of the same client close, or is closed itself.
+
+    Where all together are too many, whoever has most of them loses an idle one, so that connections which ask for
+    nothing keep nobody out, however many addresses they come from.
+    """
 
     def __init__(self, limits: Limits, trusted: Sequence[Network]) -> None:
         self.limits = limits
         self.allowed = allowed_connections(limits)
         self._trusted = trusted  # proxies, whose connections are many clients'
         self._by_client: dict[str, dict[LimitedProtocol, None]] = {}  # in the order of their beginning
+        self._all: dict[LimitedProtocol, None] = {}  # in the same order, but for those that were found busy
         self._reading = Rate(limits.reading_share, limits.reading_seconds)
-        self.total = 0
         self.refused = 0
+
+    @property
+    def total(self) -> int:
+        """How many are open."""
+        return len(self._all)
 
     def reading_took(self, connection: LimitedProtocol, seconds: float) -> None:
         """Count the processor's time that went into a client's bytes."""
@@ -66,24 +77,33 @@ class OpenConnections:
             per_client = self.allowed
         may_stay = True
         if len(own) >= per_client or self.total >= self.allowed:
-            idle = next((one for one in own if not one.is_busy), None)
+            own_idle = (one for one in own if not one.is_busy)
+            idle = next(own_idle, None) if len(own) >= per_client else self._one_to_spare()
             if idle is None:
                 may_stay = False
             else:
                 idle.transport.abort()
                 self.remove(idle)
         own = self._by_client.setdefault(client, {})
-        own[connection] = None
-        self.total += 1
+        own[connection] = self._all[connection] = None
         self.refused += not may_stay
         return may_stay
+
+    def _one_to_spare(self) -> LimitedProtocol | None:
+        """Of the idle ones that began first, one of the client that has most connections."""
+        found: list[LimitedProtocol] = []
+        for connection in list(islice(self._all, LOOKED_AT)):
+            if connection.is_busy:
+                self._all[connection] = self._all.pop(connection)  # looked at again once all others were
+            else:
+                found.append(connection)
+        return max(found, key=lambda one: len(self._by_client[one.limited_client]), default=None)
 
     def remove(self, connection: LimitedProtocol) -> None:
         """Count a connection that has ended; twice is once."""
         own = self._by_client.get(connection.limited_client, {})
         if connection in own:
-            del own[connection]
-            self.total -= 1
+            del own[connection], self._all[connection]
             if not own:
                 self._by_client.pop(connection.limited_client, None)
 

@@ -156,3 +156,27 @@ def copy_button(text: str, label: str, title: str) -> str:
 def _spoken(label: str, title: str) -> str:
     """A name that begins with what is written on the button: people who speak to their computer say that."""
     return escape(title if title.startswith(label) else f"{label}: {title}")
+
+
+def branch_of(exchange: Exchange) -> tuple[int, int]:
+    """Which version of a question this is, from 1 on, and how many there are."""
+    branches = exchange.branches
+    return (1, 1) if branches is None else (branches.current + 1, len(branches.tails))
+
+
+def branch_switch(exchange: Exchange, index: int) -> str:
+    """Where a question was replaced: leads to the other versions, with the answers that followed them."""
+    number, count = branch_of(exchange)
+    if count < 2:
+        return ""
+
+    def button(step: int, sign: str, name: str) -> str:
+        return (
+            f'<button type="button" class="mv-action" data-action="branch" data-index="{index}" data-step="{step}" '
+            f'aria-label="{name}" title="{name}"><span aria-hidden="true">{sign}</span></button>'
+        )
+
+    return (
+        f'<span class="mv-branch">{button(-1, "‹", "Version before this one")}'
+        f"<span>{number} of {count}</span>{button(1, '›', 'Version after this one')}</span>"
+    )

@@ -9,7 +9,8 @@ from typing import Any
 
 import gradio as gr
 
-from app.chat.exchange import now
+from app.chat.decoding.fair_places import Turns
+from app.chat.exchange import Exchange, now
 from app.chat.saved import chat_json, read_chat
 from app.page.boxes.box_tool import tool_value
 from app.page.handlers import Handlers
@@ -18,6 +19,9 @@ from app.page.page_state import PageState
 from app.page.saved_page import chat_file_name, chat_html
 from app.page.view import View, idle
 from models.errors import MiniVLMError, RequestError
+
+MOST_SHOWN = 16 * 2**20  # characters of HTML; 4 MiB of text can become seventy
+AT_ONCE = 1  # chat that is written or drawn: some take seconds, in which others go on with half of the processor
 
 
 def menu_html() -> str:
@@ -56,6 +60,7 @@ class ChatFiles:
 
     def __init__(self, handlers: Handlers) -> None:
         self._handlers = handlers
+        self._turns = Turns(AT_ONCE)
 
     def save_html(self, page: PageState) -> tuple[Any, Any]:
         """The conversation as a page of its own."""
@@ -75,7 +80,8 @@ class ChatFiles:
         except MiniVLMError as error:
             return "", notice_of(page, error)
         write = {"html": chat_html, "json": chat_json}[kind]
-        text = write(exchanges, saved=now())
+        with self._turns.turn():
+            text = write(exchanges, saved=now())
         file = json.dumps({"name": chat_file_name(exchanges, kind), "text": text})
         return file.replace("<", "\\u003c"), notice_of(page)  # gradio warns of a script that it would not run
 
@@ -84,7 +90,7 @@ class ChatFiles:
         name = Path(path).name
         try:
             page.session.check_free()
-            exchanges = read_chat(_read(path, name), self._handlers.models.ready(page), name=name)
+            exchanges = self._read(path, name, page)
         except MiniVLMError as error:
             return View(notice=notice_of(page, error))
         draft = page.cancel_edit()
@@ -97,6 +103,18 @@ class ChatFiles:
         question = idle(value=draft) if draft else idle()
         return View(messages, question, line, tool_value(page.picture, clear=True), page, page.session.key)
 
+    def _read(self, path: str, name: str, page: PageState) -> list[Exchange]:
+        """The conversation of a file. Raises RequestError, also for one that the page could not show."""
+        exchanges = read_chat(_content(path, name), self._handlers.models.ready(page), name=name)
+        opened = PageState(model=page.model)
+        opened.restore(exchanges)
+        try:
+            with self._turns.turn():
+                self._handlers.messages(opened, most=MOST_SHOWN)
+        except RequestError as error:
+            raise RequestError(f"{name} can't be opened: its texts and boxes are more than the page shows.") from error
+        return exchanges
+
     def _describe(self, name: str, page: PageState) -> str:
         exchanges = page.session.exchanges
         answered = dict.fromkeys(one.model for one in exchanges if one.model)
@@ -106,7 +124,7 @@ class ChatFiles:
         return f"Opened {name}: {count}." + (f" Answered by {others}; from here on {own} answers." if others else "")
 
 
-def _read(path: str, name: str) -> bytes:
+def _content(path: str, name: str) -> bytes:
     try:
         return Path(path).read_bytes()
     except OSError as error:

@@ -14,7 +14,7 @@ from typing import Any
 
 import gradio as gr
 
-from app.page.messages import Bubble
+from app.page.messages import Bubble, html_of
 from app.page.page_state import PageState
 
 MOST_PIXELS = 200  # pictures that are asked for at once
@@ -102,7 +102,9 @@ def conversation_value(
 ) -> dict[str, Any]:
     """What the component is told. `whole`: with every bubble, for a tab that may have none of them. `placeholder`: the
     HTML that is shown without any, if it is another from now on."""
-    names = [f"{hash(_text(bubble)) & 0xFFFFFFFF:08x}" for bubble in bubbles]
+    texts = list(map(html_of, bubbles))
+    page.drawn = sum(map(len, texts))
+    names = [f"{hash(text) & 0xFFFFFFFF:08x}" for text in texts]
     sent = set() if whole else page.sent
     # The last question with its answers always: an answer that grows fast replaces the value that brought its question.
     exchanges = page.session.exchanges
@@ -114,12 +116,6 @@ def conversation_value(
     ]
     page.sent = set(names)
     return {"ids": names, "new": new, **({"placeholder": placeholder} if placeholder else {})}
-
-
-def _text(bubble: Bubble) -> str:
-    if isinstance(bubble, str):
-        return bubble
-    return "".join("".join(part) if isinstance(part, list) else part for part in bubble) + "</div>"
 
 
 def wanted_pixels(page: PageState, event: gr.EventData) -> dict[str, str]:

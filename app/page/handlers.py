@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from math import inf
 from typing import Any
 
 import gradio as gr
@@ -241,8 +242,10 @@ class Handlers:
         if is_answering and not is_whole:  # otherwise it is being followed
             yield from self._follow(page, page.session.watch())
 
-    def messages(self, page: PageState, *, whole: bool = False, placeholder: str = "") -> dict[str, Any]:
-        """The conversation as the page is told of it; as `conversation_value`."""
+    def messages(
+        self, page: PageState, *, whole: bool = False, placeholder: str = "", most: float = inf
+    ) -> dict[str, Any]:
+        """The conversation as the page is told of it; as `conversation_value`, and `messages_of` for `most`."""
         info = self.models.of(page).info
         bubbles = messages_of(
             page,
@@ -251,6 +254,7 @@ class Handlers:
             names_models=self.models.has_choice,
             current=info.name,
             is_rated=self._is_rated,
+            most=most,
         )
         return conversation_value(page, bubbles, whole=whole, placeholder=placeholder)
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from html import escape
+from math import inf
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -20,12 +21,13 @@ from app.chat.pictures import Picture
 from app.chat.regions import Entity, entities_of
 from app.page.boxes.figures import illustration_html, picture_figure, stage_data
 from app.page.boxes.labels import Labels
-from app.page.bubble_parts import action, copy_button, footer_html, notices_html
+from app.page.bubble_parts import action, branch_of, branch_switch, copy_button, footer_html, notices_html
 from app.page.comparing.bubbles import Side, side_of, verdict_bubble
 from app.page.context_meter import context_html
 from app.page.page_state import PageState
 from app.page.routing_view import routing_html
 from app.page.text.markup import GrowingAnswer, question_html
+from models.errors import RequestError
 from models.extras import without_marks
 from models.grounding import parse_grounded_text
 from models.routing_trace import RoutingTrace
@@ -58,19 +60,20 @@ def messages_of(
     names_models: bool = False,
     current: str = "",
     is_rated: bool = False,
+    most: float = inf,
 ) -> list[Bubble]:
     """The question and the answer of every exchange; `has_experts`: the answers get a button for them.
     `context_tokens`: the most that the model reads, for the meter under the last answer. `names_models`: each answer
     says whose it is, and only those of the model called `current` have experts to show. `is_rated`: they have thumbs.
 
-    Only the last one may come in parts.
+    Only the last one may come in parts. Raises RequestError once they have more than `most` characters.
     """
     session = page.session
     bubbles: list[Bubble] = []
     picture = None
     for index, exchange in enumerate(session.exchanges):
         is_last = index == len(session.exchanges) - 1
-        is_edited = index == page.editing
+        is_edited, first = index == page.editing, len(bubbles)
         picture = exchange.pictures[-1] if exchange.pictures else picture
         known = _known.setdefault(exchange.answers[0], _Known())
         state: tuple[Any, ...] = (branch_of(exchange), index, is_edited, picture, exchange.side)
@@ -94,7 +97,17 @@ def messages_of(
             bubbles.append(_kept_answer(one, shown, below="" if one.pair else below))
         if exchange.pair is not None:
             bubbles.append(verdict_bubble(exchange, index, is_last=is_last, is_rated=is_rated, below=below))
+        most -= sum(len(html_of(bubble)) for bubble in bubbles[first:])
+        if most < 0:
+            raise RequestError("That is more than can be shown at once.")
     return bubbles
+
+
+def html_of(bubble: Bubble) -> str:
+    """A bubble in one piece."""
+    if isinstance(bubble, str):
+        return bubble
+    return "".join("".join(part) if isinstance(part, list) else part for part in bubble) + "</div>"
 
 
 @dataclass(frozen=True)
@@ -149,37 +162,13 @@ def question_bubble(
         seen = exchange.first_seen + 1
         note += f'<p class="mv-note">The model sees the conversation from question {seen} on.</p>'
     mark = " mv-edited" if is_edited else ""
-    edit = "" if is_saved else _branch_switch(exchange, index) + action("edit", index, "Edit", "Edit this question")
+    edit = "" if is_saved else branch_switch(exchange, index) + action("edit", index, "Edit", "Edit this question")
     return (
         f'<div class="mv-message mv-question{mark}" role="article" aria-label="Question {index + 1}" '
         f"{stage_data(index, picture, entities)}>{figures}"
         f'<div class="mv-text" dir="auto">{question_html(exchange.question)}</div>{note}'
         f'<div class="mv-actions">{edit}'
         f"{copy_button(exchange.question, 'Copy', 'Copy the question')}</div></div>"
-    )
-
-
-def branch_of(exchange: Exchange) -> tuple[int, int]:
-    """Which version of a question this is, from 1 on, and how many there are."""
-    branches = exchange.branches
-    return (1, 1) if branches is None else (branches.current + 1, len(branches.tails))
-
-
-def _branch_switch(exchange: Exchange, index: int) -> str:
-    """Where a question was replaced: leads to the other versions, with the answers that followed them."""
-    number, count = branch_of(exchange)
-    if count < 2:
-        return ""
-
-    def button(step: int, sign: str, name: str) -> str:
-        return (
-            f'<button type="button" class="mv-action" data-action="branch" data-index="{index}" data-step="{step}" '
-            f'aria-label="{name}" title="{name}"><span aria-hidden="true">{sign}</span></button>'
-        )
-
-    return (
-        f'<span class="mv-branch">{button(-1, "‹", "Version before this one")}'
-        f"<span>{number} of {count}</span>{button(1, '›', 'Version after this one')}</span>"
     )
 
 

@@ -42,6 +42,7 @@ class PageState:
     attached: dict[str, Picture] = field(default_factory=dict)  # by file, what the next question brings along
     refused_meanwhile: bool = False  # whether the page says that an answer is still being written
     routing: dict[Exchange, RoutingTrace] = field(default_factory=dict)  # of the answers whose experts are shown
+    drawn: int = 0  # characters of HTML that are kept of it, as it was shown last
     sent: set[str] = field(default_factory=set)  # names of bubbles that the page has: conversation_component.py
 
     def __getstate__(self) -> dict[str, Any]:
@@ -68,11 +69,12 @@ class PageState:
         ]
         sizes |= {f"drawn {id(image)}": BYTES_PER_PIXEL * image.width * image.height for image in drawn}
         text = sum(len(exchange.question) + len(exchange.text) for exchange in exchanges)
-        return {**sizes, f"texts of {self.session.key}": 4 * text}
+        return {**sizes, f"texts of {self.session.key}": 4 * text + self.drawn}
 
     def forget(self) -> None:
         """Let go of the conversation and all that came with it."""
         self.reset()
+        self.drawn = 0
         self.attached.clear()
         self.draft = None
 

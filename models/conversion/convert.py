@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from huggingface_hub.utils import WeakFileLock
 
+from models.command_line import quoted
 from models.config import family_module, load_config
 from models.conversion.contents import write_folder
 from models.conversion.folder import foreign_files
@@ -77,7 +78,7 @@ def convert(
         raise ConversionFailed(f"{out} is being written by another process; wait for it.") from error
     except OSError as error:
         raise ConversionFailed(f"{out} can't be written: {_reason(error)} Nothing half-written was left.") from error
-    report(f"Serve it: python demo.py --cfg-path {out}")
+    report(f"Serve it: python demo.py --cfg-path {quoted(out)}")
 
 
 def _check_target(out: Path) -> None:

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from models.command_line import quoted
 from models.errors import CheckpointCorrupt, CheckpointMissing
 
 CONFIG_FILE = "minivlm.yaml"
@@ -66,7 +67,8 @@ def read_manifest(folder: Path) -> Manifest:
 def check_whole(folder: Path, manifest: Manifest) -> None:
     """Raises CheckpointMissing or CheckpointCorrupt where a file is not there, or not as large as it was written."""
     missing = [name for name in manifest.files if not (folder / name).is_file()]
-    again = f"Copy the folder again, or make it again: python -m models convert {manifest.made_from} {folder}"
+    made_from = quoted(Path(manifest.made_from))
+    again = f"Copy the folder again, or make it again: python -m models convert {made_from} {quoted(folder)}"
     if missing:
         raise CheckpointMissing(
             f"{folder}: {len(missing)} of {len(manifest.files)} files are missing (first: {missing[0]}). {again}"

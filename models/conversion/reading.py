@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
 import models.parts
+from models.command_line import quoted
 from models.conversion.folder import MODULE_FILE, Manifest, check_whole, read_manifest
 from models.errors import CheckpointCorrupt, CheckpointMismatch, ConfigError
 from models.family_config import FamilyConfig
@@ -43,7 +44,7 @@ def converted_parts(config: FamilyConfig) -> dict[str, Part]:
         raise ConfigError(
             f"{config.source}: quantization is {wanted}, but these weights were converted with "
             f"{manifest.quantization}. Leave it out, or convert again: "
-            f"python -m models convert {manifest.made_from} OUT --quantization {wanted}"
+            f"python -m models convert {quoted(Path(manifest.made_from))} OUT --quantization {wanted}"
         )
     return {key: _part(folder / key, manifest, is_text=key == "language_model") for key in manifest.parts}
 

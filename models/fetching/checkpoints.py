@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from models.command_line import quoted
 from models.errors import CheckpointMissing, ConfigError
 from models.family_config import FamilyConfig
 from models.fetching.table import find_released
@@ -26,7 +27,8 @@ _FILE_SUFFIXES = (".pth", ".pt", ".bin", ".safetensors")  # what no repository o
 class NeededFile:
     """One released file or folder that a configuration names: its key, value, place on disk (if any), and a hint.
 
-    `remark` is what people should know of that place: that it is not the value's own, but has its last part.
+    `remark` is what people should know of that place: that it is not the value's own, but has its last part. `problem`
+    is why nothing can be made of what is there.
     """
 
     key: str
@@ -34,6 +36,7 @@ class NeededFile:
     path: Path | None
     hint: str
     remark: str = ""
+    problem: str = ""
 
     @property
     def is_hub_id(self) -> bool:
@@ -45,7 +48,7 @@ class NeededFile:
         """Where it is: on this machine (or in the hub's cache), to be downloaded at the first start, or nowhere."""
         if self.path is not None:
             return "here"
-        if not self.is_hub_id or is_placeholder(self.value):
+        if self.problem or not self.is_hub_id or is_placeholder(self.value):
             return "missing"
         return "here" if self.cached is not None else "on hub"
 
@@ -65,10 +68,10 @@ def needed_files(config: FamilyConfig) -> list[NeededFile]:
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         if "released" in field.metadata and value is not None:
-            path, remark = find_local(value, config), ""
-            if path is None and (path := _by_last_part(value, config)) is not None:
+            path, remark, problem = find_local(value, config), "", _broken_link(value, config)
+            if path is None and not problem and (path := _by_last_part(value, config)) is not None:
                 remark = f"{value} is not here by its full name; {path} is taken for it"
-            files.append(NeededFile(field.name, value, path, field.metadata["released"], remark))
+            files.append(NeededFile(field.name, value, path, field.metadata["released"], remark, problem))
     return files
 
 
@@ -81,9 +84,21 @@ def find_local(value: str, config: FamilyConfig) -> Path | None:
     """The local file or folder for a value: absolute, beside the YAML, or under checkpoints/."""
     if not value.strip():
         return None  # an empty path would be the YAML's own folder
+    return next((place.resolve() for place in _places(value, config) if place.exists()), None)
+
+
+def _places(value: str, config: FamilyConfig) -> list[Path]:
+    """Where a value can be; an absolute path stays what it is."""
     path = Path(value).expanduser()
-    roots = (config.source.parent, CHECKPOINTS_DIR)  # an absolute path stays what it is
-    return next((place.resolve() for root in roots if (place := root / path).exists()), None)
+    return [root / path for root in (config.source.parent, CHECKPOINTS_DIR)]
+
+
+def _broken_link(value: str, config: FamilyConfig) -> str:
+    """What is to be said of a link in a value's place that leads nowhere; "" where there is none."""
+    link = next((p for p in _places(value, config) if value.strip() and p.is_symlink() and not p.exists()), None)
+    if link is None or find_local(value, config) is not None:
+        return ""
+    return f"{link} is a link to {link.readlink()}, where nothing is; mend it or delete it"
 
 
 def _by_last_part(value: str, config: FamilyConfig) -> Path | None:
@@ -126,6 +141,8 @@ def resolve(config: FamilyConfig, key: str) -> Path:
         return file.path
     if is_placeholder(file.value):
         raise ConfigError(f"{where} is the placeholder {file.value!r}; set it to the real path. {file.hint}")
+    if file.problem:
+        raise CheckpointMissing(f"{where}: {file.problem}.")
     others = [other for other in needed_files(config) if other.state == "missing" and other.key != key]
     if file.is_hub_id and (file.cached is not None or not others):
         return _download(file.value, where=where, hint=file.hint)
@@ -156,7 +173,9 @@ def resolve_base(config: FamilyConfig, adapter: Path, name: str) -> Path:
 
 def describe_missing(config: FamilyConfig, missing: Sequence[NeededFile]) -> str:
     """One line that names all missing files of a configuration, each with where it is to be had."""
-    each = "; ".join(f"{file.key}: {file.value} ({meant(file.value, config) or _source(file)})" for file in missing)
+    each = "; ".join(
+        f"{file.key}: {file.value} ({file.problem or meant(file.value, config) or _source(file)})" for file in missing
+    )
     verb = "files are" if len(missing) > 1 else "file is"
     return f"{config.source}: {len(missing)} {verb} missing. {each}. {_how_to_fetch(config)}"
 
@@ -179,7 +198,7 @@ def _source(file: NeededFile) -> str:
 
 
 def _how_to_fetch(config: FamilyConfig) -> str:
-    return f"This fetches what can be had: python -m models fetch {config.source}"
+    return f"This fetches what can be had: python -m models fetch {quoted(config.source)}"
 
 
 def _download(repository: str, *, where: str, hint: str) -> Path:

@@ -36,7 +36,7 @@ def fetch(plan: Plan, *, report: Report = print, on_bytes: OnBytes | None = None
     unknown = sum(path.stat().st_size for item in items for path in _large(item) if ledger.known(path) is None)
     with _bar(unknown, "Checking", shown=unknown > 2**28 and on_bytes is None) as bar:
         for item in items:
-            notes += _differences(item, ledger, bar.update)
+            _check(item, ledger, bar.update, problems, notes)
     for line in notes:
         report(f"note: {line}")
     problems += _grouped(plan.missing)
@@ -100,20 +100,13 @@ def _large(item: Item) -> list[Path]:
     return [path for path in paths if path.is_file()]
 
 
-def _differences(item: Item, ledger: HashLedger, on_bytes: OnBytes) -> list[str]:
-    """A line for each file that is here and is not what it is expected to be."""
+def _check(item: Item, ledger: HashLedger, on_bytes: OnBytes, problems: list[str], notes: list[str]) -> None:
+    """Look at the hashes of what is here: damage is a problem, what may be another version a note."""
     if item.repository is not None:
-        return _differences_in(item.repository, ledger, on_bytes)
-    if item.released is None or not item.path.is_file():
-        return []
-    found = ledger.sha256(item.path, on_bytes)
-    published = item.remote.sha256 if item.remote is not None else None
-    if published not in (None, found, item.released.sha256):  # not another upload: other bytes than its own server says
-        return [
-            f"{item.path}: its sha256 is {found}, but {published} is what its source publishes, so it is damaged. "
-            "Delete it and start again."
-        ]
-    return [line] if (line := difference(item.released, item.path, found)) else []
+        _check_repository(item.repository, ledger, on_bytes, problems, notes)
+    elif item.released is not None and item.path.is_file():
+        found = ledger.sha256(item.path, on_bytes)
+        notes += [line] if (line := difference(item.released, item.path, found)) else []
 
 
 def difference(released: ReleasedFile, path: Path, found: str) -> str:
@@ -130,16 +123,20 @@ def difference(released: ReleasedFile, path: Path, found: str) -> str:
     )
 
 
-def _differences_in(repository: Repository, ledger: HashLedger, on_bytes: OnBytes) -> list[str]:
-    lines = []
+def _check_repository(
+    repository: Repository, ledger: HashLedger, on_bytes: OnBytes, problems: list[str], notes: list[str]
+) -> None:
     for file in repository.files:
         path = repository.place(file)
         if not path.is_file():
             continue
         if file.sha256 is not None:
-            kind, expected, found = "sha256", file.sha256, ledger.sha256(path, on_bytes)
-        else:
-            kind, expected, found = "git hash", file.blob_id, git_blob_hash(path)
-        if found != expected:
-            lines.append(f"{path}: its {kind} is {found}, but the hub says {expected}. Delete it to fetch it again.")
-    return lines
+            if (found := ledger.sha256(path, on_bytes)) != file.sha256:
+                problems.append(
+                    f"{path}: its sha256 is {found}, but the hub says {file.sha256}, so it is damaged. Delete it and "
+                    "start again."
+                )
+        elif (found := git_blob_hash(path)) != file.blob_id:  # people edit a config.json
+            notes.append(
+                f"{path}: its git hash is {found}, but the hub says {file.blob_id}. Delete it to fetch it again."
+            )

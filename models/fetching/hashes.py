@@ -72,3 +72,8 @@ def git_blob_hash(path: Path) -> str:
 def is_sha256(text: str | None) -> bool:
     """Whether a text is a sha256 in hex; a server's ETag may be anything."""
     return bool(text and re.fullmatch(r"[0-9a-f]{64}", text))
+
+
+def is_git_hash(text: str) -> bool:
+    """Whether a text is a name as git gives content; a mirror of the hub may list anything."""
+    return bool(re.fullmatch(r"[0-9a-f]{40}", text))

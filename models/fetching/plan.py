@@ -154,6 +154,8 @@ def _item(file: NeededFile, config: FamilyConfig) -> Item:
         return replace(item, state="here", remark=file.remark)
     if is_placeholder(file.value):
         return replace(item, problem=f"This is a placeholder; set {file.key} to the real path. {file.hint}")
+    if file.problem:
+        return replace(item, problem=f"{file.problem}.")
     if released is not None:
         path = Path(file.value).expanduser()
         path = path if path.is_absolute() else CHECKPOINTS_DIR / path
@@ -180,7 +182,8 @@ def _released_item(item: Item, released: ReleasedFile) -> Item:
         else:
             remark = f"{' '.join(problems)} So the next address is taken" if problems else ""
             return replace(item, state="to fetch", remote=remote, others=addresses[number:], remark=remark)
-    others = f" {len(problems) - 1} other addresses fail as well." if len(problems) > 1 else ""
+    failing = len(problems) - 1
+    others = f" {failing} other address{'es fail' if failing > 1 else ' fails'} as well." if failing > 0 else ""
     return replace(item, problem=f"{''.join(problems[:1])}{others} {by_hand}".strip())
 
 

@@ -18,7 +18,8 @@ from huggingface_hub.file_download import repo_folder_name
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import tqdm
 
-from models.fetching.hashes import sha256_of
+from models.errors import DownloadFailed
+from models.fetching.hashes import git_blob_hash, is_git_hash, sha256_of
 from models.fetching.table import HubFile
 from models.fetching.transfer import OnBytes, download, part_size
 from models.fetching.web import RemoteFile, check_proxies, hub_headers, hub_url
@@ -132,10 +133,36 @@ def fetch_repository(repository: Repository, *, on_bytes: OnBytes = lambda _: No
             lock.parent.mkdir(parents=True, exist_ok=True)
             _discard_damaged(repository.blob(file), file.sha256)
             fetched[file.name] = download(remote, repository.blob(file), on_bytes=on_bytes, lock=lock)
-    small = sum(file.size for file in repository.missing if file.sha256 is None)
-    snapshot_download(repository.name, allow_patterns=[file.name for file in repository.files], tqdm_class=_NoBar)
-    on_bytes(small)
+    small = [file for file in repository.missing if file.sha256 is None]
+    _fetch_small(repository, small)
+    on_bytes(sum(file.size for file in small))
     return fetched
+
+
+def _fetch_small(repository: Repository, files: Sequence[RepositoryFile]) -> None:
+    """What is left, by the hub's client, which looks at no content. Raises DownloadFailed for one damaged twice."""
+    for tries_left in (1, 0):
+        snapshot_download(repository.name, allow_patterns=[file.name for file in repository.files], tqdm_class=_NoBar)
+        damaged = [file for file in files if not _is_as_listed(repository.place(file), file)]
+        for place in map(repository.place, damaged):
+            place.resolve().unlink()
+            place.unlink(missing_ok=True)  # the link to it
+        if not damaged:
+            return
+        if not tries_left:
+            names = ", ".join(file.name for file in damaged)
+            raise DownloadFailed(
+                f"{repository.name}: {names} came damaged twice: its git hash is not what the hub announces. Nothing "
+                "of it was kept; start again later, or from another network."
+            )
+
+
+def _is_as_listed(place: Path, file: RepositoryFile) -> bool:
+    """Whether a small file's content is what the hub lists, as far as a mirror lists git's hashes.
+
+    One that is not there belongs to a commit that came since the list; the next start lists again.
+    """
+    return not (is_git_hash(file.blob_id) and place.is_file()) or git_blob_hash(place) == file.blob_id
 
 
 def _discard_damaged(blob: Path, sha256: str) -> None:

@@ -12,16 +12,15 @@ from pathlib import Path
 from models.disk import is_disk_full
 from models.errors import DownloadFailed, MiniVLMError
 from models.fetching.table import Address, ReleasedFile
-from models.fetching.transfer import OnBytes, download
+from models.fetching.transfer import OnBytes, download, is_web_page, web_page_from
 from models.fetching.web import RemoteFile, WebError, explain, look_up, page_of
-from models.tensors.foreign import is_page
 
 
 def remote_of(released: ReleasedFile, address: Address) -> RemoteFile:
     """What a server says of a released file. Raises one of `WebError`, and DownloadFailed."""
     remote = look_up(address)
     # A server without hashes may still send damaged bytes, which the table's hash finds.
-    return replace(remote, sha256=remote.sha256 or released.sha256)
+    return replace(remote, expected=released.sha256)
 
 
 class Sources:
@@ -42,7 +41,7 @@ class Sources:
                 found = self._try(remote, target, on_bytes)
                 if found is None:
                     continue
-                if remote.sha256 in (None, found):
+                if remote.wanted in (None, found):
                     return remote, found
                 self.problems.append(f"{remote.url} sends other bytes than it should (sha256 {found}).")
                 on_bytes(-target.stat().st_size)
@@ -56,7 +55,7 @@ class Sources:
                 aside.replace(target)
             aside.unlink(missing_ok=True)
         if differing is None:
-            raise DownloadFailed(" ".join(self.problems))
+            raise DownloadFailed(" ".join(dict.fromkeys(self.problems)))  # one line may be true of two addresses
         on_bytes(target.stat().st_size)
         return differing
 
@@ -87,14 +86,9 @@ class Sources:
             is_said = isinstance(error, MiniVLMError)
             self.problems.append(str(error) if is_said else explain(error, what=self._what, page=page))
             return None
-        if _is_page(target):  # whatever its server publishes as its sha256
+        if is_web_page(target):  # whatever its server publishes as its sha256
             on_bytes(-come)
             target.unlink()
-            self.problems.append(f"{self._what}: {remote.url} sends a web page instead; is there a login in between?")
+            self.problems.append(f"{self._what}: {web_page_from(remote)}")
             return None
         return found
-
-
-def _is_page(file: Path) -> bool:
-    with file.open("rb") as content:
-        return is_page(content.read(256))

@@ -1,8 +1,9 @@
 """Where each released file lies, as data: its place under `checkpoints/`, size, sha256, and addresses that have it.
 
 Sizes and hashes are those that the hub publishes with a file (of its git-lfs pointer), most of them seen alike in two
-or more repositories. They are what to expect, not what to insist on: a file that differs is told, with both hashes, and
-used all the same. Whole repositories are listed by the hub when they are fetched; here stand only their terms.
+or more repositories. They are what to expect, not what to insist on: a file that is what its server announces, and not
+what stands here, is told, with both hashes, and used all the same. Whole repositories are listed by the hub when they
+are fetched; here stand only their terms.
 """
 
 from __future__ import annotations

@@ -23,10 +23,11 @@ from huggingface_hub.utils import WeakFileLock, get_session, hf_raise_for_status
 
 from models.errors import DownloadFailed
 from models.fetching.hashes import sha256_of
-from models.fetching.web import RemoteFile
+from models.fetching.web import RemoteFile, seconds_asked
+from models.tensors.foreign import is_page
 
 TRIES = 6  # without a single byte in between
-FIRST_WAIT, LONGEST_WAIT = 0.5, 60.0  # seconds between two tries; a server may ask for more than the first
+FIRST_WAIT, LONGEST_WAIT = 0.5, 60.0  # seconds between two tries; a server may ask for up to the longest
 _TEMPORARY = (408, 425, 429, 500, 502, 503, 504)
 
 OnBytes = Callable[[int], None]
@@ -43,8 +44,8 @@ class Content:
 
     def is_of(self, file: RemoteFile) -> bool:
         """Whether a file is this content, as far as servers say; without a sha256 only at the same address."""
-        is_same_place = file.sha256 is not None or self.url == file.url
-        return is_same_place and (self.size, self.sha256) == (file.size, file.sha256)
+        is_same_place = file.wanted is not None or self.url == file.url
+        return is_same_place and (self.size, self.sha256) == (file.size, file.wanted)
 
     @property
     def strong_etag(self) -> str | None:
@@ -57,8 +58,10 @@ def download(file: RemoteFile, target: Path, *, on_bytes: OnBytes = lambda _: No
 
     `on_bytes` is given how many bytes have come or were here already, negative where they are discarded. A second
     process waits for the first (by a lock beside the file, or `lock`) and finds the file. Content that is not the
-    sha256 it should have is fetched once more from the start; if the same comes again it is kept, and the caller, who
-    is given its sha256, says so. Raises one of `WebError` or DownloadFailed when it can't go on; what has come stays.
+    sha256 it should have is fetched once more from the start. If it comes so again, it is refused where the sha256 is
+    what its own server announces, and nothing of it stays; what is merely not the expected one is kept, and the caller,
+    who is given its sha256, says so. Raises one of `WebError` or DownloadFailed when it can't go on; else what has come
+    stays.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     with WeakFileLock(lock or _beside(target, ".lock")):
@@ -77,18 +80,43 @@ def _fetched(file: RemoteFile, target: Path, on_bytes: OnBytes) -> str:
         return sha256_of(target)
     part = _beside(target, ".part")
     found = _complete(file, part, on_bytes)
-    if file.sha256 is not None and found != file.sha256:
-        on_bytes(-part.stat().st_size)
+    if file.wanted not in (None, found):
+        on_bytes(-_size(part))
         _discard(part)
         first, found = found, _complete(file, part, on_bytes)
-        if found not in (first, file.sha256):
+        if found != file.wanted and (file.sha256 is not None or found != first):
+            why = _corrupt(file, part, first, found)
+            on_bytes(-_size(part))
             _discard(part)
-            raise DownloadFailed(f"{file.url}: other bytes came each time; is the connection or the disk damaged?")
+            raise DownloadFailed(why)
     with part.open("rb+") as whole:
         os.fsync(whole.fileno())
     part.replace(target)
     _beside(part, ".json").unlink(missing_ok=True)
     return found
+
+
+def _corrupt(file: RemoteFile, part: Path, first: str, found: str) -> str:
+    """What is said of bytes that came wrong twice and are not kept."""
+    if is_web_page(part):
+        return web_page_from(file)
+    if found != first:
+        return f"{file.url}: other bytes came each time; is the connection or the disk damaged?"
+    return (
+        f"{file.url}: what came twice has sha256 {found}, but its server announces {file.sha256}: the file is damaged "
+        "there or on the way. Nothing of it was kept; start again later, or from another network."
+    )
+
+
+def is_web_page(file: Path) -> bool:
+    """Whether a file that has come is HTML, which no released file is."""
+    with file.open("rb") as content:
+        return is_page(content.read(256))
+
+
+def web_page_from(file: RemoteFile) -> str:
+    """What is said where a web page came instead of a file."""
+    return f"{file.url} sends a web page instead; is there a login in between?"
 
 
 def part_size(target: Path) -> int:
@@ -135,7 +163,9 @@ def _complete(file: RemoteFile, part: Path, on_bytes: OnBytes) -> str:
                 f"{file.url}: the server sends less than it says, again and again; start later."
             )
         if error is not None:
-            time.sleep(_wait(error, failures))
+            if (asked := seconds_asked(error)) > LONGEST_WAIT:
+                raise error  # who asks for minutes is not asked before, and nobody sits in front of a bar so long
+            time.sleep(asked or min(LONGEST_WAIT, FIRST_WAIT * 2**failures))
     return sha256_of(part)
 
 
@@ -162,7 +192,7 @@ def _append(file: RemoteFile, part: Path, on_bytes: OnBytes) -> None:
             )
         if start not in (0, here):
             raise DownloadFailed(f"{file.url}: the server answers with other bytes than it was asked for; start later.")
-        record = Content(url=file.url, size=file.size, sha256=file.sha256, etag=response.headers.get("etag"))
+        record = Content(url=file.url, size=file.size, sha256=file.wanted, etag=response.headers.get("etag"))
         with part.open("ab") as written:
             if start < here:
                 on_bytes(start - here)
@@ -184,12 +214,6 @@ def _range_of(headers: Mapping[str, str], status: int) -> tuple[int, int | None]
 
 def _is_temporary(error: Exception) -> bool:
     return not isinstance(error, HfHubHTTPError) or error.response.status_code in _TEMPORARY
-
-
-def _wait(error: Exception, failures: int) -> float:
-    """Seconds before the next try: what the server asks for, else longer each time."""
-    asked = error.response.headers.get("retry-after", "") if isinstance(error, HfHubHTTPError) else ""
-    return min(LONGEST_WAIT, float(asked) if asked.isdecimal() else FIRST_WAIT * 2**failures)
 
 
 def _size(path: Path) -> int:

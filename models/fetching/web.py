@@ -6,9 +6,12 @@ All requests go through the hub client's session, so that its settings hold here
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 from dataclasses import dataclass
+from datetime import datetime
+from email.utils import parsedate_to_datetime
 
 from huggingface_hub import constants, get_hf_file_metadata, get_token, hf_hub_url
 from huggingface_hub.errors import (
@@ -20,7 +23,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
+from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status, parse_ratelimit_headers
 
 from models.disk import is_disk_full
 from models.errors import DownloadFailed
@@ -33,12 +36,22 @@ WebError = (HTTPError, OSError, EntryNotFoundError)  # what a request can raise;
 
 @dataclass(frozen=True, kw_only=True)
 class RemoteFile:
-    """A file on a server: its URL, the headers to ask for it with, and what the server says of it, where it does."""
+    """A file on a server: its URL, the headers to ask for it with, and what the server says of it, where it does.
+
+    `expected` is the sha256 that others say it has. What its own server announces and does not send is damaged; what
+    is merely not expected may be another upload.
+    """
 
     url: str
     headers: dict[str, str]
     size: int | None
     sha256: str | None
+    expected: str | None = None
+
+    @property
+    def wanted(self) -> str | None:
+        """The sha256 to look for: the server's own, else the expected one."""
+        return self.sha256 or self.expected
 
 
 def look_up(address: Address) -> RemoteFile:
@@ -110,11 +123,26 @@ def explain(error: BaseException, *, what: str, page: str = "") -> str:
         return f"{what} is not on the hub, or needs a login: run `hf auth login` or set HF_TOKEN; see {page}."
     if isinstance(error, EntryNotFoundError) or status == 404:
         return f"{what} is not at its address any more; see {page}."
-    if status == 429:
-        return f"{what}: the server says too many requests; wait some minutes and start again, what is here is kept."
     if status is not None:
-        return f"{what}: the server has an error ({status}); start again later, what is here is kept."
+        asked = seconds_asked(error)
+        when = f"it asks to wait {asked:,.0f} seconds; start again then" if asked else "start again in some minutes"
+        why = "says too many requests" if status == 429 else f"has an error ({status})"
+        return f"{what}: the server {why}; {when}, what is here is kept."
     return _explain_local(error, what)
+
+
+def seconds_asked(error: BaseException) -> float:
+    """How long a server that refused asks to wait (`Retry-After`, or the hub's `RateLimit`); 0 where it does not."""
+    if not isinstance(error, HfHubHTTPError):
+        return 0.0
+    after = error.response.headers.get("retry-after", "")
+    if after.isdecimal():
+        return float(after)
+    with contextlib.suppress(ValueError):
+        date = parsedate_to_datetime(after)
+        return max(0.0, (date - datetime.now(date.tzinfo)).total_seconds())
+    limit = parse_ratelimit_headers(error.response.headers)
+    return float(limit.reset_in_seconds) if limit is not None and limit.remaining == 0 else 0.0
 
 
 def _explain_local(error: BaseException, what: str) -> str:

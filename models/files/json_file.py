@@ -12,9 +12,12 @@ from models.errors import CheckpointCorrupt
 def json_values(file: Path) -> dict[str, Any]:
     """The keys and values of a JSON file. Raises CheckpointCorrupt where it can't be read or is something else."""
     try:
-        values = json.loads(file.read_text(encoding="utf-8"))
+        values = json.loads(file.read_text(encoding="utf-8-sig"))  # editors on Windows put a mark in front
     except (ValueError, RecursionError, OSError) as error:
-        raise CheckpointCorrupt(f"{file} can't be used: {str(error).splitlines()[0]}") from error
+        reason = str(error).splitlines()[0]
+        raise CheckpointCorrupt(f"{file} can't be used ({reason}); correct it, or download it again.") from error
     if not isinstance(values, dict):
-        raise CheckpointCorrupt(f"{file} can't be used: it holds no keys and values.")
+        raise CheckpointCorrupt(
+            f"{file} can't be used (it holds no keys and values); correct it, or download it again."
+        )
     return values

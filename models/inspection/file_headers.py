@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from models.errors import CheckpointCorrupt, MiniVLMError
@@ -17,6 +17,7 @@ from models.tensors.state_dicts import (
     beside_weights,
     is_state_dict,
     load_pickle,
+    plain_names,
     read_state_dict,
     unwrapped,
 )
@@ -58,6 +59,13 @@ def dtypes_of(tensors: Mapping[str, TensorHeader]) -> str:
 
 def read_headers(path: Path) -> Headers:
     """The headers of a file, or of all weight files of a folder. A damaged one has a `problem`, and no tensors."""
+    headers = _read(path)
+    if headers.tensors or headers.problem:
+        return headers
+    return replace(headers, problem=f"{path} holds no tensors; delete it and download it again.")
+
+
+def _read(path: Path) -> Headers:
     try:
         if path.is_dir():
             return _folder_headers(path)
@@ -100,7 +108,7 @@ def _folder_headers(folder: Path) -> Headers:
         if weights_file(folder) is None:
             remarks.append("shards without their index, which loading does without")
     tensors: dict[str, TensorHeader] = {}
-    for header in map(read_headers, files):
+    for header in map(_read, files):  # one of many may be empty: what an adapter has trained in full
         if header.problem:
             raise CheckpointCorrupt(header.problem)
         tensors |= header.tensors
@@ -150,6 +158,8 @@ def _pickle_header(path: Path) -> tuple[dict[str, TensorHeader], tuple[str, ...]
     names = _outer_names(content)
     if names and all(name.startswith("module.") for name in names):
         remarks.append("names begin with module. (DataParallel), which loading takes off")
+    elif list(plain_names(names)) != names:
+        remarks.append("names have parts of wrappers in them (torch.compile, FSDP), which loading takes off")
     tensors = read_state_dict(path)
     return {
         name: TensorHeader(tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."))

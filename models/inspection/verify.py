@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from models.command_line import quoted
 from models.config import family_module, load_config
 from models.conversion.folder import MODULE_FILE, check_whole, configuration_in, read_manifest
 from models.devices import free_bytes
@@ -95,6 +96,8 @@ def _verify_path(path: Path, report: Report) -> None:
     if not path.exists():
         raise ConfigError(f"{path} not found; give a YAML, a file or a folder.")
     headers = read_headers(path)
+    if headers.problem and path.suffix == ".part":
+        raise CheckpointMissing(f"{path} is an unfinished download; start it again with the same command to go on.")
     if headers.problem:
         raise CheckpointMissing(headers.problem)
     for line in header_lines(headers):
@@ -210,5 +213,5 @@ def _what_to_do(path: Path, sizes: Mapping[str, int], overrides: Sequence[str], 
                 kind += f" --quantization {quantization}" * (quantization != "none")
                 kind *= not is_converted  # its own YAML says both
                 options = f" --options {shlex.join(overrides)}" if overrides else ""
-                return f"Serve it: python demo.py --cfg-path {path} --device {device}{kind}{options}"
+                return f"Serve it: python demo.py --cfg-path {quoted(path)} --device {device}{kind}{options}"
     return "No device of this machine has room for it, not even in 4 bits."

@@ -14,6 +14,7 @@ from models.errors import CheckpointCorrupt
 
 AS_RELEASED = "get the model as it was released, in safetensors or .bin files."
 UNPACK = "unpack it, and give the folder or the file inside that holds the weights."
+BESIDE = "give the file of the weights, or the folder that holds both."
 _HEAD = 1024  # bytes that are looked at
 _LONGEST_TEXT = 2**20
 
@@ -28,8 +29,10 @@ _BEGINNINGS: tuple[tuple[tuple[bytes, ...], str, str], ...] = (
         "a picture or a PDF, not weights",
         "delete it and download the file itself.",
     ),
+    ((b"\n\x0e\n\x05<unk>",), "a sentencepiece tokenizer, not weights", BESIDE),
     ((b"MZ", b"\x7fELF"), "a program, not weights", "delete it and download the file itself."),
 )
+_TEXTS = (".json", ".md", ".txt", ".py", ".jinja")  # what lies beside weights
 _PAGE = (b"<!doctype", b"<html", b"<?xml", b"<head")
 _ONNX = re.compile(rb"\x08[\x01-\x20](\x12[\x01-\x40][ -~]+|:)")  # protobuf: the version, then who wrote it or a graph
 
@@ -123,6 +126,8 @@ def _text(path: Path, head: bytes) -> tuple[str, str] | None:
         size = re.search(rb"^size (\d+)", text, re.MULTILINE)
         of = f" to a file of {int(size[1]):,} bytes" if size else ""
         return f"a git-lfs pointer{of}, not the file", "run git lfs pull in its folder, or download the file itself."
+    if path.suffix in _TEXTS:
+        return "a text, not weights", BESIDE
     is_short = path.stat().st_size <= _LONGEST_TEXT
     if is_short and re.fullmatch(rb"[\t\r\n -~]+", head):
         words = " ".join(text[:60].decode("ascii").split())

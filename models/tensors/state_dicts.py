@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import pickle
 import pickletools
+import re
+import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +24,17 @@ _PICKLE_STARTS = (b"PK", b"\x80")  # torch's zip files, and bare pickles of prot
 # Under which key runners keep a state dict beside other things: LAVIS and MiniGPT, Lightning, DeepSpeed and many more.
 _WRAPPERS = ("model", "state_dict", "model_state_dict", "module")
 _PARALLEL = "module."  # what DataParallel and DistributedDataParallel put in front of every name
+# What wrappers of single modules put among the names: torch.compile, FSDP, and recomputing of activations.
+_WRAPPED = re.compile(r"(?<![^.])(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 _HARMLESS = ("torch", "collections", "numpy", "_codecs", "builtins", "argparse")
 
 
+# torch's word about a file that is not its own; what is wrong with one is told by the errors here.
+warnings.filterwarnings("ignore", "Detected pickle protocol", UserWarning)
+
+
 def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """The tensors of a pickled file by name, memory-mapped; wrappings and `module.` are taken off.
+    """The tensors of a pickled file by name, memory-mapped; wrappings and what they put into names are taken off.
 
     Raises CheckpointCorrupt for what holds code, is damaged, or is no state dict.
     """
@@ -37,9 +45,17 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
         raise CheckpointCorrupt(
             f"{path}: {odd[0]} is sparse, quantized or without values, as no released tensor is; download it again."
         )
-    if all(name.startswith(_PARALLEL) for name in content):
-        content = {name.removeprefix(_PARALLEL): tensor for name, tensor in content.items()}
-    return dict(content)
+    names = list(plain_names(content))
+    if len(set(names)) < len(names):
+        raise CheckpointCorrupt(f"{path} has tensors twice, wrapped and not; re-save only one of each.")
+    return dict(zip(names, content.values(), strict=True))
+
+
+def plain_names(names: Collection[str]) -> Iterator[str]:
+    """Names of tensors without what DataParallel, torch.compile and the like put in front of them or among them."""
+    plain = [_WRAPPED.sub("", name) for name in names]
+    is_parallel = all(name.startswith(_PARALLEL) for name in plain)
+    return (name.removeprefix(_PARALLEL) if is_parallel else name for name in plain)
 
 
 def load_pickle(path: Path) -> Any:

@@ -8,14 +8,12 @@ import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from models import devices
 from models.config import load_config
 from models.conversation import Turn
 from models.errors import (
@@ -245,19 +243,6 @@ def test_too_little_memory_is_said_before_loading_with_what_would_fit(
     monkeypatch.setattr("models.loader.materialise", lambda *_, **__: pytest.fail("allocated all the same"))
     with pytest.raises(NotEnoughMemory, match=advice):
         load(case, f"dtype={dtype}", quantization=quantization)
-
-
-def test_pages_that_a_container_caches_are_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """They are counted as used: after a checkpoint was read once, all that is left of the limit may be cached."""
-    monkeypatch.setattr(devices, "_CGROUP", tmp_path)
-    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=60 << 30))
-    (tmp_path / "memory.max").write_text(f"{32 << 30}\n")
-    (tmp_path / "memory.current").write_text(f"{31 << 30}\n")
-    counters = {"anon": 1 << 30, "file": 30 << 30, "active_file": 10 << 30, "inactive_file": 19 << 30}  # 1 is in tmpfs
-    (tmp_path / "memory.stat").write_text("".join(f"{name} {count}\n" for name, count in counters.items()))
-    assert devices.free_bytes(torch.device("cpu")) == 30 << 30
-    (tmp_path / "memory.max").write_text("max\n")
-    assert devices.free_bytes(torch.device("cpu")) == 60 << 30
 
 
 def test_newer_peft_names_give_the_same_weights(case: Path) -> None:

@@ -7,12 +7,14 @@ import json
 import socket
 import threading
 import time
+from collections.abc import Iterable
 
 import pytest
 
 from app.limits import connections
 from app.limits.policy import Limits
 from tests.app.limits.visitors import ServeLimited, Visitor, a_bystander
+from tests.waiting import eventually
 
 HEAD = b"POST /gradio_api/queue/join HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
 
@@ -87,3 +89,22 @@ def test_what_is_no_http_after_a_refused_body_ends_the_connection(
         with contextlib.suppress(ConnectionResetError):
             assert b"HTTP/1.1 400" not in b"".join(iter(lambda: attacker.recv(65536), b""))
     assert [record.name for record in caplog.records if record.exc_info] == []
+
+
+def test_idle_connections_of_many_addresses_keep_nobody_out(serve_limited: ServeLimited) -> None:
+    url = serve_limited(Limits(connections=40, connections_per_client=20, idle_seconds=60))
+    opened = serve_limited.limited.connections  # type: ignore[attr-defined]
+    with contextlib.ExitStack() as stack:
+
+        def hold(addresses: Iterable[str], number: int) -> None:
+            for address in addresses:
+                for _ in range(number):
+                    stack.enter_context(connect(url, address))
+
+        hold([f"127.0.0.{number}" for number in range(20, 24)], 15)
+        with a_bystander(url):
+            assert eventually(lambda: opened.total == 40)
+            hold([f"127.0.1.{number}" for number in range(1, 60)], 1)
+            assert "A red circle." in Visitor(url, address="127.0.0.3").ask("hello")
+        assert opened.refused == 0
+        assert opened.total <= 40

@@ -228,24 +228,32 @@ def test_refusals_are_one_line_each(serve_limited: ServeLimited, caplog: pytest.
 
 
 def test_values_that_no_listener_expects_are_one_line(
-    serve_limited: ServeLimited, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+    serve_limited: ServeLimited,
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("app.limits.boundary.SECONDS_BETWEEN_LINES", 1e9)
     url = serve_limited()
     with a_bystander(url):
         attacker = Visitor(url)
         values: list[Any] = [
-            5,
+            {},
             "x",
             [[]],
             {"text": 5, "files": "x"},
             {"text": None, "files": [{"path": "/etc/passwd"}]},
         ]
-        for value in values:
+        for value in values * 3:
             answer = attacker.press(listener_index(url, "undo"), [value] * 2)
             assert answer.status_code in (200, 400, 500)
             assert "Traceback" not in answer.text
+            nothing = {"text": "", "files": []}
+            answer = attacker.press(listener_index(url, "edit"), [None, nothing], event_data={"index": value})
+            assert answer.status_code == 500
     assert "Traceback" not in capfd.readouterr().err
-    assert len([record for record in caplog.records if record.exc_info]) <= 5
+    lines = [record for record in caplog.records if record.name == "app.limits.boundary"]
+    assert 1 <= len(lines) == len([record for record in lines if record.exc_info]) <= 5
 
 
 def test_an_upload_to_a_full_disk_is_one_line_and_the_next_one_works(

@@ -79,3 +79,22 @@ def test_a_bad_file_changes_nothing(model: ScriptedModel, page: PageState, tmp_p
         assert 'role="alert"' in view.notice
         assert "<b>" not in view.notice
     assert (len(page.session.exchanges), page.session.key) == (1, key)
+
+
+def test_a_file_that_would_be_more_than_the_page_shows_changes_nothing(
+    model: ScriptedModel, page: PageState, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """4 MiB of boxes became 70 MB of HTML, which was kept, and sent to every tab."""
+    files = ChatFiles(Handlers(model))
+    data = json.loads(json.loads(files.save_json(page)[0])["text"])
+    data["exchanges"][0]["answer"]["text"] = "{<1><1><2><2>}" * 300
+    path = tmp_path / "boxes.json"
+    path.write_text(json.dumps(data), encoding="utf-8")
+    other = PageState()
+    monkeypatch.setattr("app.page.chat_files.MOST_SHOWN", 100_000)
+    view = files.open(other, str(path))
+    assert "its texts and boxes are more than the page shows." in view.notice
+    assert other.session.exchanges == []
+    monkeypatch.setattr("app.page.chat_files.MOST_SHOWN", 200_000)
+    assert len(files.open(other, str(path)).chat["ids"]) == 2
+    assert sum(other.sizes().values()) > 100_000  # what is kept of the drawing counts as the conversation's memory

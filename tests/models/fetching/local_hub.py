@@ -33,6 +33,7 @@ class Hub:
     sent: dict[str, bytes] = field(default_factory=dict)  # bytes that come instead of those that are announced
     cuts: dict[str, list[int]] = field(default_factory=dict)  # after how many bytes each of the next answers ends
     statuses: dict[str, list[int]] = field(default_factory=dict)  # of the next answers of the CDN
+    waits: dict[str, str] = field(default_factory=lambda: {"Retry-After": "0"})  # headers beside them
     refused: dict[str, tuple[int, str]] = field(default_factory=dict)  # repository -> status and X-Error-Code
     pause: float = 0.0  # seconds between blocks of 1 KiB
     knows_ranges: bool = True
@@ -112,7 +113,7 @@ class Handler(BaseHTTPRequestHandler):
         data = self.hub.files[name]
         headers = {"X-Repo-Commit": COMMIT, "X-Linked-Size": str(len(data))}
         if len(data) < LARGE:
-            return self.reply(200, {**headers, "ETag": f'"{git_hash(data)}"'}, data)
+            return self.reply(200, {**headers, "ETag": f'"{git_hash(data)}"'}, self.hub.sent.get(name, data))
         headers |= {"X-Linked-Etag": f'"{sha256(data)}"', "Location": f"{self.hub.cdn}/cdn/{name}"}
         return self.reply(302, headers, b"")
 
@@ -125,7 +126,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def answer_bytes(self, name: str) -> None:
         if self.command == "GET" and self.hub.statuses.get(name):
-            return self.reply(self.hub.statuses[name].pop(0), {"Retry-After": "0"}, b"later")
+            return self.reply(self.hub.statuses[name].pop(0), self.hub.waits, b"later")
         if name not in self.hub.files:
             return self.reply(404, {}, b"")
         data = self.hub.sent.get(name, self.hub.files[name])
@@ -190,7 +191,7 @@ def serving(hub: Hub) -> Iterator[Hub]:
     """The hub at `hub.address`."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), type("HandlerOfHub", (Handler,), {"hub": hub}))
     server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()
     hub.address = f"http://127.0.0.1:{server.server_port}"
     try:

@@ -22,6 +22,7 @@ def test_everything_is_fetched_and_then_found(
     status, out, _ = run(["fetch", str(config)], capsys)
     assert status == 0
     assert "model needs:" in out
+    assert out.endswith(f"\nServe it: python demo.py --cfg-path {config}\n")
     assert "Terms: BSD (eva.pth, v2/stage.pth)" in out
     assert (checkpoints_dir / "eva.pth").read_bytes() == EVA
     assert (checkpoints_dir / "v2" / "stage.pth").read_bytes() == STAGE
@@ -48,6 +49,7 @@ def test_a_dry_run_fetches_nothing(
     total = len(EVA) + len(STAGE) + sum(len(LLM[name]) for name in NEEDED)
     assert status == 0
     assert f"To fetch: {total / 2**20:.1f} MiB. Free: " in out
+    assert out.endswith(f"\nFetch it: python -m models fetch {config}\n")
     assert os.listdir(checkpoints_dir) == []
     assert not [path for method, path, _ in hub.requests if method == "GET" and not path.startswith("/api/")]
 
@@ -120,36 +122,46 @@ def test_an_older_upload_is_named(
     assert "this is the upload of long ago" in out
 
 
-def test_wrong_bytes_of_the_right_size_in_the_cache_are_found(
+def test_wrong_bytes_of_the_right_size_in_the_cache_are_an_error(
     config: Path, hub: Hub, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """An edited config.json is not: that may be meant."""
     fetch(make_plan(load_config(config)))
-    shard = Path(str(try_to_load_from_cache("someone/llama", "model-00001-of-00002.safetensors"))).resolve()
-    shard.write_bytes(bytes(len(LLM["model-00001-of-00002.safetensors"])))
-    os.utime(shard, ns=(1, 1))
     small = Path(str(try_to_load_from_cache("someone/llama", "config.json"))).resolve()
     small.write_bytes(LLM["config.json"][::-1])
-    _, out, _ = run(["fetch", str(config)], capsys)
-    assert f"but the hub says {sha256(LLM['model-00001-of-00002.safetensors'])}" in out
+    status, out, _ = run(["fetch", str(config)], capsys)
+    assert status == 0
     assert "its git hash is " in out
-
-
-def test_a_damaged_file_of_the_cache_comes_anew_once_it_is_deleted_as_the_note_says(
-    config: Path, hub: Hub, capsys: pytest.CaptureFixture[str]
-) -> None:
     name = "model-00001-of-00002.safetensors"
-    hub.sent[f"someone/llama/{name}"] = bytes(len(LLM[name]))
-    _, out, _ = run(["fetch", str(config)], capsys)
-    file = Path(next(line for line in out.splitlines() if "the hub says" in line).split()[1].rstrip(":"))
-    assert file.name == name
-    file.unlink()
-    hub.sent.clear()
-    _, out, _ = run(["fetch", str(config)], capsys)
-    assert "To fetch: 0.0 MiB" not in out
+    file = Path(str(try_to_load_from_cache("someone/llama", name)))
+    shard = file.resolve()
+    shard.write_bytes(bytes(len(LLM[name])))
+    os.utime(shard, ns=(1, 1))
+    status, _, error = run(["fetch", str(config)], capsys)
+    assert status == 2
+    assert f"but the hub says {sha256(LLM[name])}, so it is damaged. Delete it and start again." in error
+    file.unlink()  # as it says: which deletes a link alone
+    status, out, _ = run(["fetch", str(config)], capsys)
+    assert status == 0
     assert "Everything is here." not in out
     assert "the hub's cache has its content; that is checked" in out.lower()
-    assert "the hub says" not in out
     assert file.read_bytes() == LLM[name]
+
+
+@pytest.mark.parametrize("name", ["model-00001-of-00002.safetensors", "config.json"])
+def test_a_repository_that_sends_other_bytes_than_it_lists_is_refused(
+    name: str, config: Path, hub: Hub, capsys: pytest.CaptureFixture[str]
+) -> None:
+    right = LLM[name]
+    hub.sent[f"someone/llama/{name}"] = right[::-1]
+    status, _, error = run(["fetch", str(config)], capsys)
+    assert status == 2
+    assert "Nothing of it was kept; start again later" in error
+    assert try_to_load_from_cache("someone/llama", name) is None
+    assert not [path for path in config.parent.rglob("*") if path.is_file() and path.read_bytes() == right[::-1]]
+    hub.sent.clear()
+    assert run(["fetch", str(config)], capsys)[0] == 0
+    assert Path(str(try_to_load_from_cache("someone/llama", name))).read_bytes() == right
 
 
 def test_content_of_the_cache_without_its_link_is_not_here(
@@ -165,13 +177,15 @@ def test_content_of_the_cache_without_its_link_is_not_here(
     assert hub.downloads(f"someone/llama/{name}") == []
 
 
-def test_other_bytes_than_the_source_publishes_are_called_damaged(
-    config: Path, hub: Hub, capsys: pytest.CaptureFixture[str]
+def test_other_bytes_than_the_source_publishes_are_refused(
+    config: Path, hub: Hub, checkpoints_dir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     newer = STAGE[1:] + b"!"  # than the table knows
     hub.files[SPACE], hub.sent[SPACE] = newer, bytes(len(newer))
-    _, out, _ = run(["fetch", str(config)], capsys)
-    assert f"{sha256(newer)} is what its source publishes, so it is damaged" in out
+    status, _, error = run(["fetch", str(config)], capsys)
+    assert status == 2
+    assert f"its server announces {sha256(newer)}: the file is damaged there or on the way" in error
+    assert list((checkpoints_dir / "v2").iterdir()) == []
 
 
 def test_the_next_address_is_asked_where_one_fails(config: Path, hub: Hub, checkpoints_dir: Path) -> None:

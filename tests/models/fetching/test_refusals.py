@@ -30,8 +30,8 @@ from tests.small_disk import small_disk
         (401, "", "", "someone/llama is not on the hub, or needs a login"),
         (401, "", "hf_x", "or your token (HF_TOKEN, `hf auth login`) may not read it"),
         (404, "RepoNotFound", "", "someone/llama is not on the hub"),
-        (429, "", "", "someone/llama: the server says too many requests; wait some minutes"),
-        (500, "", "", "someone/llama: the server has an error (500); start again later"),
+        (429, "", "", "someone/llama: the server says too many requests; start again in some minutes"),
+        (500, "", "", "someone/llama: the server has an error (500); start again in some minutes"),
     ],
 )
 def test_a_refused_repository_is_one_line_and_the_rest_comes(

@@ -73,6 +73,12 @@ def test_the_hash_decides_which_one_is_kept(
     assert "was expected" not in out
 
 
+def test_what_is_true_of_both_is_said_once(mirrored: Path, hub: Hub, capsys: pytest.CaptureFixture[str]) -> None:
+    hub.statuses[FIRST], hub.statuses[SECOND] = [500] * TRIES, [500] * TRIES
+    _, _, error = run(["fetch", str(mirrored)], capsys)
+    assert error.count("eva.pth: the server has an error (500)") == 1
+
+
 @pytest.mark.parametrize("second", ["refuses", "has other bytes as well"])
 def test_other_bytes_are_kept_and_told_where_nobody_has_the_right_ones(
     second: str, mirrored: Path, hub: Hub, checkpoints_dir: Path, capsys: pytest.CaptureFixture[str]

@@ -5,7 +5,11 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import threading
+import time
+from dataclasses import replace
+from email.utils import formatdate
 from pathlib import Path
 
 import pytest
@@ -14,7 +18,7 @@ from huggingface_hub.errors import HfHubHTTPError, HTTPError
 from models.errors import DownloadFailed
 from models.fetching.table import HubFile
 from models.fetching.transfer import TRIES, download, part_size
-from models.fetching.web import look_up
+from models.fetching.web import explain, look_up
 from tests.models.fetching.local_hub import Hub, sha256
 
 DATA = random.Random(0).randbytes(40_000)
@@ -133,11 +137,31 @@ def test_a_part_that_is_longer_than_the_file_begins_anew(hub: Hub, target: Path)
     assert target.read_bytes() == DATA
 
 
-def test_the_same_wrong_bytes_twice_are_kept_and_told(hub: Hub, target: Path) -> None:
+def test_other_bytes_than_their_own_server_announces_are_refused(hub: Hub, target: Path) -> None:
     hub.sent[NAME] = DATA[::-1]
-    assert download(look_up(FILE), target) == sha256(DATA[::-1])
-    assert target.read_bytes() == DATA[::-1]
+    come: list[int] = []
+    said = f"has sha256 {sha256(DATA[::-1])}, but its server announces {sha256(DATA)}: the file is damaged"
+    with pytest.raises(DownloadFailed, match=said):
+        download(look_up(FILE), target, on_bytes=come.append)
+    assert hub.downloads(NAME) == ["", ""], "once more from the start, then no further"
+    assert os.listdir(target.parent) == []
+    assert sum(come) == 0
+    hub.sent.clear()
+    assert download(look_up(FILE), target) == sha256(DATA)
+
+
+def test_bytes_that_are_merely_not_expected_are_kept(hub: Hub, target: Path) -> None:
+    """Of a server that announces no hash: it may be another upload."""
+    remote = replace(look_up(FILE), sha256=None, expected=sha256(DATA[::-1]))
+    assert download(remote, target) == sha256(DATA)
+    assert target.read_bytes() == DATA
     assert hub.downloads(NAME) == ["", ""]
+
+
+def test_a_web_page_is_called_one(hub: Hub, target: Path) -> None:
+    hub.sent[NAME] = b"<!DOCTYPE html><title>Sign in</title>".ljust(len(DATA))
+    with pytest.raises(DownloadFailed, match="sends a web page instead; is there a login in between"):
+        download(look_up(FILE), target)
 
 
 def test_wrong_bytes_once_are_replaced(hub: Hub, target: Path) -> None:
@@ -164,6 +188,25 @@ def test_a_server_that_is_busy_is_asked_again(status: int, hub: Hub, target: Pat
     hub.statuses[NAME] = [status, status]
     download(look_up(FILE), target)
     assert target.read_bytes() == DATA
+
+
+@pytest.mark.parametrize(
+    ("headers", "said"),
+    [
+        ({"Retry-After": "86400"}, "86,400"),
+        ({"Retry-After": formatdate(time.time() + 86400, usegmt=True)}, r"8\d,\d\d\d"),
+        ({"RateLimit": '"resolvers";r=0;t=86400'}, "86,400"),
+    ],
+)
+def test_who_asks_for_a_long_wait_is_left_and_quoted(
+    headers: dict[str, str], said: str, hub: Hub, target: Path
+) -> None:
+    hub.statuses[NAME], hub.waits = [429] * 10, headers
+    with pytest.raises(HfHubHTTPError) as raised:
+        download(look_up(FILE), target)
+    assert len(hub.downloads(NAME)) == 1
+    line = explain(raised.value, what="weights.pth")
+    assert re.search(f"too many requests; it asks to wait {said} seconds; start again then, what is here is kept", line)
 
 
 @pytest.mark.parametrize("status", [401, 403, 404])

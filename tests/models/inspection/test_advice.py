@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 from pathlib import Path
 
 import pytest
 
+from models.loader import load_model
 from tests.models.inspection.verifying import STAGE4, TINY, verify
 from tests.paths import ROOT
 
@@ -52,3 +54,31 @@ def test_a_folder_of_weights_alone_is_not_complete(tmp_path: Path, capsys: pytes
     status, _, error = verify(folder, capsys)
     assert status == 2
     assert f"{folder} has no config.json" in error
+
+
+def test_a_command_is_one_that_a_shell_takes(
+    tinygpt_v: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    yaml = tinygpt_v.rename(tmp_path / "my model's.yaml")
+    _, out, _ = verify(yaml, capsys)
+    command = next(line for line in out.splitlines() if line.startswith("Serve it: "))
+    assert shlex.split(command)[2:6] == ["python", "demo.py", "--cfg-path", str(yaml)]
+    yaml.write_text(yaml.read_text().replace("phi-2", "phi-3"))
+    _, _, error = verify(yaml, capsys)
+    assert shlex.split(error[error.index("This fetches") :])[-1] == str(yaml)
+
+
+def test_a_configuration_with_the_mark_of_windows_editors_is_read(
+    tinygpt_v: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "tiny_tinygpt_v" / "phi-2" / "config.json"
+    file.write_text(file.read_text(), encoding="utf-8-sig")
+    assert verify(tinygpt_v, capsys)[0] == 0
+    load_model(tinygpt_v, device="cpu", report=None)
+
+
+def test_a_folder_that_is_called_like_a_yaml_is_not_meant(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "mine.yaml").mkdir()
+    status, _, error = verify(tmp_path / "mine.yaml", capsys)
+    assert status == 2
+    assert error.startswith(f"error: {tmp_path / 'mine.yaml'} is a folder. Give a YAML file")

@@ -21,6 +21,9 @@ from tests.paths import ROOT
 EMBEDDING = {"model.embed_tokens.weight": torch.zeros(8, 4)}
 PROJ = "model.layers.0.self_attn.q_proj"
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:0d91\nsize 679807405\n"
+TOKENIZER = b"\n\x0e\n\x05<unk>\x15\0\0\0\0\x18\x02\n\x0c\n\x03<s>"
+TORCH = (ROOT / "checkpoints" / "tiny_minigpt4" / "pretrained_minigpt4.pth").read_bytes()
+BESIDE = "give the file of the weights"
 AS_RELEASED = "get the model as it was released"
 
 
@@ -66,6 +69,9 @@ FILES: dict[str, tuple[str, Callable[[Path], object], list[str]]] = {
     ),
     "answer of a server": ("a.pth", written('{"error":"Access denied"}'), ['is a text ("{"error":"Access denied"}")']),
     "pointer": ("a.bin", written(POINTER), ["is a git-lfs pointer to a file of 679,807,405 bytes, not the file; run"]),
+    "tokenizer": ("tokenizer.model", written(TOKENIZER), ["is a sentencepiece tokenizer, not weights; " + BESIDE]),
+    "configuration": ("config.json", written('{"model_type": "llama"}'), ["is a text, not weights; " + BESIDE]),
+    "part": ("a.pth.part", written(TORCH[:-10]), ["is an unfinished download; start it again with the same command"]),
     "empty": ("a.pth", written(b""), ["is empty; delete it and download it again."]),
     "zeros": ("a.pth", written(bytes(5000)), ["is nothing but zeros at its beginning"]),
     "picture": ("a.pth", written(b"\x89PNG\r\n\x1a\n" + bytes(99)), ["is a picture or a PDF, not weights"]),

@@ -54,6 +54,8 @@ WRAPPINGS: dict[str, Callable[[dict[str, Tensor]], object]] = {
     "model and optimizer": lambda t: {"model": t, "optimizer": {"state": {0: {"exp_avg": torch.zeros(2)}}}, "epoch": 1},
     "module.": lambda t: {f"module.{name}": tensor for name, tensor in t.items()},
     "model, module.": lambda t: {"model": {f"module.{name}": tensor for name, tensor in t.items()}},
+    "torch.compile": lambda t: {"model": {f"_orig_mod.{name}": tensor for name, tensor in t.items()}},
+    "FSDP": lambda t: {name.replace(".layers.", "._fsdp_wrapped_module.layers."): tensor for name, tensor in t.items()},
     "model in state_dict": lambda t: {"state_dict": {"model": t}},
 }
 
@@ -65,6 +67,8 @@ def test_wrapped_files_are_read_and_named(wrapping: str, tinygpt_v: Path, capsys
     assert status == 0
     if "module." in wrapping:
         assert "names begin with module. (DataParallel)" in out
+    if wrapping in ("torch.compile", "FSDP"):
+        assert "names have parts of wrappers in them (torch.compile, FSDP), which loading takes off" in out
     if "optimizer" in wrapping:
         assert "beside the weights: epoch, optimizer" in out
     load_model(tinygpt_v, device="cpu", report=None)
@@ -127,6 +131,11 @@ def without_tokenizer(folder: Path) -> None:
         (folder / name).unlink(missing_ok=True)
 
 
+def link_to_nowhere(path: Path) -> None:
+    shutil.rmtree(path)
+    path.symlink_to("nowhere")
+
+
 def without_lora(path: Path) -> None:
     rewrite(path, lambda t: {"model": {n: v for n, v in t.items() if "lora_" not in n}})
 
@@ -135,6 +144,23 @@ WRONG: dict[str, tuple[str, Edit, list[str]]] = {
     "cut .pth": (STAGE4, cut, ["truncated or damaged; delete it and download it again"]),
     "cut safetensors": ("phi-2/model.safetensors", cut, ["but its header promises", "download it again"]),
     "empty file": (STAGE4, lambda p: p.write_bytes(b""), [STAGE4]),
+    "no tensors": (STAGE4, lambda p: torch.save({"model": {}}, p), [f"{STAGE4} holds no tensors; delete it and"]),
+    "safetensors without tensors": ("phi-2/model.safetensors", lambda p: save_file({}, p), ["phi-2 holds no tensors"]),
+    "a tensor twice": (
+        STAGE4,
+        lambda p: rewrite(p, lambda t: t | {f"_orig_mod.{name}": tensor for name, tensor in t.items()}),
+        ["has tensors twice, wrapped and not"],
+    ),
+    "cut config.json": (
+        "phi-2/config.json",
+        lambda p: p.write_text(p.read_text()[:100]),
+        ["config.json can't be used (", "); correct it, or download it again."],
+    ),
+    "broken link": (
+        "phi-2",
+        link_to_nowhere,
+        ["phi-2 is a link to nowhere, where nothing is; mend it or delete it"],
+    ),
     "git-lfs pointer": (
         "eva_vit_g.pth",
         lambda p: p.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\n"),
