@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from models.native.integer_products import address_of, integer_products
 from models.tensors.bnb_int8 import LEAST, LEVELS, round_rows
 
 _PEAK = 8.0  # times the root of the mean square, above which a token's largest number stands far above the others
@@ -22,7 +23,7 @@ _MIDDLE = 128  # what stands for zero in the unsigned numbers that oneDNN multip
 _FEW = 4  # tokens for which weights are better read once by a product of mixed formats than written as fp32
 _TILE = 2**18  # weights that are in fp32 at a time: 1 MiB, which a core's own cache holds
 
-Product = Callable[[Tensor], Tensor]  # tokens [T, K] -> [T, N], in fp32
+Product = Callable[[Tensor], Tensor]  # tokens [T, K] -> [T, N]
 # Weights [N, K] int8 and their scales [N] -> the product, which keeps them in a layout of its own.
 Route = Callable[[Tensor, Tensor], Product]
 
@@ -38,6 +39,7 @@ class EightBitLinear(nn.Module):
         self.out_features, self.in_features = integers.shape
         self.bias = None if bias is None else nn.Parameter(bias.detach().float(), requires_grad=False)
         self.product = best_route()(integers, scales.float())
+        self._compiled = self.product.compiled(self.bias) if isinstance(self.product, IntegerProduct) else None
 
     def limit(self, num_pieces: int) -> None:
         """Give the first outputs only; see `VocabularyHead`."""
@@ -45,10 +47,13 @@ class EightBitLinear(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """See the class."""
-        tokens = inputs.reshape(-1, self.in_features).float()
-        output = self.product(tokens)
-        if self.bias is not None:
-            output += self.bias
+        tokens = inputs.reshape(-1, self.in_features)
+        if self._compiled is not None:
+            output = self._compiled(tokens)
+        else:
+            output = self.product(tokens.float())
+            if self.bias is not None:
+                output += self.bias
         if self.out_features < output.shape[1]:
             output = output[:, : self.out_features]
         return output.to(inputs.dtype).reshape(*inputs.shape[:-1], self.out_features)
@@ -113,6 +118,16 @@ class IntegerProduct:
         self._excess = weights.sum(dim=1, dtype=torch.int32) * scales * (-_MIDDLE / LEVELS)
         self._peak = _PEAK / weights.shape[1] ** 0.5
         self._multiply = torch.ops.onednn.qlinear_pointwise.default
+
+    def compiled(self, bias: Tensor | None) -> Product | None:
+        """The same with a bias [N] in one go, in the tokens' format, where there is compiled code for these sizes.
+
+        With AMX, of which only oneDNN's product knows, many tokens are multiplied faster by that.
+        """
+        native, address = integer_products(), address_of(self.packed)
+        if native is None or address is None or torch.cpu._is_amx_tile_supported():
+            return None
+        return lambda tokens: native.eight_bits(tokens, address, self.scales, bias)
 
     def __call__(self, tokens: Tensor) -> Tensor:
         """Tokens [T, K] fp32 -> [T, N]."""
