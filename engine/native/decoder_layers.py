@@ -13,17 +13,27 @@ from transformers import PreTrainedModel
 from transformers.models.gemma.modeling_gemma import GemmaDecoderLayer, GemmaRMSNorm
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaRMSNorm
 from transformers.models.mistral.modeling_mistral import MistralDecoderLayer, MistralRMSNorm
+from transformers.models.mixtral.modeling_mixtral import MixtralDecoderLayer, MixtralRMSNorm
 from transformers.models.phi.modeling_phi import PhiDecoderLayer
 from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer, Qwen2RMSNorm
 
 from engine.image_tokens import ImageTokenEmbedding
-from engine.native.operations import NumberFormat, OperationFlag, OperationKind, Program, RowPlace
+from engine.native.expert_layers import NativeExperts, experts_of
+from engine.native.operations import (
+    MOST_EXPERTS,
+    NumberFormat,
+    Operation,
+    OperationFlag,
+    OperationKind,
+    Program,
+    RowPlace,
+)
 from engine.native.weight_formats import PLAIN_FORMATS, NativeWeights, nf4_levels, weights_of
 from models.native.compiled import NoNativeCode
 from models.parts.phi import PostNormPhiLayer
 from models.parts.sparse_decoders import StableLmLayer
 
-_RMS_NORMS = (LlamaRMSNorm, MistralRMSNorm, Qwen2RMSNorm)  # with `variance_epsilon`
+_RMS_NORMS = (LlamaRMSNorm, MistralRMSNorm, MixtralRMSNorm, Qwen2RMSNorm)  # with `variance_epsilon`
 _ACTIVATIONS = {
     "silu": OperationFlag(0),
     "gelu_new": OperationFlag.GELU,
@@ -42,7 +52,8 @@ class DecoderWriter:
         self._config = config
         self.program = Program()
         self.products: list[NativeWeights] = []
-        self._hidden, self._normed = (self.program.buffer(config.hidden_size) for _ in range(2))
+        self._width: int = config.hidden_size
+        self._hidden, self._normed, self._branch = (self.program.buffer(self._width) for _ in range(3))
         decoder: Any = model.model
         attention = decoder.layers[0].self_attn
         self.head_dim: int = attention.head_dim
@@ -51,7 +62,7 @@ class DecoderWriter:
         self._attended = self.program.buffer(self._heads * self.head_dim)
         self._inner = self.program.buffer(2 * config.intermediate_size)
         self._active = self.program.buffer(config.intermediate_size)
-        self._branch = self.program.buffer(config.hidden_size)
+        self._scores: RowPlace | None = None  # of experts
         self._embed(model.get_input_embeddings())
         for layer in decoder.layers:
             write = _LAYERS.get(type(layer))
@@ -73,7 +84,7 @@ class DecoderWriter:
         if number_format is None:
             raise NoNativeCode(f"its embedding is {embedding.weight.dtype}")
         self.program.add(
-            OperationKind.EMBED, self._hidden, self._hidden, number_format=number_format, n=embedding.embedding_dim,
+            OperationKind.EMBED, self._hidden, self._hidden, format=number_format, n=embedding.embedding_dim,
             value=1.0 if scale is None else float(scale.to(embedding.weight.dtype)),
             weights=self.program.address(embedding.weight.detach()),
         )  # fmt: skip
@@ -101,9 +112,14 @@ class DecoderWriter:
     ) -> None:
         """Products of the same inputs, whose outputs lie one after the other."""
         for weights in parts:
-            self.products.append(weights)
-            write_product(self.program, weights, source, target, adding=adding)
+            self.program.operations.append(self._product(weights, source, target, adding=adding))
             target = target.further(weights.outputs)
+
+    def _product(
+        self, weights: NativeWeights, source: RowPlace, target: RowPlace, *, adding: bool = False
+    ) -> Operation:
+        self.products.append(weights)
+        return product_of(self.program, weights, source, target, adding=adding)
 
     def attend(self, attention: Any, target: RowPlace, *, adding: bool) -> None:
         """Attention of the normed numbers, with its projections."""
@@ -131,20 +147,40 @@ class DecoderWriter:
         self._multiply(weights_of([output]), self._attended, target, adding=adding)
 
     def feed_forward(self, mlp: Any) -> None:
-        """The normed numbers through a dense feed-forward, added to the residual stream."""
-        activation = _ACTIVATIONS.get(self._config.hidden_act)
-        if activation is None:
-            raise NoNativeCode(f"{self._config.hidden_act} is no activation that it knows")
+        """The normed numbers through a feed-forward, dense or of experts, added to the residual stream."""
+        found = experts_of(mlp)
+        if found is not None:
+            self._choose_experts(found)
+            return
         is_gated = hasattr(mlp, "gate_proj")
         if not is_gated and not hasattr(mlp, "fc1"):
             raise NoNativeCode(f"{type(mlp).__name__} is no feed-forward that it knows")
         first, last = ([mlp.gate_proj, mlp.up_proj], mlp.down_proj) if is_gated else ([mlp.fc1], mlp.fc2)
         self._multiply(weights_of(first), self._normed, self._inner)
-        flags = activation | (OperationFlag.GATED if is_gated else 0)
-        self.program.add(
-            OperationKind.ACTIVATE, self._inner, self._active, flags=flags, n=self._config.intermediate_size
-        )
+        self.program.operations.append(self._activation(is_gated))
         self._multiply(weights_of([last]), self._active, self._hidden, adding=True)
+
+    def _activation(self, is_gated: bool) -> Operation:
+        activation = _ACTIVATIONS.get(self._config.hidden_act)
+        if activation is None:
+            raise NoNativeCode(f"{self._config.hidden_act} is no activation that it knows")
+        flags = activation | (OperationFlag.GATED if is_gated else 0)
+        width = self._config.intermediate_size
+        return self.program.operation(OperationKind.ACTIVATE, self._inner, self._active, flags=flags, n=width)
+
+    def _choose_experts(self, found: NativeExperts) -> None:
+        if self._scores is None:
+            self._scores, self._gathered = self.program.buffer(MOST_EXPERTS), self.program.buffer(self._width)
+        self._multiply([found.router], self._normed, self._scores)
+        parts = []
+        for first, second in found.experts:
+            parts.append(self._product(first, self._gathered, self._inner))
+            parts.append(self._activation(found.is_gated))
+            parts.append(self._product(second, self._active, self._branch))
+        self.program.add(
+            OperationKind.EXPERTS, self._normed, self._hidden, n=self._width, k=found.chosen, count=len(found.experts),
+            other=self._scores.buffer, weights=self.program.array(parts),
+        )  # fmt: skip
 
     # Kinds of layers --------------------------------------------------------------------------------------------------
 
@@ -162,13 +198,14 @@ class DecoderWriter:
         self.attend(layer.self_attn, self._branch if has_norm else self._hidden, adding=not has_norm)
         if has_norm:
             self._norm(layer.post_layernorm, self._branch, self._branch)
-            self.program.add(OperationKind.ADD, self._branch, self._hidden, n=self._config.hidden_size)
+            self.program.add(OperationKind.ADD, self._branch, self._hidden, n=self._width)
         self.feed_forward(layer.mlp)
 
 
 _LAYERS: dict[type[nn.Module], Callable[[DecoderWriter, Any], None]] = {
     LlamaDecoderLayer: DecoderWriter.sequential,
     MistralDecoderLayer: DecoderWriter.sequential,
+    MixtralDecoderLayer: DecoderWriter.sequential,
     Qwen2DecoderLayer: DecoderWriter.sequential,
     GemmaDecoderLayer: DecoderWriter.sequential,
     StableLmLayer: DecoderWriter.sequential,
@@ -177,15 +214,14 @@ _LAYERS: dict[type[nn.Module], Callable[[DecoderWriter, Any], None]] = {
 }
 
 
-def write_product(
+def product_of(
     program: Program, weights: NativeWeights, source: RowPlace, target: RowPlace, *, adding: bool = False
-) -> None:
+) -> Operation:
     """One product."""
     is_nf4 = weights.number_format == NumberFormat.NF4
-    scales = None if weights.scales is None else program.address(weights.scales)
-    program.add(
+    return program.operation(
         OperationKind.PRODUCT, source, target, flags=OperationFlag.ADDING if adding else 0,
-        number_format=weights.number_format, n=weights.outputs, k=weights.inputs, weights=weights.address,
-        scales=scales, bias=program.numbers(weights.bias),
-        levels=program.address(nf4_levels()) if is_nf4 else None,
+        format=weights.number_format, n=weights.outputs, k=weights.inputs, weights=weights.address,
+        scales=None if weights.scales is None else program.address(weights.scales),
+        bias=program.numbers(weights.bias), levels=program.address(nf4_levels()) if is_nf4 else None,
     )  # fmt: skip

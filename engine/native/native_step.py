@@ -17,13 +17,14 @@ from transformers import (
     GemmaForCausalLM,
     LlamaForCausalLM,
     MistralForCausalLM,
+    MixtralForCausalLM,
     PhiForCausalLM,
     PreTrainedModel,
     Qwen2ForCausalLM,
     StableLmForCausalLM,
 )
 
-from engine.native.decoder_layers import DecoderWriter, write_product
+from engine.native.decoder_layers import DecoderWriter, product_of
 from engine.native.operations import MOST_TOKENS, OperationKind, Program, StepInputs, array_of
 from engine.native.weight_formats import NativeWeights
 from models.native.compiled import NoNativeCode, library
@@ -34,8 +35,8 @@ _SOURCE = Path(__file__).with_name("step.c")
 _FORWARDS = [
     model.forward
     for model in (
-        *(GemmaForCausalLM, LlamaForCausalLM, MistralForCausalLM, PhiForCausalLM),
-        *(Qwen2ForCausalLM, StableLmForCausalLM),
+        *(GemmaForCausalLM, LlamaForCausalLM, MistralForCausalLM, MixtralForCausalLM),
+        *(PhiForCausalLM, Qwen2ForCausalLM, StableLmForCausalLM),
     )
 ]
 _LIKE_ROTARY = ("default", "linear", "llama3", "yarn")  # kinds of rotary embeddings that depend on the position alone
@@ -76,6 +77,7 @@ class NativeStep:
             raise NoNativeCode(f"this processor lacks instructions for {', '.join(one.name for one in missing)}")
         self._compare(writer.products, model.dtype)
         self._program, self._logits = writer.program, writer.logits
+        self._products = writer.products  # they hold what operations point to
         self._operations = array_of(writer.program.operations)
         self._num_positions = self._room = 0
 
@@ -142,7 +144,7 @@ class NativeStep:
         """The product of some rows [T, K] alone, [T, N]."""
         program = Program()
         source, target = program.buffer(weights.inputs), program.buffer(weights.outputs)
-        write_product(program, weights, source, target)
+        program.operations.append(product_of(program, weights, source, target))
         (inputs, outputs), scratch = program.allocate(len(rows))
         inputs.copy_(rows)
         buffers = (ctypes.c_void_p * 2)(inputs.data_ptr(), outputs.data_ptr())

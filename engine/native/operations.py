@@ -9,13 +9,14 @@ import ctypes
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum, IntFlag
+from typing import Any
 
 import torch
 from torch import Tensor
 
 BLOCK = 64  # outputs whose weights lie together
 MOST_TOKENS = 64
-NO_PLACE = (0, 0)
+MOST_EXPERTS = 64
 
 
 class NumberFormat(IntEnum):
@@ -27,7 +28,7 @@ class NumberFormat(IntEnum):
 class OperationKind(IntEnum):
     """See step.c."""
 
-    EMBED, NORM, PRODUCT, ROTATE, ATTEND, ACTIVATE, ADD = range(7)
+    EMBED, NORM, PRODUCT, ROTATE, ATTEND, ACTIVATE, ADD, EXPERTS = range(8)
 
 
 class OperationFlag(IntFlag):
@@ -41,7 +42,7 @@ class Operation(ctypes.Structure):
 
     _fields_ = [
         *((name, ctypes.c_int32) for name in ("kind", "format", "flags", "source", "source_column", "target")),
-        *((name, ctypes.c_int32) for name in ("target_column", "n", "k", "count", "layer")),
+        *((name, ctypes.c_int32) for name in ("target_column", "n", "k", "count", "layer", "other")),
         ("value", ctypes.c_float),
         *((name, ctypes.c_void_p) for name in ("weights", "scales", "bias", "levels")),
     ]
@@ -76,36 +77,30 @@ class Program:
     def __init__(self) -> None:
         self.operations: list[Operation] = []
         self.widths: list[int] = []
-        self.kept: list[Tensor] = []
+        self._kept: list[Any] = []
+        self._widest = 0
 
     def buffer(self, width: int) -> RowPlace:
         """A new buffer of rows of so many numbers."""
         self.widths.append(width)
         return RowPlace(len(self.widths) - 1)
 
-    def add(
-        self,
-        kind: OperationKind,
-        source: RowPlace,
-        target: RowPlace,
-        *,
-        flags: int = 0,
-        number_format: int = 0,
-        n: int = 0,
-        k: int = 0,
-        count: int = 1,
-        layer: int = 0,
-        value: float = 0.0,
-        **pointers: int | None,
-    ) -> None:
-        """One more operation; `pointers` to weights, scales, bias, levels."""
-        self.operations.append(
-            Operation(
-                kind=kind, format=number_format, flags=flags, source=source.buffer, source_column=source.column,
-                target=target.buffer, target_column=target.column, n=n, k=k, count=count, layer=layer, value=value,
-                **pointers,
-            )
+    def add(self, kind: OperationKind, source: RowPlace, target: RowPlace, **fields: Any) -> None:
+        """One more operation; see `operation`."""
+        self.operations.append(self.operation(kind, source, target, **fields))
+
+    def operation(self, kind: OperationKind, source: RowPlace, target: RowPlace, **fields: Any) -> Operation:
+        """An operation that another one makes use of; `fields` of Operation by name, 0 where not given."""
+        self._widest = max(self._widest, fields.get("k", 0))
+        return Operation(
+            kind=kind, source=source.buffer, source_column=source.column,
+            target=target.buffer, target_column=target.column, **fields,
         )  # fmt: skip
+
+    def array(self, operations: Sequence[Operation]) -> int:
+        """Where operations are that another one makes use of."""
+        self._kept.append(found := array_of(operations))
+        return ctypes.addressof(found)
 
     def numbers(self, tensor: Tensor | None) -> int | None:
         """Where these numbers are in fp32, or None for none."""
@@ -115,14 +110,13 @@ class Program:
 
     def address(self, tensor: Tensor) -> int:
         """Where a tensor's values are, as long as this lives."""
-        self.kept.append(tensor)
+        self._kept.append(tensor)
         return tensor.data_ptr()
 
     def allocate(self, tokens: int) -> tuple[list[Tensor], Tensor]:
         """Memory for the buffers [tokens, width] and what products make of their inputs."""
-        widest = max((operation.k for operation in self.operations), default=0)
         buffers = [torch.zeros(tokens, width) for width in self.widths]
-        return buffers, torch.zeros(2 * tokens, (widest + 3) // 2, dtype=torch.int32)
+        return buffers, torch.zeros(2 * tokens, (self._widest + 3) // 2, dtype=torch.int32)
 
 
 def array_of(operations: Sequence[Operation]) -> ctypes.Array[Operation]:

@@ -100,6 +100,63 @@ static void add(const Operation *op, const Step *step)
     }
 }
 
+// The `chosen` likeliest of some experts for a token, the first of those that are alike, and their shares, which are 1
+// together. NaN among the scores becomes NaN in the shares.
+static void choose(const float *scores, int count, int chosen, int *experts, float *shares)
+{
+    float sum = 0;
+    for (int place = 0; place < chosen; place++) {
+        experts[place] = -1;
+        for (int expert = 0; expert < count; expert++) {
+            int is_free = 1;
+            for (int before = 0; before < place; before++)
+                is_free &= experts[before] != expert;
+            if (is_free && (experts[place] < 0 || scores[expert] > scores[experts[place]]))
+                experts[place] = expert;
+        }
+        shares[place] = expf(scores[experts[place]] - scores[experts[0]]);
+        sum += shares[place];
+    }
+    for (int expert = 0; expert < count; expert++)
+        sum += scores[expert] - scores[expert]; // 0, or NaN
+    for (int place = 0; place < chosen; place++)
+        shares[place] /= sum;
+}
+
+// Of `count` experts the `k` likeliest for each token, by the scores in the buffer `other`: the rows of `n` numbers of
+// all tokens that chose an expert go together through its three operations, and are added to the target by its share.
+static void experts(const Operation *op, const Step *step)
+{
+    const Operation *parts = op->weights;
+    int chosen[MOST_TOKENS][MOST_EXPERTS], tokens[MOST_TOKENS];
+    float shares[MOST_TOKENS][MOST_EXPERTS], share[MOST_TOKENS];
+    for (int token = 0; token < step->tokens; token++)
+        choose(row_of(step, op->other, token, 0), op->count, op->k, chosen[token], shares[token]);
+    for (int expert = 0; expert < op->count; expert++, parts += 3) {
+        Step own = *step;
+        own.tokens = 0;
+        for (int token = 0; token < step->tokens; token++)
+            for (int place = 0; place < op->k; place++)
+                if (chosen[token][place] == expert) {
+                    const float *from = row_of(step, op->source, token, op->source_column);
+                    memcpy(row_of(step, parts[0].source, own.tokens, 0), from, 4 * op->n);
+                    share[own.tokens] = shares[token][place];
+                    tokens[own.tokens++] = token;
+                }
+        if (!own.tokens)
+            continue;
+        product(&parts[0], &own);
+        activate(&parts[1], &own);
+        product(&parts[2], &own);
+        for (int row = 0; row < own.tokens; row++) {
+            const float *from = row_of(step, parts[2].target, row, 0);
+            float *to = row_of(step, op->target, tokens[row], op->target_column);
+            for (int i = 0; i < op->n; i++)
+                to[i] += share[row] * from[i];
+        }
+    }
+}
+
 // Which formats these kernels have here, a bit for each.
 int formats(void)
 {
@@ -122,5 +179,6 @@ void run(const Operation *operations, int count, const Step *step)
         case ATTEND: attend(op, step); break;
         case ACTIVATE: activate(op, step); break;
         case ADD: add(op, step); break;
+        case EXPERTS: experts(op, step); break;
         }
 }

@@ -11,13 +11,14 @@
 #define LANES 16       // numbers of 32 bits in a vector
 #define BLOCK 64       // outputs whose weights lie together
 #define MOST_TOKENS 64 // of a step, one for each chat
+#define MOST_EXPERTS 64
 #define MOST_ROWS (2 * MOST_TOKENS) // an 8-bit product may need a second row for a token
 
 // Numbers of weights. The first three are oneDNN's layout, [N / 64][K / g][64][g] with g numbers in 32 bits; NF4 is
 // bitsandbytes'; the last two are plain matrices [N][K].
 enum Format { FP32, BF16, INT8, NF4, PLAIN_FP32, PLAIN_BF16 };
 
-enum Kind { EMBED, NORM, PRODUCT, ROTATE, ATTEND, ACTIVATE, ADD };
+enum Kind { EMBED, NORM, PRODUCT, ROTATE, ATTEND, ACTIVATE, ADD, EXPERTS };
 enum Flags {
     CENTRED = 1,   // NORM: a LayerNorm, not an RMSNorm
     ADDING = 2,    // PRODUCT: to what is in the target
@@ -27,7 +28,7 @@ enum Flags {
 
 // See engine/native/program.py, which has the same fields.
 typedef struct {
-    int32_t kind, format, flags, source, source_column, target, target_column, n, k, count, layer;
+    int32_t kind, format, flags, source, source_column, target, target_column, n, k, count, layer, other;
     float value;
     const void *weights, *scales;
     const float *bias;
