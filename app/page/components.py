@@ -71,7 +71,7 @@ STYLES = (  # later ones outweigh
 
 MAX_UPLOAD = "25mb"
 MAX_STREAMS = 48  # answers the page streams at once; the model has its own, smaller limit and queue
-MAX_WAITING = 128
+MAX_WAITING = 1024  # questions; the layer in front of the server lets fewer in, and each address its part
 EXPIRY = (3600, 24 * 3600)  # seconds: how often to look for uploads to delete, and their age by then
 
 # What app.js asks for, by the name of the event.

@@ -107,7 +107,7 @@ def _integers(weights: Tensor, scales: Tensor) -> Product:
     """
     packed = torch.ops.onednn.qlinear_prepack(weights, None)
     zeros = torch.zeros(len(scales), dtype=torch.int64)
-    excess = weights.sum(dim=1, dtype=torch.int32) * scales * (-_MIDDLE / LEVELS)
+    excess = _sums(weights) * scales * (-_MIDDLE / LEVELS)
     peak = _PEAK / weights.shape[1] ** 0.5
     multiply = torch.ops.onednn.qlinear_pointwise.default
 
@@ -126,6 +126,12 @@ def _integers(weights: Tensor, scales: Tensor) -> Product:
         return output[: len(tokens)].index_add_(0, found, output[len(tokens) :]) if len(found) else output
 
     return product
+
+
+def _sums(weights: Tensor) -> Tensor:
+    """The sum of each row [N, K] int8: [N] int32. Some rows at a time, as torch makes int32 of all that it is given."""
+    rows = max(1, _TILE // weights.shape[1])
+    return torch.cat([part.sum(dim=1, dtype=torch.int32) for part in weights.split(rows)])
 
 
 def _numbers(weights: Tensor, scales: Tensor) -> Product:
