@@ -111,6 +111,10 @@ class ShutDown(MiniVLMError):
     """The server is stopped, and took no more time for this answer."""
 
 
+class Unwatched(MiniVLMError):
+    """Nobody was there any more to read this answer."""
+
+
 class ServerFailed(MiniVLMError):
     """Another server, which has the model, does not answer as it should."""
 

@@ -88,7 +88,7 @@ def make_again(folder: Path, manifest: Manifest) -> str:
 
 
 def foreign_file(folder: Path) -> str:
-    """A file in a folder that no conversion wrote; "" where there is none. Raises MiniVLMError for a damaged manifest."""
+    """A file in a folder that no conversion wrote; "" for none. Raises MiniVLMError for a damaged manifest."""
     known = {MANIFEST_FILE, *read_manifest(folder).files} if (folder / MANIFEST_FILE).is_file() else set()
     for place, folders, files in os.walk(folder):  # no further than to the first: it may be a whole disk
         folders.sort()

@@ -17,7 +17,7 @@ from models.quantized.eight_bits import EightBitLinear, Product, Route, best_rou
 from tests.own_memory import most_beside
 from tests.paths import ROOT
 
-EXACT: tuple[Route, ...] = (eight_bits._integers,) if eight_bits.has_exact_integers() else ()
+EXACT: tuple[Route, ...] = (eight_bits.IntegerProduct,) if eight_bits.has_exact_integers() else ()
 ROUTES = (*EXACT, eight_bits._numbers)
 
 
@@ -166,7 +166,7 @@ def forgotten() -> Iterator[None]:
 @pytest.mark.parametrize("wrong", [saturating, missing])
 @pytest.mark.usefixtures("forgotten")
 def test_sums_that_come_out_wrong_are_noticed(wrong: Route, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(eight_bits, "_integers", wrong)
+    monkeypatch.setattr(eight_bits, "IntegerProduct", wrong)
     assert best_route() is eight_bits._numbers
 
 
