@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import os
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -48,7 +49,7 @@ def convert(
     config = load_config(path, overrides)
     config = dataclasses.replace(config, device="cpu", dtype=dtype, quantization=quantization)
     try:
-        out = Path(out).resolve()  # of a link, the folder on the other disk is written, and the link stays
+        out = Path(os.path.realpath(out))  # of a link, the folder on the other disk is written, and the link stays
         _check_target(out)
     except OSError as error:
         raise _not_written(out, error) from error
