@@ -11,8 +11,8 @@ import logging
 import resource
 import socket
 import time
-from asyncio.trsock import TransportSocket
 from collections.abc import Sequence
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -252,9 +252,9 @@ class Listener:
         for one in self._listening.sockets:  # none once it is closed
             with one.dup() as same:
                 same.listen(BACKLOG)
-            self._loop.add_reader(one.fileno(), self._accept, one)  # in place of asyncio's own
+            self._loop.add_reader(one.fileno(), partial(self._accept, one))  # in place of asyncio's own
 
-    def _accept(self, listening: TransportSocket) -> None:
+    def _accept(self, listening: socket.socket) -> None:
         same = socket.socket(listening.family, listening.type, listening.proto, listening.fileno())
         try:
             for _ in range(ACCEPTED_AT_ONCE):
