@@ -82,7 +82,7 @@ def test_each_login_has_a_page_of_its_own(serve_limited: ServeLimited) -> None:
 
 
 def test_nobody_unquotes_a_strangers_cookies(serve_limited: ServeLimited, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Python before 3.11.10 takes the square of their length for that: 15 KB stopped everybody for a third of a second."""
+    """Python before 3.11.10 takes the square of their length for that: a third of a second for 15 KB."""
     url = serve_limited(auth=[("ann", "one")])
     own = httpx.post(f"{url}login", data={"username": "ann", "password": "one"}).cookies
     monkeypatch.setattr("http.cookies._unquote", lambda value: pytest.fail("unquoted") if '"' in value else value)
