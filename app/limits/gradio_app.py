@@ -110,6 +110,8 @@ class GradioApp:
     def forget(self, session: str) -> None:
         """Free the state of its components and what it has not fetched of its answers."""
         holder, queue = self._blocks.state_holder, self._blocks._queue
+        if session in holder.session_data:
+            holder.session_data[session].is_closed = True  # of those whose closing was reported, gradio has noted it
         holder.delete_state(session)  # ends a running answer
         holder.session_data.pop(session, None)
         holder.time_last_used.pop(session, None)

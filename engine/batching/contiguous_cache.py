@@ -59,6 +59,22 @@ class ContiguousCache:
         """Whether there is no room for another token."""
         return self.length == self._capacity
 
+    @property
+    def memory(self) -> tuple[Tensor, Tensor]:
+        """Keys and values [layers, B, K, C, D] of layers that are all on one device."""
+        (stack,) = self._stacks
+        return stack.sides
+
+    @property
+    def paddings(self) -> Sequence[int]:
+        """Of each request, the tokens before its first."""
+        return self._paddings
+
+    def begin_native_token(self) -> int:
+        """The number of tokens with one more of each request, which whoever writes to `memory` puts there."""
+        self.length += 1
+        return self.length
+
     def begin_token(self) -> None:
         """Make room for one more token of each request in all layers."""
         self._new_keys, self._new_values = self._columns(self.length, 1)
@@ -143,6 +159,12 @@ class _Stack:
             for layer, pages in enumerate(self._pages):
                 found = pages[number].index_select(0, index).view(requests, -1, self._heads, self._head_dim)
                 side[layer, :, :, :length] = found.transpose(1, 2)
+
+    @property
+    def sides(self) -> tuple[Tensor, Tensor]:
+        """Keys and values, [layers, B, K, C, D] each."""
+        keys, values = self._sides
+        return keys, values
 
     def columns(self, side: int, start: int, count: int) -> tuple[Tensor, ...]:
         """By layer, the keys (side 0) or values (1) of tokens that follow each other."""

@@ -31,6 +31,7 @@ from engine.batching.patches import count_reuse, end_broken_requests, leave_conf
 from engine.batching.request_sampler import RequestSampler
 from engine.batching.steady_decoder import SteadyDecoder, can_decode_steadily
 from engine.memory import ZerosFrom, no_zeros, zeros_on_demand
+from engine.native.native_step import native_step
 from models.memory.spreading import layer_devices
 
 # Seconds that an idle loop waits after a request for others that come with it. If it began a step for the first alone,
@@ -195,6 +196,7 @@ class Manager(ContinuousBatchingManager):
                     max_tokens=self._copy_tokens,
                     cancellations=self.cancel_queue,
                     has_other_work=self._has_other_work,
+                    native=native_step(cast(PreTrainedModel, self.model)),
                 )
             end_broken_requests(processor, self.sampler, broken)
         return processor

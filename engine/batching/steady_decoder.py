@@ -25,6 +25,7 @@ from engine.batching.contiguous_cache import ContiguousCache
 from engine.batching.device_copies import to_device
 from engine.batching.paged_cache import plain_pages
 from engine.batching.request_sampler import RequestSampler
+from engine.native.native_step import NativeStep
 from models.errors import NotFinite
 
 _WORTH_A_COPY = 16  # tokens that several requests must have room for; a single request has room for its whole answer
@@ -42,7 +43,7 @@ class SteadyDecoder:
     """Decodes for a generation loop while its batch stays the same. Used by the loop's thread alone.
 
     `max_tokens` is the size of the contiguous cache. `has_other_work` says whether the loop has new requests, or is to
-    stop; `cancellations` are handled here.
+    stop; `cancellations` are handled here. `native` computes what the model would, where there is such.
     """
 
     def __init__(
@@ -54,8 +55,10 @@ class SteadyDecoder:
         max_tokens: int,
         cancellations: Queue[str],
         has_other_work: Callable[[], bool],
+        native: NativeStep | None = None,
     ) -> None:
         self._model = model
+        self._native = native
         self._processor = processor
         self._sampler = sampler
         self._cancellations = cancellations
@@ -117,16 +120,18 @@ class SteadyDecoder:
 
     def _step(self) -> list[int]:
         """Decode one token for each request; the indices of those that ended."""
-        device, states = self._processor.model_device, [chat.state for chat in self._chats]
-        self._cache.begin_token()
-        step: dict[str, Any] = {
-            "input_ids": to_device([state.tokens_to_process for state in states], device),
-            "position_ids": to_device([[state.position_offset] for state in states], device),
-            "attention_mask": self._cache.mask,
-            "past_key_values": self._cache,
-        }
-        logits: Tensor = self._model(**step, use_cache=True).logits  # [B, 1, V]
-        tokens = self._sampler.choose(states, logits[:, 0].float())
+        states = [chat.state for chat in self._chats]
+        if self._native is not None and self._native.takes(len(states)):
+            logits = self._native.run(
+                [state.tokens_to_process[0] for state in states],
+                [state.position_offset for state in states],
+                self._cache.paddings,
+                self._cache.begin_native_token(),
+                self._cache.memory,
+            )
+        else:
+            logits = self._logits(states)
+        tokens = self._sampler.choose(states, logits)
         self.num_tokens += len(states)
         for state in states:
             state.position_offset += 1
@@ -135,6 +140,19 @@ class SteadyDecoder:
             for request, (state, token) in enumerate(zip(states, tokens, strict=True))
             if state.update_and_check_completion(token, None)
         ]
+
+    def _logits(self, states: list[RequestState]) -> Tensor:
+        """What the model makes of each request's newest token, [B, V] in fp32."""
+        device = self._processor.model_device
+        self._cache.begin_token()
+        step: dict[str, Any] = {
+            "input_ids": to_device([state.tokens_to_process for state in states], device),
+            "position_ids": to_device([[state.position_offset] for state in states], device),
+            "attention_mask": self._cache.mask,
+            "past_key_values": self._cache,
+        }
+        logits: Tensor = self._model(**step, use_cache=True).logits  # [B, 1, V]
+        return logits[:, 0].float()
 
     def _finish(self, requests: list[int]) -> None:
         """Remove these requests, which have ended, and deliver their last outputs."""

@@ -18,14 +18,14 @@ class JoinedLinear:
     """
 
     def __init__(self, layer: nn.Module, sizes: Sequence[int]) -> None:
-        self._layer, self._sizes = layer, list(sizes)
+        self.layer, self._sizes = layer, list(sizes)
         self._kept: tuple[Tensor, tuple[Tensor, ...]] | None = None
 
     def __call__(self, index: int, inputs: Tensor) -> Tensor:
         """The outputs of the layer with this index."""
         kept = self._kept
         if kept is None or kept[0] is not inputs:
-            self._kept = kept = (inputs, self._layer(inputs).split(self._sizes, dim=-1))
+            self._kept = kept = (inputs, self.layer(inputs).split(self._sizes, dim=-1))
         if index == len(self._sizes) - 1:
             self._kept = None
         return kept[1][index]
@@ -37,11 +37,11 @@ class JoinedPart(nn.Module):
     def __init__(self, joined: JoinedLinear, index: int, in_features: int, out_features: int) -> None:
         super().__init__()
         self.in_features, self.out_features = in_features, out_features
-        self._joined, self._index = joined, index
+        self.joined, self._index = joined, index
 
     def forward(self, inputs: Tensor) -> Tensor:
         """See the class."""
-        return self._joined(self._index, inputs)
+        return self.joined(self._index, inputs)
 
 
 def put_joined(parent: nn.Module, names: Sequence[str], layer: nn.Module, sizes: Sequence[int]) -> None:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from models.native.integer_products import address_of, integer_products
 from models.tensors.bnb_int8 import LEAST, LEVELS, round_rows
 
 _PEAK = 8.0  # times the root of the mean square, above which a token's largest number stands far above the others
@@ -22,7 +23,7 @@ _MIDDLE = 128  # what stands for zero in the unsigned numbers that oneDNN multip
 _FEW = 4  # tokens for which weights are better read once by a product of mixed formats than written as fp32
 _TILE = 2**18  # weights that are in fp32 at a time: 1 MiB, which a core's own cache holds
 
-Product = Callable[[Tensor], Tensor]  # tokens [T, K] -> [T, N], in fp32
+Product = Callable[[Tensor], Tensor]  # tokens [T, K] -> [T, N]
 # Weights [N, K] int8 and their scales [N] -> the product, which keeps them in a layout of its own.
 Route = Callable[[Tensor, Tensor], Product]
 
@@ -37,7 +38,8 @@ class EightBitLinear(nn.Module):
         super().__init__()
         self.out_features, self.in_features = integers.shape
         self.bias = None if bias is None else nn.Parameter(bias.detach().float(), requires_grad=False)
-        self._product = best_route()(integers, scales.float())
+        self.product = best_route()(integers, scales.float())
+        self._compiled = self.product.compiled(self.bias) if isinstance(self.product, IntegerProduct) else None
 
     def limit(self, num_pieces: int) -> None:
         """Give the first outputs only; see `VocabularyHead`."""
@@ -45,10 +47,13 @@ class EightBitLinear(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """See the class."""
-        tokens = inputs.reshape(-1, self.in_features).float()
-        output = self._product(tokens)
-        if self.bias is not None:
-            output += self.bias
+        tokens = inputs.reshape(-1, self.in_features)
+        if self._compiled is not None:
+            output = self._compiled(tokens)
+        else:
+            output = self.product(tokens.float())
+            if self.bias is not None:
+                output += self.bias
         if self.out_features < output.shape[1]:
             output = output[:, : self.out_features]
         return output.to(inputs.dtype).reshape(*inputs.shape[:-1], self.out_features)
@@ -78,12 +83,12 @@ def quantize_rows(pieces: Iterable[Tensor], shape: torch.Size) -> tuple[Tensor, 
 @cache
 def best_route() -> Route:
     """How this CPU multiplies: integers where it and this build of torch do so exactly, else what they stand for."""
-    return _integers if _is_exact(_integers) else _numbers
+    return IntegerProduct if _is_exact(IntegerProduct) else _numbers
 
 
 def has_exact_integers() -> bool:
     """Whether this CPU multiplies integers so that their sums are right."""
-    return best_route() is _integers
+    return best_route() is IntegerProduct
 
 
 def _is_exact(route: Route) -> bool:
@@ -100,32 +105,52 @@ def _is_exact(route: Route) -> bool:
     return torch.allclose(found, tokens @ weights.float().T, rtol=1e-5, atol=1e-2)
 
 
-def _integers(weights: Tensor, scales: Tensor) -> Product:
+class IntegerProduct:
     """oneDNN's product of unsigned by signed bytes, on CPUs with VNNI or AMX.
 
-    What tokens are above zero for being unsigned, comes out as the same number in every token's result.
+    What tokens are above zero for being unsigned, comes out as the same number in every token's result. `packed` are
+    the weights in oneDNN's layout.
     """
-    packed = torch.ops.onednn.qlinear_prepack(weights, None)
-    zeros = torch.zeros(len(scales), dtype=torch.int64)
-    excess = weights.sum(dim=1, dtype=torch.int32) * scales * (-_MIDDLE / LEVELS)
-    peak = _PEAK / weights.shape[1] ** 0.5
-    multiply = torch.ops.onednn.qlinear_pointwise.default
 
-    def product(tokens: Tensor) -> Tensor:
+    def __init__(self, weights: Tensor, scales: Tensor) -> None:
+        self.packed, self.scales = torch.ops.onednn.qlinear_prepack(weights, None), scales
+        self._zeros = torch.zeros(len(scales), dtype=torch.int64)
+        self._excess = _sums(weights) * scales * (-_MIDDLE / LEVELS)
+        self._peak = _PEAK / weights.shape[1] ** 0.5
+        self._multiply = torch.ops.onednn.qlinear_pointwise.default
+
+    def compiled(self, bias: Tensor | None) -> Product | None:
+        """The same with a bias [N] in one go, in the tokens' format, where there is compiled code for these sizes.
+
+        With AMX, of which only oneDNN's product knows, many tokens are multiplied faster by that.
+        """
+        native, address = integer_products(), address_of(self.packed)
+        if native is None or address is None or torch.cpu._is_amx_tile_supported():
+            return None
+        return lambda tokens: native.eight_bits(tokens, address, self.scales, bias)
+
+    def __call__(self, tokens: Tensor) -> Tensor:
+        """Tokens [T, K] fp32 -> [T, N]."""
         largest = largest_of(tokens)
         rounded = as_integers(tokens, largest)
-        found = (largest > peak * torch.linalg.vector_norm(tokens, dim=-1, keepdim=True)).view(-1).nonzero().view(-1)
+        norm = torch.linalg.vector_norm(tokens, dim=-1, keepdim=True)
+        found = (largest > self._peak * norm).view(-1).nonzero().view(-1)
         if len(found):
             rest = tokens[found] - rounded[found] * (largest[found] / LEVELS)
             largest = torch.cat((largest, largest_of(rest)))
             rounded = torch.cat((rounded, as_integers(rest, largest[len(tokens) :])))
         unsigned = rounded.bitwise_xor_(-_MIDDLE).view(torch.uint8)
-        output: Tensor = multiply(
-            unsigned, 1 / LEVELS, 0, packed, scales, zeros, excess, 1.0, 0, torch.float32, "none", [], ""
+        output: Tensor = self._multiply(
+            *(unsigned, 1 / LEVELS, 0, self.packed, self.scales, self._zeros, self._excess),
+            *(1.0, 0, torch.float32, "none", [], ""),
         ).mul_(largest)
         return output[: len(tokens)].index_add_(0, found, output[len(tokens) :]) if len(found) else output
 
-    return product
+
+def _sums(weights: Tensor) -> Tensor:
+    """The sum of each row [N, K] int8: [N] int32. Some rows at a time, as torch makes int32 of all that it is given."""
+    rows = max(1, _TILE // weights.shape[1])
+    return torch.cat([part.sum(dim=1, dtype=torch.int32) for part in weights.split(rows)])
 
 
 def _numbers(weights: Tensor, scales: Tensor) -> Product:

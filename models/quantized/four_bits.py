@@ -1,5 +1,6 @@
 """Linear layers with bitsandbytes' 4-bit weights (nf4) on a CPU, which are never all there at full size.
 
+Compiled code makes integers of a few rows at a time and multiplies all tokens with them (models/native). Without it,
 CPUs with bfloat16 instructions have a product of bitsandbytes' that reads the codes where they are. Elsewhere a piece
 of the matrix that a core's own cache holds is written out and multiplied, then the next; for many tokens as integers,
 where this CPU multiplies these faster. N outputs, K inputs, T tokens.
@@ -14,11 +15,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from models.native.integer_products import WIDE, integer_products
 from models.quantized.eight_bits import as_integers, has_exact_integers, largest_of
 from models.tensors.bnb_int8 import LEVELS
 
 BLOCK = 64  # weights that share one scale
-_ROWS = 32  # of weights that bitsandbytes' product takes together
 _TILE = 2**18  # weights that are written out at a time: 1 MiB in fp32
 _MANY = 32  # tokens from which on rounding weights to integers pays
 _FASTER = 1.5  # so many times as fast must products of integers be
@@ -28,7 +29,8 @@ class FourBitLinear(nn.Module):
     """`nn.Linear` for inference, [..., K] -> [..., N], of weights that bitsandbytes has quantized.
 
     `codes` are two weights a byte, row after row, `scales` [N K / 64] those of each 64 of them. `is_fused`: by
-    bitsandbytes' product, where the sizes are its own (all released models'); it rounds inputs and scales to bfloat16.
+    bitsandbytes' product or compiled code, where the sizes are theirs (all released models'). Both round scales to
+    bfloat16; the first rounds inputs to bfloat16, too, the other to 8 bits, and weights to 8 bits by rows.
     """
 
     def __init__(
@@ -36,8 +38,10 @@ class FourBitLinear(nn.Module):
     ) -> None:
         super().__init__()
         self.out_features, self.in_features = shape
-        self.bias = None if bias is None else nn.Parameter(bias.detach(), requires_grad=False)
-        self.is_fused = is_fused and self.out_features % _ROWS == 0 and self.in_features % BLOCK == 0
+        self.bias = None if bias is None else nn.Parameter(bias.detach().float(), requires_grad=False)
+        self._native = integer_products()
+        is_fused = is_fused or self._native is not None
+        self.is_fused = is_fused and self.out_features % WIDE == 0 and self.in_features % BLOCK == 0
         codes = codes.view(torch.uint8).view(-1)
         if self.is_fused:
             codes = _fused_layout(codes, shape)
@@ -47,9 +51,12 @@ class FourBitLinear(nn.Module):
     def forward(self, inputs: Tensor) -> Tensor:
         """See the class."""
         tokens = inputs.reshape(-1, self.in_features)
-        output = self._fused(tokens) if self.is_fused else self._by_tiles(tokens.float())
-        if self.bias is not None:
-            output += self.bias
+        if self.is_fused and self._native is not None:
+            output = self._native.four_bits(tokens, self.codes, self.scales, _levels_in_16_bits(), self.bias)
+        else:
+            output = self._fused(tokens) if self.is_fused else self._by_tiles(tokens.float())
+            if self.bias is not None:
+                output += self.bias
         return output.to(inputs.dtype).view(*inputs.shape[:-1], self.out_features)
 
     def _fused(self, tokens: Tensor) -> Tensor:
@@ -121,12 +128,18 @@ def levels() -> Tensor:
     return found
 
 
+@cache
+def _levels_in_16_bits() -> Tensor:
+    """The same times 2^15."""
+    return (levels() * 2**15).round().clamp(max=2**15 - 1).to(torch.int16)
+
+
 def _fused_layout(codes: Tensor, shape: torch.Size) -> Tensor:
     """Codes in the order of bitsandbytes' product: what its `_convert_weight_packed_for_cpu` gives, [N, K / 2].
 
     Of 32 rows, each byte there has a code of one of the first 16 and, above it, the same column's of the row 16 later.
     """
-    first, later = codes.view(-1, 2, _ROWS // 2, shape[1] // 2).transpose(2, 3).unbind(1)  # [N / 32, K / 2, 16]
+    first, later = codes.view(-1, 2, WIDE // 2, shape[1] // 2).transpose(2, 3).unbind(1)  # [N / 32, K / 2, 16]
     even = (later & 0xF0) | (first >> 4)
     odd = (later << 4) | (first & 0x0F)
     return torch.stack((even, odd), dim=-1).view(shape[0], -1)

@@ -13,10 +13,10 @@ import pytest
 import torch
 
 from benchmarks import __main__ as command
-from benchmarks import chats, experts, gpu, load_time, mixed_load, quantization, turns
+from benchmarks import chats, experts, load_time, mixed_load, quantization, turns
 from benchmarks.measure import Clock, Figure, SpeedReport, take_turns
 from benchmarks.originals import dispatch_by_einsum
-from benchmarks.random_models import BACKBONES, FORMAT, SMALL, LetterTokenizer, language_model_of, random_model
+from benchmarks.random_models import BACKBONES, FORMAT, SMALL, LetterTokenizer, random_model
 from benchmarks.report import DOCUMENT, RESULTS, as_markdown, as_values, circumstances, summary, write_summary
 from engine.packed_weights import pack_weights
 from tests.paths import ROOT
@@ -203,53 +203,3 @@ def test_goals_are_met_on_their_side() -> None:
     assert figure.is_met is False
     assert Figure(name="x", setting="y", unit="s", ours=1, ratio=2.0, goal=2.5, at_most=True).is_met is True
     assert Figure(name="x", setting="y", unit="s", ours=1, ratio=2.0).is_met is None
-
-
-@pytest.mark.parametrize("part", gpu.PARTS)
-def test_the_gpu_benchmark_runs_through_on_small_models(part: str, tmp_path: Path) -> None:
-    assert gpu.main([part, "--device", "cpu", "--small", "--output", str(tmp_path)]) == 0
-    (path,) = tmp_path.glob(f"*-{part}-gpu.json")
-    values = json.loads(path.read_text())
-    assert set(values["equal"].values()) == {True}
-    goals = {(figure["setting"], figure["name"]): figure["goal"] for figure in values["figures"]}
-    for name, full in gpu.PARTS[part].items():
-        assert goals[name, "1 chat, times eager generate"] == full.eager
-        assert goals[name, "first token, times the floor"] == 3
-        assert goals[name, "steps captured after the start"] == 0
-
-
-def test_the_goals_on_a_gpu_are_all_asked_for() -> None:
-    v2 = gpu.PARTS["7b"]["MiniGPT-v2 7B"]
-    assert (v2.bandwidth, v2.eager, v2.low_resource, v2.together) == (0.65, 4, 12, 8)
-    assert {full.eager for full in gpu.PARTS["small"].values()} == {6}
-    assert {full.backbone for part in gpu.PARTS.values() for full in part.values()} == set(BACKBONES)
-
-
-def test_the_floor_of_the_first_token_counts_every_patch_of_the_tower() -> None:
-    model = random_model("llama", SMALL)
-    slow_sums = gpu.Ceilings(bandwidth=1e30, flops=1.0)
-    tower = sum(p.numel() for p in model.vision_tower.parameters()) * 2 * 17  # 4 x 4 patches and CLS
-    text = gpu.bytes_per_token(model.language_model) / 4 * 2 * 10
-    assert gpu.first_token_floor(model, SMALL, 10, slow_sums) == pytest.approx(tower + text)
-
-
-def test_a_gpu_is_asked_for_in_one_line(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(SystemExit):
-        gpu.main(["7b"])
-    assert "no CUDA GPU" in capsys.readouterr().err
-
-
-def test_full_sizes_are_those_of_the_released_models() -> None:
-    """Parameters of the language models in billions, as published (MoE-LLaVA: with all experts)."""
-    published = {
-        "MiniGPT-v2 7B": 6.74, "TinyGPT-V 2.8B": 2.78, "Mini-Gemini 2B": 2.51, "MoE-LLaVA StableLM": 2.68 + 0.2,
-        "Mini-Gemini 34B": 34.4, "Mini-Gemini 8x7B": 46.7, "Mini-Gemini 8B": 8.03, "MiniGPT-4 13B": 13.0,
-    }  # fmt: skip
-    models = {name: full for part in gpu.PARTS.values() for name, full in part.items()}
-    for name, billions in published.items():
-        full = models[name]
-        with torch.device("meta"):
-            language_model = language_model_of(full.backbone, full.size, context_tokens=2048)
-        counted = sum(parameter.numel() for parameter in language_model.parameters()) / 1e9
-        assert counted == pytest.approx(billions, rel=0.03), name

@@ -7,6 +7,7 @@ from dataclasses import replace
 import bitsandbytes
 import pytest
 
+from benchmarks.gpu.step_counts import StepCounts
 from engine.chat_engine import ChatEngine
 from models.conversation import Sampling, Turn
 from models.parts.sparse_moe import LinearExperts
@@ -17,14 +18,18 @@ DRAWN = Sampling(temperature=1, top_p=0.9, repetition_penalty=1.1, seed=1)
 TURNS = (Turn("user", "Tell me."),)
 
 
-def waits_per_token(engine: ChatEngine, sampling: Sampling, gpus: Gpus) -> float:
+def counts_per_token(engine: ChatEngine, sampling: Sampling, gpus: Gpus) -> StepCounts:
     """By which a long answer and a short one differ."""
-    counts, waits = gpus[0].counts, []
+    counts, found = gpus[0].counts, []
     for tokens in (2, 2, 10):  # the first reads the prompt
         counts.reset()
         assert last(engine, TURNS, replace(sampling, max_new_tokens=tokens)).num_new_tokens == tokens
-        waits.append(counts.synchronizations)
-    return (waits[2] - waits[1]) / 8
+        found.append(StepCounts(counts.launches, counts.replays, counts.synchronizations))
+    return found[2].per_step(found[1], 8)
+
+
+def waits_per_token(engine: ChatEngine, sampling: Sampling, gpus: Gpus) -> float:
+    return counts_per_token(engine, sampling, gpus).waits
 
 
 @pytest.mark.parametrize(
@@ -36,6 +41,21 @@ def test_a_step_waits_once(family: str, graphs: bool, gpus: Gpus, monkeypatch: p
     with start(endless(load(family))) as engine:
         assert (engine.stats().steps_captured > 0) == graphs
         assert [waits_per_token(engine, sampling, gpus) for sampling in (GREEDY, DRAWN)] == [1, 1]
+
+
+@pytest.mark.parametrize("family", ["minigpt_v2", "moe_llava"])
+def test_a_captured_step_is_one_graph_and_a_choice(family: str, gpus: Gpus, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the number of layers: what is launched beside the graph are its inputs, and the choice of a token."""
+    model = endless(load(family))
+    layers = model.language_model.config.get_text_config().num_hidden_layers
+    with start(model) as engine:
+        captured = counts_per_token(engine, GREEDY, gpus)
+    without_graphs(monkeypatch)
+    with start(model) as engine:
+        eager = counts_per_token(engine, GREEDY, gpus)
+    assert (captured.graphs, eager.graphs) == (1, 0)
+    assert captured.launches < 45
+    assert eager.launches > captured.launches + 15 * layers
 
 
 @pytest.mark.parametrize(

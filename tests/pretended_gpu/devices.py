@@ -20,6 +20,7 @@ class Counts:
     reads: int = 0  # values that the host waited for: item, tolist, cpu, nonzero, a mask as index …
     blocking_copies: int = 0  # from pageable memory without `non_blocking`, as by torch.tensor(…, device="cuda")
     waits: int = 0  # for a stream, an event or the whole device
+    launches: int = 0  # operations that are kernels of their own: neither views nor parts of a replayed graph
     captures: int = 0
     replays: int = 0
 

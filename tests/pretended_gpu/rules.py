@@ -56,6 +56,8 @@ class Rules:
             options["pin_memory"] = False
         kernel = _as_on_gpu(func)
         result = kernel(*on_cpu, **options)
+        if isinstance(target, PretendedDevice) and recording() is None and _is_kernel(func):
+            target.counts.launches += 1
         made: list[PretendedTensor] = []
         wrapped = result
         if isinstance(target, PretendedDevice):
@@ -182,6 +184,13 @@ def _wrapped(
     target.allocate(value)
     made.append(PretendedTensor(value, target.device))
     return made[-1]
+
+
+@functools.cache
+def _is_kernel(func: Any) -> bool:
+    """Whether a GPU has to do anything for it: for memory and for views of it the host is enough."""
+    is_view = any(made.alias_info is not None and not made.alias_info.is_write for made in func._schema.returns)
+    return not is_view and not func._schema.name.startswith("aten::empty")
 
 
 @functools.cache

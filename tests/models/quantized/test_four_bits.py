@@ -15,6 +15,11 @@ from models.tensors.bnb_nf4 import quantize
 with_fused = pytest.mark.skipif(not has_avx512bf16(), reason="bitsandbytes has no 4-bit product for this CPU")
 
 
+@pytest.fixture
+def without_compiled_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(four_bits, "integer_products", lambda: None)
+
+
 def random(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
@@ -30,6 +35,7 @@ def made(shape: tuple[int, int], *, is_fused: bool, has_bias: bool = True) -> tu
     return layer, weight, torch.zeros(shape[0]) if bias is None else bias
 
 
+@pytest.mark.usefixtures("without_compiled_code")
 @pytest.mark.parametrize("has_bias", [False, True])
 @pytest.mark.parametrize("shape", [(96, 128), (70, 64), (128, 352), (24, 120)], ids=str)
 def test_a_matrix_in_pieces_is_the_whole_matrix(
@@ -43,6 +49,7 @@ def test_a_matrix_in_pieces_is_the_whole_matrix(
     assert layer(random(2, shape[1]).bfloat16()).dtype == torch.bfloat16
 
 
+@pytest.mark.usefixtures("without_compiled_code")
 @pytest.mark.skipif(not has_exact_integers(), reason="this CPU has no exact products of integers")
 def test_many_tokens_are_multiplied_as_integers_where_that_is_faster(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(four_bits, "_TILE", 7 * 256)
@@ -69,6 +76,7 @@ def test_bitsandbytes_product_gets_the_bytes_that_it_makes_itself() -> None:
 
 
 @with_fused
+@pytest.mark.usefixtures("without_compiled_code")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_a_token_is_the_same_in_every_company(dtype: torch.dtype) -> None:
     layer, weight, bias = made((96, 192), is_fused=True)

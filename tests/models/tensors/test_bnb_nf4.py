@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -21,7 +22,17 @@ FP32, FP16, BF16 = torch.float32, torch.float16, torch.bfloat16
 @pytest.fixture
 def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that a small matrix has several."""
-    monkeypatch.setattr(bnb_nf4, "_PIECE", 2**12)
+    for name in ("_PIECE", "_LARGE_PIECE"):
+        monkeypatch.setattr(bnb_nf4, name, 2**12)
+
+
+@pytest.fixture
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With torch alone, or by compiled code where there is any."""
+    if request.param == "torch":
+        monkeypatch.setattr(bnb_nf4, "_compiled", lambda: None)
+    elif bnb_nf4._compiled() is None:
+        pytest.skip("there is no compiled code on this machine")
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +91,8 @@ MADE: dict[str, Callable[[], Tensor]] = {
 }
 
 
-@pytest.mark.usefixtures("small_pieces")
+@pytest.mark.usefixtures("small_pieces", "way")
+@pytest.mark.parametrize("way", ["torch", "compiled"], indirect=True)
 @pytest.mark.parametrize("made", MADE)
 @pytest.mark.parametrize("dtype", [FP32, FP16, BF16], ids=str)
 def test_the_bits_are_theirs(made: str, dtype: torch.dtype, theirs: Callable[..., tuple[Tensor, QuantState]]) -> None:
@@ -90,6 +102,7 @@ def test_the_bits_are_theirs(made: str, dtype: torch.dtype, theirs: Callable[...
         {"quant_type": "nf4", "blocksize": 4096},
         {"quant_type": "nf4", "compress_statistics": True},
         {"quant_type": "fp4", "blocksize": 128},
+        {"quant_type": "fp4"},
     ):
         if options.get("compress_statistics") and not weights.numel():
             continue  # the mean of no scales
@@ -130,12 +143,12 @@ def test_it_works_in_every_mode() -> None:
 
 def test_loading_quantizes_this_way(monkeypatch: pytest.MonkeyPatch) -> None:
     """bitsandbytes' own way takes many times as long."""
-    pieces, pack = [], bnb_nf4._pack
+    pieces, limits_of = [], bnb_nf4._limits
 
-    def count(scaled: Tensor, limits: list[float], packed: Tensor) -> None:
-        pieces.append(len(scaled))
-        pack(scaled, limits, packed)
+    def count(kind: str) -> Any:
+        pieces.append(kind)
+        return limits_of(kind)
 
-    monkeypatch.setattr(bnb_nf4, "_pack", count)
+    monkeypatch.setattr(bnb_nf4, "_limits", count)
     load_model(GOLDENS / "minigpt_v2" / "config.yaml", device="cpu", quantization="4bit", report=None)
     assert len(pieces) == 3 * 7  # q, k, v, o, gate, up, down

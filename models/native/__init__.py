@@ -1,0 +1,1 @@
+"""C code that this machine's own compiler makes a library of."""
