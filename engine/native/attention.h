@@ -153,10 +153,10 @@ static void attend(const Operation *op, const Step *step)
                     memcpy(to, from, 4 * width);
             }
             const int start = step->starts[token], count = step->length - start;
-            const char *next = head + 1 < heads ? sides[0] + step->head_stride * size + (int64_t)start * width * size : NULL;
+            for (int side = 0; side < 2; side++)
+                sides[side] += (int64_t)start * width * size;
+            const char *next = head + 1 < heads ? sides[0] + step->head_stride * size : NULL;
             float *results = row_of(step, op->target, token, op->target_column + head * sharing * width);
-            sides[0] += (int64_t)start * width * size;
-            sides[1] += (int64_t)start * width * size;
             if (step->is_bf16)
                 attend_head(queries, sides[0], sides[1], next, 1, count, sharing, width, op->value, results);
             else
