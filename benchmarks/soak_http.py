@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import httpx
@@ -176,8 +177,12 @@ class HttpSoak:
 
     @property
     def growth(self) -> float:
-        """By how much of it the memory grew after the first minute."""
-        settled = [mib for seconds, _, mib in self.memory if seconds >= SETTLED_SECONDS]
+        """By how much of it the memory of a later minute is more than that of the second, by their medians: a single
+        look may find many pictures on their way."""
+        minutes: dict[int, list[float]] = {}
+        for seconds, _, mib in self.memory:
+            minutes.setdefault(int(seconds // SETTLED_SECONDS), []).append(mib)
+        settled = [median(found) for minute, found in sorted(minutes.items()) if minute > 0]
         return max(settled) / settled[0] - 1 if settled else 0.0
 
 

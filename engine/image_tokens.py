@@ -20,8 +20,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from engine.memory import zeros_on_demand
-from models.errors import Busy, NotFinite, RequestError
+from engine.memory import is_out_of_memory, zeros_on_demand
+from models.errors import Busy, NotEnoughMemory, NotFinite, RequestError
 from models.tensors.finite import is_finite
 
 MAX_ID = 2**31 - 1  # continuous batching holds ids in int32
@@ -34,7 +34,8 @@ class ImageIdsExhausted(Exception):
 class ImageTokenEmbedding(nn.Module):
     """Replaces a language model's input embedding: ids < V look up a text row, ids >= V a row of the bank.
 
-    `embed_scale` multiplies image features, for models whose embedding scales its own rows (Gemma: sqrt(H)).
+    `embed_scale` multiplies image features, for models whose embedding scales its own rows (Gemma: sqrt(H)). Raises
+    NotEnoughMemory.
     """
 
     rows: Tensor  # [S * T, H], in the text embedding's dtype and on its device
@@ -48,7 +49,16 @@ class ImageTokenEmbedding(nn.Module):
         self.num_image_tokens = num_image_tokens
         self.embed_scale = embed_scale
         self.vocab_size, hidden = self.weight.shape
-        rows = zeros_on_demand(num_slots * num_image_tokens, hidden, dtype=self.weight.dtype, device=self.weight.device)
+        count, device = num_slots * num_image_tokens, self.weight.device
+        try:
+            rows = zeros_on_demand(count, hidden, dtype=self.weight.dtype, device=device)
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise NotEnoughMemory(
+                    f"{device} has no memory for {num_slots:,} images, as many as there may be at once; take fewer "
+                    "chats (--max-chats) or a shorter context (--context-tokens)."
+                ) from error
+            raise
         self.register_buffer("rows", rows, persistent=False)
 
     @property

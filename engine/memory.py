@@ -7,6 +7,7 @@ import mmap
 import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from math import prod
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from models.devices import free_bytes
-from models.memory.serving import Serving
+from models.memory.serving import Serving, size
 from models.memory.sizes import KeysAndValues, plan_keys_and_values
 from models.memory.spreading import layer_devices, most_for_all
 from models.vision_language_model import VisionLanguageModel
@@ -23,11 +24,17 @@ _WORTH_A_MAPPING = 2**20  # bytes; what is smaller comes from memory that the pr
 
 
 def zeros_on_demand(*shape: int, dtype: torch.dtype, device: torch.device | str = "cpu") -> Tensor:
-    """`torch.zeros`; on a CPU the memory is allocated page by page, as it is first written to."""
-    num_bytes = torch.Size(shape).numel() * dtype.itemsize
+    """`torch.zeros`; on a CPU the memory is allocated page by page, as it is first written to.
+
+    Raises MemoryError on a CPU, and what torch raises elsewhere.
+    """
+    num_bytes = prod(shape) * dtype.itemsize
     if torch.device(device).type != "cpu" or num_bytes < _WORTH_A_MAPPING or sys.platform == "win32":
         return torch.zeros(shape, dtype=dtype, device=device)
-    memory = mmap.mmap(-1, num_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    try:
+        memory = mmap.mmap(-1, num_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    except (OSError, OverflowError) as error:
+        raise MemoryError(f"can't allocate memory: {size(num_bytes)}") from error
     return torch.frombuffer(memory, dtype=torch.uint8).view(dtype).view(shape)
 
 

@@ -22,18 +22,29 @@ Anything else that is raised is a bug and keeps its traceback.
 
 from __future__ import annotations
 
+import unicodedata
 from typing import Self
 
 MAX_MESSAGE = 4000  # characters
+_ENDS_A_LINE = ("Zl", "Zp")  # categories, of separators that are no control characters
 
 
 class MiniVLMError(Exception):
     """A mistake or a limit that the user can do something about. The message is one readable line."""
 
     def __str__(self) -> str:
-        """The message; of a value that makes it longer than anybody reads, its beginning and how long it is."""
+        """The message; of a value that makes it longer than anybody reads, its beginning and how long it is.
+
+        A name from a file may hold anything: what would break the line or steer a terminal is written as an escape.
+        """
         text = super().__str__()
-        return text if len(text) <= MAX_MESSAGE else f"{text[:MAX_MESSAGE]} … ({len(text)} characters)"
+        shown = "".join(map(_visible, text[:MAX_MESSAGE]))
+        return shown if len(text) <= MAX_MESSAGE else f"{shown} … ({len(text)} characters)"
+
+
+def _visible(char: str) -> str:
+    category = unicodedata.category(char)
+    return repr(char)[1:-1] if category[0] == "C" or category in _ENDS_A_LINE else char
 
 
 class ConfigError(MiniVLMError):
@@ -98,6 +109,10 @@ class Busy(MiniVLMError):
 
 class ShutDown(MiniVLMError):
     """The server is stopped, and took no more time for this answer."""
+
+
+class Unwatched(MiniVLMError):
+    """Nobody was there any more to read this answer."""
 
 
 class ServerFailed(MiniVLMError):

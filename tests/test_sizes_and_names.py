@@ -27,6 +27,7 @@ STAND_TWICE = {
 TOPICS = {
     *(
         "app/page/browser",
+        "app/page/browser/reading",
         "app/page/browser/stage",
         "app/page/gallery",
         "engine/batching/faults",

@@ -98,6 +98,11 @@ class Answering:
         for live in self._lives:
             live.stop()
 
+    def fail(self, error: BaseException) -> None:
+        """As `stop`, with the reason."""
+        for live in self._lives:
+            live.fail(error)
+
     def updates(self) -> Iterator[Exchange]:
         """The exchange whenever one of its answers has grown, and once more when all have ended."""
         for _ in updates_of(self._lives):

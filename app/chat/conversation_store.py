@@ -37,8 +37,8 @@ class Keepable(Protocol):
         """The bytes it holds by their content's name; what several hold under one name is counted once."""
         ...
 
-    def stop(self) -> None:
-        """End the running answer."""
+    def abandon(self, seconds: float) -> None:
+        """End the running answer: its page has been gone for so long."""
         ...
 
     def forget(self) -> None:
@@ -170,7 +170,7 @@ class ConversationStore(Generic[Kept]):
             keys = [key for key, entry in self._entries.items() if entry.left is not None and entry.left <= left]
             conversations = {key: one for key in keys if (one := self._entries[key].conversation) is not None}
             for one in conversations.values():
-                one.stop()
+                one.abandon(self.grace)
             return [key for key, one in conversations.items() if not one.is_answering]
 
     def _put_on_shelf(self, key: str) -> None:

@@ -237,6 +237,11 @@ class ChatSession:
         if self._answering is not None:
             self._answering.stop()
 
+    def fail(self, error: BaseException) -> None:
+        """As `stop`, with the reason, which stays with the answer."""
+        if self._answering is not None:
+            self._answering.fail(error)
+
     def check_free(self) -> None:
         """Raises StillAnswering while an answer is being written."""
         if self.is_answering:

@@ -11,7 +11,10 @@ from models.errors import RequestError
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
-FORWARDED = (b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto", b"x-forwarded-port", b"forwarded")
+FORWARDED = (
+    *(b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto", b"x-forwarded-port", b"forwarded"),
+    b"x-gradio-server",
+)
 SCOPE_KEY = "minivlm.asker"  # where a request's scope says who it is from, as an Asker
 UNKNOWN = "unknown"  # a connection without an address, as of a Unix socket
 

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Hashable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator, Hashable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 from app.limits.refusal import Refused
 
 REMEMBERED = 16_384  # clients; the one that was idle longest is forgotten first
+WANTED_SECONDS = 2.0  # after who was served somebody else has no more than his share
+LEAST_WAIT = 0.05  # seconds, as a thousand connections that wait are each looked at again then
 
 
 class Rate:
@@ -50,6 +54,59 @@ class Rate:
     def seconds_in_debt(self, client: str) -> float:
         """How long it takes until what was used beyond the bucket is there again; 0 if nothing was."""
         return max(0.0, -self.left(client)) / self._per_second
+
+
+class ProcessorShare:
+    """What of one processor each client takes in the server's own thread, and how long it waits for more.
+
+    It has `share` of it and `at_once` seconds more while others want some, too; alone it may have all of it.
+    """
+
+    def __init__(self, share: float, at_once: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._at_once = at_once
+        self._clock = clock
+        self._taken = Rate(share, at_once, lambda: self._clock())
+        self._served: OrderedDict[str, float] = OrderedDict()  # when each client last was, the latest at the end
+
+    def took(self, client: str, seconds: float) -> None:
+        """So much went into what a client asked for. What is beyond all that it may owe is forgotten."""
+        self._taken.use(client, min(seconds, max(0.0, self._taken.left(client) + self._at_once)))
+        self._served[client] = self._clock()
+        self._served.move_to_end(client)
+        while len(self._served) > REMEMBERED:
+            self._served.popitem(last=False)
+
+    def waits(self, client: str) -> float:
+        """Seconds until it may have more."""
+        others = (when for other, when in reversed(self._served.items()) if other != client)
+        if self._clock() - next(others, -math.inf) > WANTED_SECONDS:
+            return 0.0
+        seconds = self._taken.seconds_in_debt(client)
+        return max(LEAST_WAIT, seconds) if seconds else 0.0
+
+
+class Metered(Awaitable[None]):
+    """A coroutine; while it is awaited, `took` hears the processor's time of each of its steps, in seconds."""
+
+    def __init__(self, coroutine: Coroutine[Any, Any, None], took: Callable[[float], None]) -> None:
+        self._coroutine, self._took = coroutine, took
+
+    def __await__(self) -> Generator[Any, Any, None]:
+        step: Callable[[Any], Any] = self._coroutine.send
+        value: Any = None
+        while True:
+            begun = time.thread_time()
+            try:
+                awaited = step(value)
+            except StopIteration:
+                return
+            finally:
+                self._took(time.thread_time() - begun)
+            try:
+                value = yield awaited
+                step = self._coroutine.send
+            except BaseException as error:  # as a cancellation, which is for the coroutine
+                step, value = self._coroutine.throw, error
 
 
 class Gauge:
@@ -105,36 +162,14 @@ class Lanes:
     @asynccontextmanager
     async def held(self, user: Hashable, reason: str) -> AsyncIterator[None]:
         """Wait for a place, and hold it for the time of the block. Raises Refused with 429 if too many wait already."""
-        leave = await self.take(user, reason)
-        try:
-            yield
-        finally:
-            leave()
-
-    async def take(self, user: Hashable, reason: str) -> Callable[[], None]:
-        """As `held`, for what ends with no block: what gives the place back; a second call of that does nothing."""
         lane = self._lanes.setdefault(user, _Lane(asyncio.Semaphore(self._at_once)))
         if lane.users >= self._at_once + self._waiting:
             raise Refused(429, reason, retry_after=5)
         lane.users += 1
-        has_place = False
-
-        def leave() -> None:
-            nonlocal has_place
-            if has_place:
-                has_place = False
-                lane.places.release()
-                self._end(user, lane)
-
         try:
-            await lane.places.acquire()
-        except BaseException:
-            self._end(user, lane)
-            raise
-        has_place = True
-        return leave
-
-    def _end(self, user: Hashable, lane: _Lane) -> None:
-        lane.users -= 1
-        if not lane.users:
-            del self._lanes[user]
+            async with lane.places:
+                yield
+        finally:
+            lane.users -= 1
+            if not lane.users:
+                del self._lanes[user]

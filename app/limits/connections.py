@@ -16,7 +16,7 @@ from typing import Any
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from app.limits.addresses import Network, client_of, is_in
-from app.limits.budgets import Rate
+from app.limits.budgets import ProcessorShare
 from app.limits.policy import KIB, Limits
 
 PIECE = 8 * KIB  # read at once: a body in chunks of one byte takes a millisecond for some two hundred bytes
@@ -50,7 +50,7 @@ class OpenConnections:
         self._trusted = trusted  # proxies, whose connections are many clients'
         self._by_client: dict[str, dict[LimitedProtocol, None]] = {}  # in the order of their beginning
         self._all: dict[LimitedProtocol, None] = {}  # in the same order, but for those that were found busy
-        self._reading = Rate(limits.reading_share, limits.reading_seconds)
+        self.share = ProcessorShare(limits.processor_share, limits.processor_seconds)
         self.refused = 0
 
     @property
@@ -61,11 +61,11 @@ class OpenConnections:
     def reading_took(self, connection: LimitedProtocol, seconds: float) -> None:
         """Count the processor's time that went into a client's bytes."""
         if not connection.is_proxy:
-            self._reading.use(connection.limited_client, seconds)
+            self.share.took(connection.limited_client, seconds)
 
     def reading_waits(self, connection: LimitedProtocol) -> float:
         """Seconds until more of its client's bytes may be looked at."""
-        return self._reading.seconds_in_debt(connection.limited_client)
+        return 0.0 if connection.is_proxy else self.share.waits(connection.limited_client)
 
     def add(self, connection: LimitedProtocol, address: str) -> bool:
         """Count a new connection; whether it may stay."""

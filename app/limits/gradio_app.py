@@ -43,6 +43,11 @@ class GradioApp:
         server = getattr(self._blocks, "server", None)
         return server.server_state.connections if server is not None else ()
 
+    @property
+    def edition(self) -> tuple[int, bool]:
+        """Another one once the page is another."""
+        return id(self._blocks.config), bool(self._blocks.share)
+
     # Listeners
 
     def public_listener(self, name: str) -> BlockFunction:
@@ -103,6 +108,8 @@ class GradioApp:
     def forget(self, session: str) -> None:
         """Free the state of its components and what it has not fetched of its answers."""
         holder, queue = self._blocks.state_holder, self._blocks._queue
+        if session in holder.session_data:
+            holder.session_data[session].is_closed = True  # of those whose closing was reported, gradio has noted it
         holder.delete_state(session)  # ends a running answer
         holder.session_data.pop(session, None)
         holder.time_last_used.pop(session, None)
@@ -118,8 +125,15 @@ class GradioApp:
 
     def is_logged_in(self, cookies: dict[str, str]) -> bool:
         """Whether these cookies are those of somebody who has logged in, or nobody needs to."""
-        names = (f"access-token-{self._app.cookie_id}", f"access-token-unsecure-{self._app.cookie_id}")
-        return not self.asks_for_login or any(cookies.get(name) in self._app.tokens for name in names)
+        return not self.asks_for_login or bool(self.login_of(cookies)[0])
+
+    def login_of(self, cookies: dict[str, str]) -> tuple[str, bytes]:
+        """Who has logged in with these cookies, and the cookie that says so to gradio; both empty for nobody."""
+        for name in (f"access-token-{self._app.cookie_id}", f"access-token-unsecure-{self._app.cookie_id}"):
+            token = cookies.get(name)
+            if (user := self._app.tokens.get(token)) is not None:
+                return str(user), f"{name}={token}".encode()
+        return "", b""
 
 
 class _States(StateHolder):

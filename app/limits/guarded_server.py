@@ -22,7 +22,8 @@ from app.limits.web_origins import Origins
 if TYPE_CHECKING:
     from gradio.routes import App
 
-BACKLOG = 64  # connections that wait to be accepted: asyncio accepts them all before it looks at the first
+ACCEPTED_AT_ONCE = 4  # connections, before the loop looks at what has come on the others
+BACKLOG = 1024  # that wait to be accepted: who finds no room there tries again a second later
 LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")
 SPACE_PROXIES = ("10.0.0.0/8",)  # a Space is reached through proxies of its own network only
 SPACE_ANCESTORS = "'self' https://huggingface.co https://*.hf.space"
@@ -59,7 +60,7 @@ class LimitedServer:
         gradio.serve_in_turns()
         gradio.keep_little()
         gradio.read_uploads()
-        layer = self.layer = LimitsLayer(inside, gradio, self.limits, self.front)
+        layer = self.layer = LimitsLayer(inside, gradio, self.limits, self.front, self.connections.share)
         layer.awaits_api = self.awaits_api
         app.middleware_stack = layer
         tidying = asyncio.create_task(layer.tidy_forever())
@@ -97,7 +98,7 @@ class LimitedServer:
             log_level="warning",
             http=protocol_for(self.connections),
             ws="none",
-            backlog=BACKLOG,
+            backlog=ACCEPTED_AT_ONCE,  # asyncio takes as many at once as may wait
             proxy_headers=False,
             server_header=False,
             timeout_keep_alive=5,
@@ -106,6 +107,9 @@ class LimitedServer:
         )
         server = Server(config=config)
         server.run_in_thread()
+        for one in (one for listening in server.servers for one in listening.sockets):
+            with one.dup() as same:
+                same.listen(BACKLOG)
         named = "localhost" if server_name == "0.0.0.0" else server_name
         return server_name, server_port, f"http://{f'[{named}]' if ':' in named else named}:{server_port}/", server
 

@@ -15,13 +15,15 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.limits.addresses import Network, resolve
 from app.limits.bodies import drain
+from app.limits.budgets import Metered, ProcessorShare
 from app.limits.gradio_app import GradioApp
 from app.limits.guarded_request import GuardedRequest
+from app.limits.kept_pages import KeptPages
 from app.limits.policy import Limits
 from app.limits.refusal import AuditLog, Refused
 from app.limits.request_checks import RequestChecks
 from app.limits.response_headers import security_headers, with_headers
-from app.limits.route_kinds import ANSWERS, LINKED, WORK, Kind, route_of
+from app.limits.route_kinds import ANSWERS, LINKED, STREAMS, WORK, Kind, route_of
 from app.limits.uploads import FULL, UploadFolder
 from app.limits.visits import Visits
 from app.limits.web_origins import Origins
@@ -50,8 +52,9 @@ class Front:
 class LimitsLayer:
     """An ASGI application around another, `inside`: gradio's, with whatever is put around that."""
 
-    def __init__(self, app: ASGIApp, gradio: GradioApp, limits: Limits, front: Front) -> None:
+    def __init__(self, app: ASGIApp, gradio: GradioApp, limits: Limits, front: Front, share: ProcessorShare) -> None:
         self.inside = app
+        self._share = share
         self.front = front
         self.audit = AuditLog()
         self.refuses = ""  # why nothing new is begun, if that is so
@@ -59,6 +62,7 @@ class LimitsLayer:
         self.num_answering = 0  # requests that carry answers
         self.visits = Visits(limits, gradio)
         self.uploads = UploadFolder(Path(gradio.upload_folder), limits)
+        self._pages = KeptPages(gradio)
         self._checks = RequestChecks(gradio, limits, self.visits, self.uploads, secure_cookie=front.is_framed_elsewhere)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -66,17 +70,23 @@ class LimitsLayer:
         if scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1008})
         elif scope["type"] == "http":
-            await self._serve(scope, receive, send)
+            client = resolve(scope, self.front.trusted, self.front.tunnel_host)
+            request, answer = GuardedRequest(scope, client, receive), _Answer(send)
+
+            def took(seconds: float) -> None:
+                if not (request.route.kind in STREAMS and answer.has_begun):  # or who is answered could not press Stop
+                    self._share.took(client, seconds)
+
+            await Metered(self._serve(request, answer, send), took)
         else:
             await self.inside(scope, receive, send)
 
-    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
-        front = self.front
-        client = resolve(scope, front.trusted, front.tunnel_host)
-        request = GuardedRequest(scope, client, receive)
-        answer = _Answer(send)
+    async def _serve(self, request: GuardedRequest, answer: _Answer, send: Send) -> None:
+        front, scope, client = self.front, request.scope, request.client
         kind: Kind | None = None
         try:
+            if (seconds := self._share.waits(client)) > 0:  # of one behind a proxy, whose bytes are everybody's
+                await asyncio.sleep(seconds)
             await self._checks.count(client)
             front.origins.check(scope, changes_something=False)
             request.route = route_of(scope["method"], scope["path"])
@@ -92,7 +102,10 @@ class LimitsLayer:
                 request.send = with_headers(answer.send, headers, foreign=kind is not Kind.API)
                 answer.may_pass = lambda: request.refused is None
                 answer.holds_failures = kind is not Kind.API  # which has answers of its own for them
-                await self.inside(scope, request.receive, request.watched_send)
+                if kind in (Kind.PAGE, Kind.INFO):
+                    await self._pages.serve(self.inside, scope, request.receive, request.watched_send)
+                else:
+                    await self.inside(scope, request.receive, request.watched_send)
             if request.refused is not None:
                 raise request.refused
             await answer.end()

@@ -22,7 +22,9 @@ class Limits:
     connections_per_client: int = 512
     streams_per_client: int = 400  # answers, heartbeats and upload progress that are being sent
     requests_per_second: float = 200.0  # on average, of one client
-    requests_at_once: int = 2000  # what an idle client may send without a pause
+    requests_at_once: int = (
+        600  # what an idle client may send without a pause; a page with all it consists of is some 80
+    )
     calls_per_second: float = 20.0  # of one browser: presses, questions, uploads, streams
     calls_at_once: int = 300
     presses_at_once: int = 4  # of one browser; more of them wait
@@ -30,8 +32,8 @@ class Limits:
     presses_per_client: int = 32  # at once; more of them wait
     idle_seconds: float = 20.0  # a connection that has sent no request, or half of one's headers
     unread_seconds: float = 60.0  # a connection whose client does not read what it asked for
-    reading_share: float = 0.25  # of one processor, that a client's bytes take until they are requests
-    reading_seconds: float = 0.5  # of it at once
+    processor_share: float = 0.25  # of one processor, for a client's bytes and requests while others have some, too
+    processor_seconds: float = 0.25  # of it at once
     # bodies
     json_bytes: int = 4 * MIB  # of a press on the page, and of a call of /chat with its history
     api_bytes: int = 64 * MIB  # of a request to /v1, whose images are part of the JSON
@@ -48,6 +50,7 @@ class Limits:
     visits_per_minute: float = 600.0  # pages opened by a browser that had none open
     session_seconds: float = 45.0  # that a session lives on after its page is gone; its conversation, for longer
     # work
+    waiting: int = 128  # beyond them only who has less than an equal part of them may ask
     waiting_per_client: int = 96  # questions that are asked and not answered yet
     waiting_per_visit: int = 16
     unread_messages: int = 256  # about answers of a session, with which it may ask the next question

@@ -22,8 +22,7 @@ from app.limits.visits import COOKIE, NO_VISIT, TOO_MANY_WAITING, Session, Visit
 from engine.asker import ASKER, Asker
 
 QUERY_BYTES = 4096
-COSTS = {Kind.PAGE: 4.0, Kind.INFO: 4.0}  # more requests' worth: they are written and packed anew each time
-PAGES_AT_ONCE = 2  # of one client that are being written, each of which takes some milliseconds; more of them wait
+COSTS = {Kind.PAGE: 4.0, Kind.INFO: 4.0}  # more requests' worth: they are long
 BYTES_OF_A_REQUEST = 64 * KIB  # of JSON, which is read while everybody waits: so much more counts as one more request
 COST_OF_REFUSED = 5.0
 PAUSE = 1.0  # seconds that an answer of 429 takes: who does not heed it gets no more of them than that
@@ -42,7 +41,6 @@ class RequestChecks:
         self._requests = Rate(limits.requests_per_second, limits.requests_at_once)
         self._calls = Rate(limits.calls_per_second, limits.calls_at_once)
         self._presses = Lanes(limits.presses_at_once, limits.presses_waiting)
-        self._pages = Lanes(PAGES_AT_ONCE, limits.connections_per_client)
         self._presses_of_client = Lanes(limits.presses_per_client, limits.connections_per_client)
         self._new_visits = Rate(limits.visits_per_minute / 60, limits.visits_per_minute)
         self._logins = Rate(limits.logins_per_minute / 60, limits.logins_per_minute)
@@ -74,10 +72,6 @@ class RequestChecks:
         self._check_login(request)
         asker = self._name_asker(request)
         async with AsyncExitStack() as stack:
-            if kind in COSTS:
-                written = await self._pages.take(client, BUSY)
-                stack.callback(written)
-                request.on_status = lambda _: written()  # from then on it is only sent
             if kind in STREAMS:
                 stack.enter_context(self._streams.held(client, "Too many streams are open from this address."))
             await self._check(request, stack)
@@ -105,7 +99,7 @@ class RequestChecks:
         elif kind in (Kind.RUN, Kind.JOIN, Kind.CALL, Kind.CANCEL):
             body = await request.limited(self._limits, self._limits.json_bytes, self._buffer_until(stack)).read()
             await self.count(request.client, len(body) / BYTES_OF_A_REQUEST)
-            self._check_call(request, parse_object(body))
+            self._check_call(request, parse_object(body), stack)
             request.receive = replay(body, request.raw_receive)
         elif kind in (Kind.HEARTBEAT, Kind.DATA, Kind.CALL_RESULT):
             stack.enter_context(self._stream(request))
@@ -159,7 +153,7 @@ class RequestChecks:
 
     # What
 
-    def _check_call(self, request: GuardedRequest, body: dict[str, Any]) -> None:
+    def _check_call(self, request: GuardedRequest, body: dict[str, Any], stack: AsyncExitStack) -> None:
         kind, gradio = request.route.kind, self._gradio
         if kind is Kind.CANCEL:
             self._own_session(request, body.get("session_hash"))
@@ -173,12 +167,12 @@ class RequestChecks:
             session = self._use(request, body.get("session_hash"), is_public=is_public)
             if not is_public:
                 _check_values(body, len(listener.inputs))
-            self._visits.check_waiting(session)
+            stack.enter_context(self._visits.asking(session))
             if gradio.unread(session.name) > self._limits.unread_messages:
                 raise Refused(429, "This page has not read the answers to its last questions. Load it again.")
         else:
             gradio.public_listener(request.route.name)
-            self._call(request, body.get("session_hash"))
+            self._call(request, body.get("session_hash"), stack)
 
     def _use(self, request: GuardedRequest, name: object, *, is_public: bool) -> Session:
         visit = self._visit_or_program(request) if is_public else self._visit_of(request)
@@ -193,11 +187,10 @@ class RequestChecks:
             raise Refused(404, "The server does not know that session.")
         return session
 
-    def _call(self, request: GuardedRequest, name: object) -> None:
+    def _call(self, request: GuardedRequest, name: object, stack: AsyncExitStack) -> None:
         """A call without a session is one by itself, named by its event once gradio has answered."""
         visit, client = self._visit_or_program(request), request.client
-        probe = Session("", visit, client, 0.0)
-        self._visits.check_waiting(probe)
+        stack.enter_context(self._visits.asking(Session("", visit, client, 0.0)))
         if name is not None:
             self._visits.use(name, visit, client)
             return

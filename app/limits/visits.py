@@ -15,8 +15,9 @@ import hmac
 import re
 import secrets
 import time
-from collections import OrderedDict
-from collections.abc import Callable
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -25,7 +26,7 @@ from app.limits.refusal import Refused
 
 COOKIE = "minivlm-visit"
 _SESSION = re.compile(r"[A-Za-z0-9_-]{1,64}")
-TOO_MANY_WAITING = "Too many questions of yours are waiting already. Try again once some are answered."
+TOO_MANY_WAITING = "Too many questions are waiting already. Try again once some are answered."
 NO_VISIT = "This page was opened before the server started, or without its cookie. Load it again."
 
 
@@ -62,6 +63,7 @@ class Visits:
     clock: Callable[[], float] = time.monotonic
     sessions: OrderedDict[str, Session] = field(default_factory=OrderedDict)
     secret: bytes = field(default_factory=lambda: secrets.token_bytes(32))
+    _asking: list[Session] = field(default_factory=list)  # those of the questions that are being sent
 
     def new_visit(self) -> str:
         """The value of a cookie that `visit_of` knows."""
@@ -133,11 +135,25 @@ class Visits:
             elif session.last_used < old:
                 self.forget(session)
 
-    def check_waiting(self, session: Session) -> None:
-        """Raise Refused where the visit or the client of a session has enough questions waiting."""
-        for sessions, limit in (
-            (self.of_visit(session.visit), self.limits.waiting_per_visit),
-            (self.of_client(session.client), self.limits.waiting_per_client),
-        ):
-            if sum(self.kept.num_unanswered(one.name) for one in sessions) >= limit:
-                raise Refused(429, TOO_MANY_WAITING, retry_after=5)
+    @contextmanager
+    def asking(self, session: Session) -> Iterator[None]:
+        """For the time of a request that asks a question: until the answer to it, nobody else counts that.
+
+        Raises Refused where enough of them wait: of this visit, of this client; or of all, where the client has as many
+        as would be its part of the places if all clients that wait had the same.
+        """
+        limits, of_visit, of_client = self.limits, 0, Counter({session.client: 0})
+        asked = ((one, self.kept.num_unanswered(one.name)) for one in self.sessions.values())
+        for one, number in (*asked, *((one, 1) for one in self._asking)):
+            if number:
+                of_client[one.client] += number
+                of_visit += number * (one.visit == session.visit)
+        own = of_client[session.client]
+        is_full = of_client.total() >= limits.waiting and own >= limits.waiting / len(of_client)
+        if of_visit >= limits.waiting_per_visit or own >= limits.waiting_per_client or is_full:
+            raise Refused(429, TOO_MANY_WAITING, retry_after=5)
+        self._asking.append(session)
+        try:
+            yield
+        finally:
+            self._asking.remove(session)

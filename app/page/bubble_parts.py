@@ -10,11 +10,12 @@ from pathlib import PurePath
 
 from app.chat.exchange import Exchange
 from app.chat.pictures import Picture
-from app.chat.regions import Entity, regions_data
+from app.chat.regions import Entity, regions_data, shorten
 from models.conversation import Answer, Sampling
 from models.sampling_settings import settings_of
 
 MAX_NAME_CHARACTERS = 40  # of each part of a file's name
+MAX_MODEL_CHARACTERS = 80  # of a model's name where it stands in a line; that of an opened chat may be a stranger's
 # A thumb up; the style sheet turns it over. An emoji would need a font that many systems lack.
 _THUMB = "M5 7v6.5H2.5V7zm0 0 2.6-4.7c1 0 1.6.8 1.4 1.7l-.5 2.5h3.7c.9 0 1.5.8 1.3 1.6l-1.2 4.2c-.2.7-.8 1.2-1.5 1.2H5"
 
@@ -107,6 +108,11 @@ def saved_name(exchange: Exchange, picture: Picture | None, what: str) -> str:
     """The name of a file that is saved from an answer: model, picture, question, and what it is with its ending."""
     stem = "" if picture is None else PurePath(picture.name).stem
     return "_".join(filter(None, [*map(plain_name, (exchange.model, stem, exchange.question)), what]))
+
+
+def shown_model(name: str) -> str:
+    """A model's name for the middle of a line."""
+    return shorten(name, MAX_MODEL_CHARACTERS)
 
 
 def plain_name(text: str) -> str:

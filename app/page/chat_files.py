@@ -13,6 +13,7 @@ from app.chat.decoding.fair_places import Turns
 from app.chat.exchange import Exchange, now
 from app.chat.saved import chat_json, read_chat
 from app.page.boxes.box_tool import tool_value
+from app.page.bubble_parts import shown_model
 from app.page.handlers import Handlers
 from app.page.notices import notice_of
 from app.page.page_state import PageState
@@ -120,7 +121,7 @@ class ChatFiles:
         answered = dict.fromkeys(one.model for one in exchanges if one.model)
         count = f"{len(exchanges)} question{'s' if len(exchanges) > 1 else ''}"
         own = self._handlers.models.of(page).info.name
-        others = ", ".join(model for model in answered if model != own)
+        others = ", ".join(shown_model(model) for model in answered if model != own)
         return f"Opened {name}: {count}." + (f" Answered by {others}; from here on {own} answers." if others else "")
 
 

@@ -14,6 +14,7 @@ import gradio as gr
 
 from app.api.as_code import Server, as_code
 from app.chat.exchange import WantedExtras
+from app.page.bubble_parts import shown_model
 from app.page.choosing.page_models import PageModels
 from app.page.notices import notice_of
 from app.page.page_state import PageState
@@ -71,7 +72,8 @@ def code_of(
     if models.default.info.name != exchange.model:  # `/chat` asks no other model
         code.pop("gradio_client", None)
     if not code:
-        raise RequestError(f"No program can ask {exchange.model} this here: no /v1 has it, and /chat can't say it.")
+        model = shown_model(exchange.model)
+        raise RequestError(f"No program can ask {model} this here: no /v1 has it, and /chat can't say it.")
     return [{"title": TITLES[name], "text": text} for name, text in code.items()]
 
 

@@ -71,7 +71,7 @@ STYLES = (  # later ones outweigh
 
 MAX_UPLOAD = "25mb"
 MAX_STREAMS = 48  # answers the page streams at once; the model has its own, smaller limit and queue
-MAX_WAITING = 128
+MAX_WAITING = 1024  # questions; the layer in front of the server lets fewer in, and each address its part
 EXPIRY = (3600, 24 * 3600)  # seconds: how often to look for uploads to delete, and their age by then
 
 # What app.js asks for, by the name of the event.
@@ -123,11 +123,19 @@ def launch_options() -> dict[str, Any]:
 
 
 def make_theme() -> gr.themes.Base:
-    """The system's own fonts, so that nothing is fetched; colours are in theme.css."""
+    """The system's own fonts, so that nothing is fetched; colours are in theme.css. Text has the size that readers have
+    set in their browser; gradio's own is in pixels."""
     fonts = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif")
     mono = ("ui-monospace", "SFMono-Regular", "Menlo", "monospace")
+    steps = {"xxs": 9, "xs": 10, "sm": 12, "md": 14, "lg": 16, "xl": 22, "xxl": 26}
+    text = gr.themes.Size(name="text_rem", **{name: f"{pixels / 16}rem" for name, pixels in steps.items()})
     return gr.themes.Base(
-        primary_hue="indigo", neutral_hue="slate", radius_size="lg", font=list(fonts), font_mono=list(mono)
+        primary_hue="indigo",
+        neutral_hue="slate",
+        text_size=text,
+        radius_size="lg",
+        font=list(fonts),
+        font_mono=list(mono),
     )
 
 

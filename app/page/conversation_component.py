@@ -79,9 +79,10 @@ def make_conversation(placeholder: str) -> gr.HTML:
     """The component; `placeholder` is the HTML that is shown while there is no message."""
     template = (
         f'<div class="mv-scroller"><div class="mv-placeholder" tabindex="0">{placeholder}</div>'
-        '<div class="mv-log" role="log" aria-live="polite" aria-label="Conversation"></div></div>'
-        '<button type="button" class="mv-to-end" aria-label="To the end of the conversation" hidden>'
-        '<span aria-hidden="true">↓</span></button>'
+        '<div class="mv-log" role="log" aria-live="polite" aria-label="Conversation"></div>'
+        # Part of what scrolls, so that a wheel or a finger on it moves the conversation.
+        '<div class="mv-down"><button type="button" class="mv-to-end" hidden '
+        'aria-label="To the end of the conversation"><span aria-hidden="true">↓</span></button></div></div>'
     ).replace("{", "&#123;")
     return gr.HTML(
         None,

@@ -21,7 +21,7 @@ from app.chat.pictures import Picture
 from app.chat.regions import Entity, entities_of
 from app.page.boxes.figures import illustration_html, picture_figure, stage_data
 from app.page.boxes.labels import Labels
-from app.page.bubble_parts import action, branch_of, branch_switch, copy_button, footer_html, notices_html
+from app.page.bubble_parts import action, branch_of, branch_switch, copy_button, footer_html, notices_html, shown_model
 from app.page.comparing.bubbles import Side, side_of, verdict_bubble
 from app.page.context_meter import context_html
 from app.page.page_state import PageState
@@ -225,7 +225,7 @@ def _answer_parts(exchange: Exchange, view: _Shown, known: _Known) -> tuple[str,
     else:
         text = ['<div class="mv-text" dir="auto">', *body, "</div>"] if exchange.text else []
     data, figure = _drawing(exchange, view, entities, known)
-    by = side.by if side else exchange.model if view.names_model else ""
+    by = side.by if side else shown_model(exchange.model) if view.names_model else ""
     name = f"Answer {index + 1}, {side.name}" if side else f"Answer {index + 1}"
     by_line = f'<p class="mv-by">{escape(by)}</p>' if by else ""
     opening = (

@@ -14,6 +14,7 @@ from app.chat.pictures import BYTES_PER_PIXEL, Picture, drawn_picture, open_pict
 from app.chat.session import ChatSession
 from engine.chat_model import ChatModel
 from models.conversation import Sampling
+from models.errors import Unwatched
 from models.grounding import Box
 from models.routing_trace import RoutingTrace
 
@@ -179,3 +180,8 @@ class PageState:
     def stop(self) -> None:
         """End the running answer and free the model."""
         self.session.stop()
+
+    def abandon(self, seconds: float) -> None:
+        """End the running answer, and say why: no page has shown it for so long."""
+        why = f"No page had shown this answer for {seconds:g} seconds, so it was stopped."
+        self.session.fail(Unwatched(f"{why} Press Retry to have it written anew."))

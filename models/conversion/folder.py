@@ -67,8 +67,7 @@ def read_manifest(folder: Path) -> Manifest:
 def check_whole(folder: Path, manifest: Manifest) -> None:
     """Raises CheckpointMissing or CheckpointCorrupt where a file is not there, or not as large as it was written."""
     missing = [name for name in manifest.files if not (folder / name).is_file()]
-    made_from = quoted(Path(manifest.made_from))
-    again = f"Copy the folder again, or make it again: python -m models convert {made_from} {quoted(folder)}"
+    again = make_again(folder, manifest)
     if missing:
         raise CheckpointMissing(
             f"{folder}: {len(missing)} of {len(manifest.files)} files are missing (first: {missing[0]}). {again}"
@@ -77,6 +76,15 @@ def check_whole(folder: Path, manifest: Manifest) -> None:
         # The YAML is for people to change.
         if name != CONFIG_FILE and (found := (folder / name).stat().st_size) != size:
             raise CheckpointCorrupt(f"{folder / name} has {found:,} bytes, but {size:,} were written. {again}")
+
+
+def make_again(folder: Path, manifest: Manifest) -> str:
+    """What to do about a folder that is not whole."""
+    options = f" --dtype {manifest.dtype}" + f" --quantization {manifest.quantization}" * (
+        manifest.quantization != "none"
+    )
+    made_from = quoted(Path(manifest.made_from))
+    return f"Copy the folder again, or make it again: python -m models convert {made_from} {quoted(folder)}{options}"
 
 
 def foreign_files(folder: Path) -> Sequence[str]:

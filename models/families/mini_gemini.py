@@ -36,7 +36,7 @@ from models.parts.trained_values import LLAVA_AS_RELEASED, check_as_released
 from models.preprocessing import CropAndResize, PadAndResize
 from models.tensors.module_config import as_config_error, module_config
 from models.tensors.origins import Origin
-from models.tensors.weights import Part, Rename, Tensors, rename, renamed_from, take_prefix
+from models.tensors.weights import Part, Rename, Tensors, first_names, rename, renamed_from, take_prefix
 from models.tokenizers.pieces import PieceTokenizer
 from models.vision_language_model import VisionLanguageModel
 
@@ -108,7 +108,10 @@ def parts(config: Config, files: ReleasedFiles) -> dict[str, Part]:
         visual = take_visual(files.tensors("projector"))
         source, hint = files.source("projector"), f"Was it trained for {source}?"
     if not any(name.startswith("vlm_uni") for name in visual):
-        raise CheckpointMismatch(f"{source} has no patch info mining (vlm_uni_*), so it is not an MGM model.")
+        raise CheckpointMismatch(
+            f"{source} has no patch info mining (vlm_uni_*), so it is not an MGM model "
+            f"({first_names(visual | tensors)})."
+        )
     files.trained_context()  # refused here, before any weights are read
     folder, described = files.source("language_model"), str(files.config_folder("language_model"))
     check_as_released(visual_values(config, files), AS_RELEASED, source=described)

@@ -31,7 +31,7 @@ from models.prompt import PromptFormat
 from models.quantized.eight_bits import EightBitLinear
 from models.tensors.module_config import as_config_error
 from models.tensors.origins import Origin, origin_of
-from models.tensors.weights import Part, Rename, Tensors, rename, renamed_from, take_prefix
+from models.tensors.weights import Part, Rename, Tensors, first_names, rename, renamed_from, take_prefix
 from models.tokenizers.codegen import CodeGenTokenizer
 from models.tokenizers.pieces import PieceTokenizer
 from models.tokenizers.sentencepiece import SentencePieceTokenizer
@@ -108,8 +108,8 @@ def parts(config: Config, files: ReleasedFiles) -> dict[str, Part]:
         tower = _tower(config, files, vision_tensors)
     if not visual:
         raise CheckpointMismatch(
-            f"{source} has no projector (mm_projector.*), so it is a language model alone; name MoE-LLaVA's folder, or "
-            "add the key projector."
+            f"{source} has no projector (mm_projector.*; {first_names(files.tensors('language_model'))}), so it is a "
+            "language model alone; name MoE-LLaVA's folder, or add the key projector."
         )
     projector_source = source if config.projector is None else files.source("projector")
     some = min(origin_of(tensor, Origin("", f"model.{name}")).name for name, tensor in visual.items())
@@ -170,7 +170,11 @@ def _tower(config: Config, files: ReleasedFiles, carried: Tensors) -> Part:
             used, other = (copy, named) if tensors is carried else (named, copy)
             note = f"Vision tower: {used} is used, not {other}."
     if not tensors:
-        raise ConfigError(f"{config.source}: there is no vision tower; set the key vision_tower to its folder.")
+        found = first_names(files.tensors("language_model"))
+        raise ConfigError(
+            f"{config.source}: there is no vision tower: {source} has none ({found}), and the key vision_tower names "
+            "no other. Set that key to the tower's folder, or download the files again."
+        )
     part = tower_part(
         tensors,
         is_siglip=not any(re.search(r"class_embedding$|pre_layrnorm\.", name) for name in tensors),

@@ -11,7 +11,16 @@ import torch
 
 from models.command_line import quoted
 from models.config import family_module, load_config
-from models.conversion.folder import MODULE_FILE, check_whole, configuration_in, read_manifest
+from models.conversion.folder import (
+    CONFIG_FILE,
+    MANIFEST_FILE,
+    MODULE_FILE,
+    check_whole,
+    configuration_in,
+    make_again,
+    read_manifest,
+)
+from models.conversion.reading import converted_parts
 from models.devices import free_bytes
 from models.errors import CheckpointMismatch, CheckpointMissing, ConfigError
 from models.family_config import FamilyConfig
@@ -70,8 +79,9 @@ def _verify_converted(config: FamilyConfig, overrides: Sequence[str], report: Re
     for part in manifest.parts:
         headers = read_headers(folder / part)
         if headers.problem:
-            raise CheckpointMissing(headers.problem)
+            raise CheckpointMissing(f"{folder / part} is damaged. {make_again(folder, manifest)}")
         report(f"  {part}: {headers.size:,} bytes, {len(headers.tensors)} tensors in {headers.dtypes}")
+    converted_parts(config)  # refuses a quantization, of the YAML or an option, that these weights can't have
     offered = [p for p in PRECISIONS if p[2] == manifest.quantization or (manifest.can_be_quantized and p[2] != "none")]
     _report_whole(config, folder, overrides, offered, report)
 
@@ -95,6 +105,9 @@ def _report_whole(
 def _verify_path(path: Path, report: Report) -> None:
     if not path.exists():
         raise ConfigError(f"{path} not found; give a YAML, a file or a folder.")
+    if (path / MANIFEST_FILE).is_file():
+        again = make_again(path, read_manifest(path))
+        raise CheckpointMissing(f"{path} is a converted model without its {CONFIG_FILE}. {again}")
     headers = read_headers(path)
     if headers.problem and path.suffix == ".part":
         raise CheckpointMissing(f"{path} is an unfinished download; start it again with the same command to go on.")

@@ -72,7 +72,7 @@ def plan_memory(
 ) -> MemoryPlan:
     """What the model of these parts will take on the `wanted` devices; `outline` is the model without weights.
 
-    Raises NotEnoughMemory where it does not fit on several devices.
+    Raises NotEnoughMemory where it does not fit on several devices, or more images are asked for than memory can hold.
     """
     device, free = wanted[0], {each: devices.free_bytes(each) for each in wanted}
     weights = weight_bytes(parts.values(), dtype, config.quantization, on_cpu=device.type == "cpu")
@@ -100,12 +100,19 @@ def plan_memory(
     tower_pass = most_bytes(lambda: outline.image_embeds(pixels), (outline.vision_tower, outline.connector))
     tower_pass *= _FREED if device.type == "cpu" else 1
     slots = image_slots(context_tokens=context_tokens, num_image_tokens=tokens, max_concurrent=room.chats)
+    images = slots * tokens * text.hidden_size * dtype.itemsize
+    if images > left:
+        raise NotEnoughMemory(
+            f"{config.source}: {size(images)} are needed for the {slots:,} images that there may be at once, but "
+            f"beside the weights {size(left)} are free on {device}. Take fewer chats (--max-chats) or a shorter "
+            "context (--context-tokens)."
+        )
     return MemoryPlan(
         program=psutil.Process().memory_info().rss if device.type == "cpu" else 0,
         weights=weights,
         loading=loading_bytes(parts.values(), dtype, config.quantization),
         keys_and_values=room,
-        images=slots * tokens * text.hidden_size * dtype.itemsize + tower_pass,
+        images=images + tower_pass,
         context_tokens=context_tokens,
         spread=spread_out,
     )

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 
 MAX_QUEUE = 32
+_TOO_MANY = 2**63  # bytes, for any computer to count
 _UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
@@ -22,9 +23,10 @@ class Serving:
 def parse_bytes(text: str) -> int:
     """`2GiB`, `512 MiB` or `1.5G` -> bytes; each unit is 1024 times the one before. Raises ValueError."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT])(?:i?B)?", text.strip(), re.IGNORECASE)
-    if match is None or (count := int(float(match[1]) * _UNITS[match[2].upper()])) < 1:
-        raise ValueError(f"{text!r} is not an amount of memory; write for example 2GiB or 512MiB.")
-    return count
+    count = float(match[1]) * _UNITS[match[2].upper()] if match else 0.0
+    if not 1 <= count < _TOO_MANY:
+        raise ValueError(f"{text[:80]!r} is not an amount of memory; write for example 2GiB or 512MiB.")
+    return int(count)
 
 
 def size(count: int) -> str:

@@ -20,7 +20,7 @@ from models.errors import CheckpointMismatch
 from models.tensors.completeness import check_size
 from models.tensors.deferred import deferred
 from models.tensors.origins import Origin, made_from
-from models.tensors.weights import Rename, Tensors, rename, renamed_from
+from models.tensors.weights import Rename, Tensors, first_names, rename, renamed_from
 
 _HINT = "Is it Phi-2, and do its weights and its config.json belong together?"
 _NUMBERED = re.compile(r"layers\.(\d+)\.(.+)")
@@ -95,8 +95,7 @@ def split_qkv_layout(tensors: Tensors, config: PhiConfig, *, source: str) -> Ten
         tensors = _number_layers(tensors)
     tensors = rename(tensors, _MICROSOFT_RULES)
     if not any("layers.0." in name for name in tensors):
-        found = ", ".join(sorted(tensors)[:3])
-        raise CheckpointMismatch(f"{source} holds no Phi-2 (found {found}); use a microsoft/phi-2 folder.")
+        raise CheckpointMismatch(f"{source} holds no Phi-2 ({first_names(tensors)}); use a microsoft/phi-2 folder.")
     split: Tensors = {}
     for name, tensor in tensors.items():
         if fused := re.search(r"query_key_value|Wqkv", name):

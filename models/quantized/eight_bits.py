@@ -115,7 +115,7 @@ class IntegerProduct:
     def __init__(self, weights: Tensor, scales: Tensor) -> None:
         self.packed, self.scales = torch.ops.onednn.qlinear_prepack(weights, None), scales
         self._zeros = torch.zeros(len(scales), dtype=torch.int64)
-        self._excess = weights.sum(dim=1, dtype=torch.int32) * scales * (-_MIDDLE / LEVELS)
+        self._excess = _sums(weights) * scales * (-_MIDDLE / LEVELS)
         self._peak = _PEAK / weights.shape[1] ** 0.5
         self._multiply = torch.ops.onednn.qlinear_pointwise.default
 
@@ -145,6 +145,12 @@ class IntegerProduct:
             *(1.0, 0, torch.float32, "none", [], ""),
         ).mul_(largest)
         return output[: len(tokens)].index_add_(0, found, output[len(tokens) :]) if len(found) else output
+
+
+def _sums(weights: Tensor) -> Tensor:
+    """The sum of each row [N, K] int8: [N] int32. Some rows at a time, as torch makes int32 of all that it is given."""
+    rows = max(1, _TILE // weights.shape[1])
+    return torch.cat([part.sum(dim=1, dtype=torch.int32) for part in weights.split(rows)])
 
 
 def _numbers(weights: Tensor, scales: Tensor) -> Product:

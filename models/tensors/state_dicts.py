@@ -40,7 +40,9 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     """
     content = unwrapped(load_pickle(path))
     if not is_state_dict(content):
-        raise CheckpointCorrupt(f"{path} holds no state dict (names -> tensors); is it the right file?")
+        raise CheckpointCorrupt(
+            f"{path} holds no state dict (names -> tensors){_entry(content)}; is it the right file?"
+        )
     if odd := [name for name, tensor in content.items() if not is_plain(tensor)]:
         raise CheckpointCorrupt(
             f"{path}: {odd[0]} is sparse, quantized or without values, as no released tensor is; download it again."
@@ -109,6 +111,16 @@ def is_state_dict(content: Any) -> bool:
     return isinstance(content, dict) and all(
         isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items()
     )
+
+
+def _entry(content: Any) -> str:
+    """Which entry makes no state dict of a mapping that has tensors in it, as a part of a message."""
+    if not isinstance(content, dict) or not any(isinstance(value, Tensor) for value in content.values()):
+        return ""
+    wrong = next(name for name, value in content.items() if not is_state_dict({name: value}))
+    if not isinstance(wrong, str):
+        return f", as {wrong!r} is no name"
+    return f", as {wrong} is no tensor but of the type {type(content[wrong]).__name__}"
 
 
 def is_plain(tensor: Tensor) -> bool:

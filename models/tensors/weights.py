@@ -161,6 +161,11 @@ def first_layers(tensors: Mapping[str, Tensor], prefix: str, count: int) -> Tens
     }
 
 
+def first_names(tensors: Mapping[str, Tensor]) -> str:
+    """What there is in place of what should be, as a part of a message."""
+    return f"found {', '.join(sorted(tensors)[:3])}" if tensors else "it holds no tensors"
+
+
 def take_prefix(tensors: Tensors, prefix: str) -> Tensors:
     """Remove and return the tensors whose name starts with `prefix`, without it."""
     return {name.removeprefix(prefix): tensors.pop(name) for name in list(tensors) if name.startswith(prefix)}

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.soak import Soak, left_behind, save
+from benchmarks.soak_http import HttpSoak
 from engine.chat_engine import ChatEngine
 from engine.stats import IN_USE
 from models.conversation import Turn
@@ -50,3 +51,9 @@ def test_an_answer_that_still_runs_is_seen() -> None:
         next(answers)
         assert set(left_behind(engine.stats())) <= set(IN_USE)
         assert left_behind(engine.stats())["active"] == 1
+
+
+def test_memory_grows_where_it_stays_and_not_where_a_look_finds_much() -> None:
+    steady = [(5.0 * number, number, 500.0 + 100 * (number % 7 == 3)) for number in range(60)]
+    assert HttpSoak("", 0, 0, memory=steady).growth == 0
+    assert HttpSoak("", 0, 0, memory=[(when, seen, mib + when) for when, seen, mib in steady]).growth > 0.2

@@ -12,6 +12,7 @@ from benchmarks.random_models import SMALL, random_model
 from engine.chat_engine import ChatEngine
 from engine.memory import ZerosFrom, is_out_of_memory, zeros_on_demand
 from models.conversation import Turn
+from models.errors import NotEnoughMemory
 from models.memory.serving import Serving
 from models.memory.sizes import image_slots
 from tests.engine.helpers import last
@@ -55,6 +56,21 @@ def test_zeros_take_memory_when_they_are_written_to(within: bool) -> None:
     half.fill_(1)
     assert 32 * MIB <= own_and_mapped()[0] - before < 40 * MIB
     assert not zeros.view(-1)[zeros.numel() // 2 :].any()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="zeros are ordinary ones there")
+@pytest.mark.parametrize("count", [2**50, 2**63])  # more than there is, and than can be asked for
+def test_more_zeros_than_there_can_be_are_memory_that_ran_out(count: int) -> None:
+    with pytest.raises(MemoryError):
+        zeros_on_demand(count, dtype=torch.uint8)
+
+
+def test_images_of_more_chats_than_there_is_memory_for_are_one_line() -> None:
+    with pytest.raises(
+        NotEnoughMemory, match=r"no memory for 4,[\d,]+ images.*; take fewer chats \(--max-chats\)"
+    ) as error:
+        ChatEngine(tiny_model(), max_concurrent=10**12)
+    assert "\n" not in str(error.value)
 
 
 def test_few_zeros_are_ordinary_ones() -> None:

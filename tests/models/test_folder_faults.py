@@ -8,9 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from safetensors.torch import save_file
 
 from models.errors import CheckpointCorrupt, CheckpointMismatch, CheckpointMissing, ConfigError, MiniVLMError
 from models.loader import load_model
+from models.tensors.weights import read_tensors
 from tests.paths import GOLDENS
 
 MGM, MGM_2B, PHI, STABLELM = "mgm-7b", "mgm-2b", "moe-llava-phi2", "moe-llava-stablelm"
@@ -171,6 +173,19 @@ def test_a_yaml_of_another_family_is_explained(golden: str, family: str, message
     text = yaml.read_text()
     yaml.write_text("\n".join(f"family: {family}" if line.startswith("family") else line for line in text.splitlines()))
     failure(tmp_path, CheckpointMismatch, message)
+
+
+@pytest.mark.parametrize("golden", [PHI, STABLELM, MGM])
+@pytest.mark.parametrize("is_empty", [False, True])
+def test_a_folder_without_a_known_name_says_what_it_has(golden: str, is_empty: bool, tmp_path: Path) -> None:
+    """All of it under another name, or nothing at all."""
+    folder = copied(golden, tmp_path)
+    tensors = {} if is_empty else {f"wrapped.{name}": tensor for name, tensor in read_tensors(folder).items()}
+    for file in (*folder.glob("*.safetensors*"), *folder.glob("*.bin*")):
+        file.unlink()
+    save_file(tensors, folder / "model.safetensors")
+    found = "it holds no tensors" if is_empty else r"found wrapped\.\w+"
+    failure(tmp_path, MiniVLMError, rf"{folder.name} has no.*{found}")
 
 
 def test_a_named_tower_without_its_file_is_not_passed_over(tmp_path: Path) -> None:

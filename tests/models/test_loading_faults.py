@@ -124,6 +124,21 @@ FAULTS: dict[str, tuple[Callable[[Path], object], type[MiniVLMError], str]] = {
         r"is \[80, 192\]: .*width 80.*width 64.*Pair them",
     ),
     "unknown tensor": (lambda d: edit(d / CHECKPOINT, resize("extra.weight", 2)), CheckpointMismatch, "extra.weight"),
+    "a name of two lines": (
+        lambda d: edit(d / CHECKPOINT, resize("extra\nweight", 2)),
+        CheckpointMismatch,
+        r"extra\\nw",
+    ),
+    "an entry that is no tensor": (
+        lambda d: edit(d / CHECKPOINT, lambda t: t.update({"llama_proj.bias": [0.5]})),  # type: ignore[dict-item]
+        CheckpointCorrupt,
+        "holds no state dict .*, as llama_proj.bias is no tensor but of the type list",
+    ),
+    "a number for a name": (
+        lambda d: edit(d / EVA, lambda t: t.update({7: torch.zeros(1)})),  # type: ignore[dict-item]
+        CheckpointCorrupt,
+        "holds no state dict .*, as 7 is no name",
+    ),
     "missing block": (lambda d: edit(d / EVA, drop("blocks.1.mlp")), CheckpointMismatch, "parameters without weights"),
     "wrong size in the tower": (
         lambda d: edit(d / EVA, resize("blocks.0.mlp.fc1.bias", 5)),

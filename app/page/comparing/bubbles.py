@@ -8,7 +8,7 @@ from weakref import WeakKeyDictionary
 
 from app.chat.comparison import Comparison, compare
 from app.chat.exchange import Exchange, Pair
-from app.page.bubble_parts import action, describe_sampling
+from app.page.bubble_parts import action, describe_sampling, shown_model
 from models.grounding import Box
 
 VOTES = {"left": "Left is better", "right": "Right is better", "tie": "Tie", "both bad": "Both bad"}
@@ -56,7 +56,7 @@ def side_of(exchange: Exchange, chosen: Exchange, *, is_last: bool, is_saved: bo
         return None
     comparison = comparison_of(pair)
     has_ended = comparison is not None
-    by = [exchange.side.capitalize(), exchange.model]
+    by = [exchange.side.capitalize(), shown_model(exchange.model)]
     if pair.left.model == pair.right.model:
         by.append(describe_sampling(exchange.sampling))
     return Side(

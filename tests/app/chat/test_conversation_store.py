@@ -20,7 +20,7 @@ class Talk:
     def sizes(self) -> dict[str, int]:
         return self.holds
 
-    def stop(self) -> None:
+    def abandon(self, seconds: float) -> None:
         self.is_answering = False
 
     def forget(self) -> None:

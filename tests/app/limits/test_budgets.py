@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from app.limits.budgets import REMEMBERED, Gauge, Lanes, Rate
+from app.limits.budgets import LEAST_WAIT, REMEMBERED, Gauge, Lanes, Metered, ProcessorShare, Rate
 from app.limits.refusal import Refused
 from tests.waiting import in_a_loop
 
@@ -64,18 +64,48 @@ def test_of_many_a_few_run_and_the_others_wait() -> None:
     assert (most, len(lanes)) == (2, 0)
 
 
-def test_a_place_that_was_taken_is_given_back_once() -> None:
-    async def take_and_leave() -> None:
-        lanes = Lanes(1, 1)
-        leave = await lanes.take("a", "too many")
-        second = asyncio.create_task(lanes.take("a", "too many"))
-        await asyncio.sleep(0)
-        assert not second.done()
-        with pytest.raises(Refused, match="too many"):
-            await lanes.take("a", "too many")
-        leave()
-        leave()
-        (await second)()
-        assert len(lanes) == 0
+def test_who_takes_much_of_the_processor_waits_while_others_want_some() -> None:
+    now = [0.0]
+    share = ProcessorShare(0.25, 0.5, clock=lambda: now[0])
+    share.took("one", 60.0)
+    assert share.waits("one") == 0  # nobody else is there
+    share.took("two", 0.4)
+    assert share.waits("one") == 2  # all that it may owe is what it may take at once
+    assert share.waits("two") == 0
+    now[0] = 1.9999
+    assert share.waits("one") == LEAST_WAIT
+    now[0] = 2.0
+    assert share.waits("one") == 0
+    share.took("one", 1.0)
+    now[0] = 2.1
+    assert share.waits("one") == 0  # the other has asked for nothing lately
 
-    in_a_loop(take_and_leave())
+
+def test_each_step_of_a_request_is_counted_and_whatever_ends_it_passes() -> None:
+    steps: list[float] = []
+    seen: list[str] = []
+
+    async def request(ends_with: BaseException | None) -> None:
+        await asyncio.sleep(0)
+        try:
+            await asyncio.sleep(0 if ends_with else 60)
+        except asyncio.CancelledError:
+            seen.append("cancelled")
+            raise
+        if ends_with:
+            raise ends_with
+
+    async def run(ends_with: BaseException | None) -> None:
+        task = asyncio.ensure_future(Metered(request(ends_with), steps.append))
+        for _ in range(3):
+            await asyncio.sleep(0)
+        task.cancel()
+        await task
+
+    with pytest.raises(ValueError, match="odd"):
+        in_a_loop(run(ValueError("odd")))
+    assert len(steps) == 3
+    with pytest.raises(asyncio.CancelledError):
+        in_a_loop(run(None))
+    assert len(steps) == 6
+    assert seen == ["cancelled"]

@@ -26,7 +26,7 @@ def connect(url: str, address: str) -> socket.socket:
 def test_chunks_of_one_byte_leave_the_processor_to_others(
     serve_limited: ServeLimited, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    url = serve_limited(Limits(reading_seconds=0.5))
+    url = serve_limited(Limits(processor_seconds=0.5))
     opened = serve_limited.limited.connections  # type: ignore[attr-defined]
     pieces: list[int] = []
     read, took = connections.H11Protocol.data_received, opened.reading_took
@@ -42,7 +42,7 @@ def test_chunks_of_one_byte_leave_the_processor_to_others(
     monkeypatch.setattr(connections.H11Protocol, "data_received", read_and_note)
     monkeypatch.setattr(opened, "reading_took", took_long)
     begun = time.monotonic()
-    monkeypatch.setattr(opened._reading, "_clock", lambda: begun)  # nobody gets more than what there is at once
+    monkeypatch.setattr(opened.share, "_clock", lambda: begun)  # nobody gets more than what there is at once
     with connect(url, "127.0.0.7") as attacker:
         data = HEAD + b"1\r\nx\r\n" * 1_000_000
         sending = threading.Thread(target=_send_until_closed, args=(attacker, data), daemon=True)
@@ -108,3 +108,20 @@ def test_idle_connections_of_many_addresses_keep_nobody_out(serve_limited: Serve
             assert "A red circle." in Visitor(url, address="127.0.0.3").ask("hello")
         assert opened.refused == 0
         assert opened.total <= 40
+
+
+def test_who_connects_during_a_flood_need_not_try_again(serve_limited: ServeLimited) -> None:
+    """A connection that finds no room in the system's queue comes a second later, however little there is to do."""
+    url, begun, ended = serve_limited(), threading.Event(), threading.Event()
+
+    def hold_the_loop() -> None:
+        begun.set()
+        ended.wait(60)
+
+    loop = serve_limited.demo.server.servers[0].get_loop()  # type: ignore[attr-defined]
+    loop.call_soon_threadsafe(hold_the_loop)
+    with contextlib.ExitStack() as stack:
+        stack.callback(ended.set)
+        assert begun.wait(60)
+        for _ in range(300):
+            stack.enter_context(connect(url, "127.0.0.7"))

@@ -1,4 +1,4 @@
-"""What the layer of limits sees of gradio's sessions."""
+"""What the layer of limits sees of gradio's sessions, and what it keeps of gradio's page."""
 
 from __future__ import annotations
 
@@ -7,10 +7,15 @@ from collections import defaultdict
 from types import SimpleNamespace
 from typing import Any
 
+import gradio.route_utils
+import httpx
+import pytest
+
 from app.chat.answering import Rival
 from app.limits.gradio_app import GradioApp
 from app.page.page_state import PageState
 from tests.app.helpers import picture
+from tests.app.limits.visitors import ServeLimited
 from tests.fakes import ScriptedModel
 
 
@@ -29,3 +34,48 @@ def test_a_question_with_two_answers_counts_twice() -> None:
     assert gradio.num_unanswered("mine") == 1
     for model in models:
         model.open_gate()
+
+
+def test_the_page_is_made_once_for_all_who_ask(serve_limited: ServeLimited, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each took tens of milliseconds, in which nobody else was served."""
+    made: list[str] = []
+    make = gradio.route_utils.update_root_in_config
+
+    def counted(config: Any, root: str) -> Any:
+        made.append(root)
+        return make(config, root)
+
+    url = serve_limited()
+    monkeypatch.setattr(gradio.route_utils, "update_root_in_config", counted)
+    port = url.rsplit(":", 1)[1].strip("/")
+    for number, host in enumerate([f"127.0.0.1:{port}", f"localhost:{port}", "10.1.2.3", "[::1]:80"]):
+        headers = {"host": host, "x-gradio-server": "https://evil.example"}
+        for coding in ("gzip, br", "identity"):
+            own = {**headers, "accept-encoding": coding}
+            assert f'"root":"http://{host}"' in httpx.get(f"{url}?__theme=dark&n={number}", headers=own).text
+            assert httpx.get(f"{url}config?deep_link={number}", headers=own).json()["root"] == f"http://{host}"
+            assert "/chat" in httpx.get(f"{url}gradio_api/info", headers=own).json()["named_endpoints"]
+            assert httpx.head(url, headers=own).status_code == 200
+    assert len(made) <= 2  # the page itself may have been asked for already
+    assert httpx.get(f"{url}config", headers={"host": "localhost:<b>"}).status_code == 400
+
+
+def test_each_login_has_a_page_of_its_own(serve_limited: ServeLimited) -> None:
+    url = serve_limited(auth=[("ann", "one"), ("bob", "two")])
+
+    def cookies_of(name: str, password: str) -> httpx.Cookies:
+        return httpx.post(f"{url}login", data={"username": name, "password": password}).cookies
+
+    stranger = httpx.get(url).text
+    cookies = {"ann": cookies_of("ann", "one"), "bob": cookies_of("bob", "two")}
+    # Of two cookies gradio reads the first, which is nobody's, and would answer with the page for logging in.
+    mixed = "; ".join(f"{name}={value if 'unsecure' in name else 'x'}" for name, value in cookies["ann"].items())
+    httpx.get(url, headers={"cookie": mixed})
+    for _ in range(2):
+        for name, own in cookies.items():
+            shown = {"cookie": "; ".join(f"{key}={value}" for key, value in own.items())}
+            assert f'"username":"{name}"' in httpx.get(url, headers=shown).text
+            assert httpx.get(f"{url}config", headers=shown).json()["username"] == name
+    assert httpx.get(f"{url}config").status_code == 401
+    assert "auth_required" in stranger
+    assert httpx.get(url).text == stranger

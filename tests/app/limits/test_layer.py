@@ -7,12 +7,9 @@ import io
 import re
 import secrets
 import socket
-import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import gradio.routes
 import httpx
 import pytest
 from gradio_client import Client  # type: ignore[import-untyped]
@@ -189,33 +186,6 @@ def test_a_public_server_still_serves_a_class_room(serve_limited: ServeLimited) 
     url = serve_limited(PUBLIC)
     visitors = [Visitor(url) for _ in range(12)]
     assert all("A red circle." in visitor.ask("hello") for visitor in visitors)
-
-
-def test_pages_of_one_address_are_written_two_at_a_time(
-    serve_limited: ServeLimited, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Of a flood of them everybody would wait for each; who reads his page slowly keeps nobody waiting."""
-    running, most, lock = 0, 0, threading.Lock()
-    render = gradio.routes.templates.TemplateResponse
-
-    def slowly(*args: Any, **settings: Any) -> Any:
-        nonlocal running, most
-        with lock:
-            running += 1
-            most = max(most, running)
-        time.sleep(0.02)
-        with lock:
-            running -= 1
-        return render(*args, **settings)
-
-    monkeypatch.setattr(gradio.routes.templates, "TemplateResponse", slowly)
-    url = serve_limited()
-    layer = serve_limited.limited.layer  # type: ignore[attr-defined]
-    with ThreadPoolExecutor(12) as threads:
-        statuses = list(threads.map(lambda _: httpx.get(url, timeout=60).status_code, range(24)))
-    assert statuses == [200] * 24
-    assert most == 2
-    assert eventually(lambda: len(layer._checks._pages) == 0)
 
 
 def test_refusals_are_one_line_each(serve_limited: ServeLimited, caplog: pytest.LogCaptureFixture) -> None:

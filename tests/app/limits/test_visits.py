@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 
 import pytest
 
 from app.limits.policy import Limits
 from app.limits.refusal import Refused
-from app.limits.visits import Visits
+from app.limits.visits import Session, Visits
 
 
 @dataclass
@@ -110,13 +111,43 @@ def test_a_session_goes_a_while_after_its_page(kept: Kept) -> None:
     assert not visits.sessions
 
 
+def ask(visits: Visits, *sessions: Session) -> bool:
+    """Whether the last of these may ask while the others do."""
+    with ExitStack() as stack:
+        for session in sessions[:-1]:
+            stack.enter_context(visits.asking(session))
+        with suppress(Refused), visits.asking(sessions[-1]):
+            return True
+    return False
+
+
 def test_waiting_questions_are_counted_by_visit_and_client(kept: Kept) -> None:
     visits = visits_with(kept, waiting_per_visit=2, waiting_per_client=3)
     first, second = visits.use("a", "one", "client"), visits.use("b", "two", "client")
     kept.busy = {"a": 2}
-    with pytest.raises(Refused):
-        visits.check_waiting(first)
-    visits.check_waiting(second)
+    assert not ask(visits, first)
+    assert ask(visits, second)
     kept.busy = {"a": 2, "b": 1}
-    with pytest.raises(Refused):
-        visits.check_waiting(second)
+    assert not ask(visits, second)
+
+
+def test_questions_that_are_sent_at_the_same_time_are_counted(kept: Kept) -> None:
+    """Two hundred of them found 95 waiting each, and filled the queue of everybody."""
+    visits = visits_with(kept, waiting_per_visit=2, waiting_per_client=3)
+    first, second = visits.use("a", "one", "client"), visits.use("b", "two", "client")
+    assert not ask(visits, first, first, first)
+    assert ask(visits, first, first, second)
+    assert not ask(visits, first, first, second, second)
+    assert ask(visits, first)  # nothing of that stays
+
+
+def test_two_addresses_that_ask_much_leave_room_for_a_third(kept: Kept) -> None:
+    visits = visits_with(kept, waiting=10, waiting_per_client=8)
+    sessions = [visits.use(f"{number}", f"{number}", f"{number}") for number in range(3)]
+    kept.busy = {"0": 7, "1": 3}
+    assert not ask(visits, sessions[0])  # more than a half of the places
+    assert ask(visits, sessions[1])
+    assert ask(visits, sessions[2])
+    kept.busy = {"0": 7, "1": 3, "2": 3}
+    assert ask(visits, sessions[2])
+    assert not ask(visits, sessions[2], sessions[2])

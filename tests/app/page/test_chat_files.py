@@ -56,7 +56,8 @@ def test_a_saved_chat_is_opened_in_place_of_the_one_that_is_there(
     model: ScriptedModel, page: PageState, tmp_path: Path
 ) -> None:
     path = tmp_path / "mine.json"
-    path.write_text(json.loads(ChatFiles(Handlers(model)).save_json(page)[0])["text"], encoding="utf-8")
+    saved = json.loads(ChatFiles(Handlers(model)).save_json(page)[0])["text"]
+    path.write_text(saved.replace(f'"{model.info.name}"', f'"{"long " * 400}"'), encoding="utf-8")
     other = PageState()
     list(Handlers(model).ask(other, "", {"text": "something else", "files": []}, None, *SETTINGS))
     store = ConversationStore[PageState]()
@@ -65,7 +66,8 @@ def test_a_saved_chat_is_opened_in_place_of_the_one_that_is_there(
     view = ChatFiles(Handlers(model, store=store)).open(other, str(path))
     assert (store.get("old"), store.get(view.key)) == (None, other)  # a reload shows it again
     assert [one.question for one in other.session.exchanges] == ["what is it?"]
-    assert "Opened mine.json: 1 question." in view.notice
+    assert "Opened mine.json: 1 question. Answered by long long" in view.notice
+    assert len(view.notice) < 300
     assert len(view.chat["ids"]) == 2
     assert view.key == other.session.key != page.session.key
 

@@ -55,6 +55,14 @@ def test_what_is_no_address_is_not_written_into_a_command(url: Any) -> None:
         shown(url=url)
 
 
+def test_the_long_name_of_a_strangers_model_is_cut_in_what_is_said() -> None:
+    page = PageState()
+    list(page.session.ask(ScriptedModel(info=replace(INFO, name="long " * 400)), "what is it?", [picture()]))
+    with pytest.raises(RequestError, match="No program can ask long long") as refused:
+        code_of(page, PageModels(ScriptedModel()), index=0, url="http://here:7860", listed=[], key=False)
+    assert len(str(refused.value)) < 200
+
+
 def test_an_answer_that_is_not_there() -> None:
     with pytest.raises(RequestError, match="no longer there"):
         shown(index=3)

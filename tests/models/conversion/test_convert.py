@@ -123,6 +123,11 @@ def cut(folder: Path) -> object:
     return file.write_bytes(file.read_bytes()[:-7])
 
 
+def no_safetensors(folder: Path) -> object:
+    file = folder / "language_model" / "model.safetensors"
+    return file.write_bytes(bytes(len(file.read_bytes())))
+
+
 def other_class(folder: Path) -> object:
     file = folder / "vision_tower" / "module.json"
     return file.write_text(file.read_text().replace('"CutClip"', '"os.system"'))
@@ -131,6 +136,8 @@ def other_class(folder: Path) -> object:
 DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "cut": (cut, "bytes, but"),
     "missing": (lambda f: (f / "connector" / "module.json").unlink(), "1 of 12 files are missing"),
+    "no yaml": (lambda f: (f / "minivlm.yaml").unlink(), "is a converted model without its minivlm.yaml. Copy the"),
+    "no safetensors": (no_safetensors, "is damaged. Copy the folder again, or make it again: python -m models convert"),
     "no manifest": (lambda f: (f / "manifest.json").unlink(), "has no manifest.json"),
     "damaged manifest": (lambda f: (f / "manifest.json").write_text("{"), "can't be used"),
     "manifest of brackets": (lambda f: (f / "manifest.json").write_text("[" * 10**5), "can't be used"),
@@ -158,6 +165,16 @@ def test_only_this_programs_and_transformers_classes_are_made() -> None:
     for name in ("os.system", "system", "Path", "__import__", "PreTrainedConfig"):
         with pytest.raises(ValueError, match="no class"):
             find_class(name, nn.Module)
+
+
+@pytest.mark.parametrize("option", ["8bit", "4bit"])
+def test_verify_refuses_the_quantization_that_loading_refuses(
+    option: str, converted: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["verify", str(converted), "--options", f"quantization={option}"]) == 2
+    output = capsys.readouterr()
+    assert f"quantization is {option}, but these weights were converted with none" in output.err
+    assert "Serve it" not in output.out
 
 
 def test_stacked_experts_are_not_quantized_afterwards(converted: Path) -> None:

@@ -22,7 +22,7 @@ def test_amounts(text: str, count: int) -> None:
     assert parse_bytes(text) == count
 
 
-@pytest.mark.parametrize("text", ["", "2", "GiB", "-1GiB", "0GiB", "0.0001K", "2 GiB more", "2PiB"])
+@pytest.mark.parametrize("text", ["", "2", "GiB", "-1GiB", "0GiB", "0.0001K", "2 GiB more", "2PiB", "9" * 400 + "G"])
 def test_what_is_no_amount(text: str) -> None:
     with pytest.raises(ValueError, match="is not an amount of memory; write for example 2GiB"):
         parse_bytes(text)

@@ -106,7 +106,7 @@
 
   // Called by gradio whenever the text box changes, by hand or from Python.
   function questionChanged(value) {
-    window.minivlm.keepDraft(value);
+    window.minivlm.keepDraft({ text: value?.text ?? "", files: value?.files ?? [] });
     if (value?.text) window.minivlm.outdateRefusal();
     else window.minivlm.sent();
     showTask(value?.text || "");

@@ -58,6 +58,7 @@
   // ── All of them ─────────────────────────────────────────────────────────────────────────────────────────────────
 
   function show(value) {
+    page.heed();
     if (value?.placeholder) scroller.querySelector(".mv-placeholder").innerHTML = value.placeholder;
     const ids = [...(value?.ids ?? [])];
     const brought = new Map([...(value?.new ?? [])].map(([place, bubble]) => [place, bubble]));

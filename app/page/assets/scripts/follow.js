@@ -1,15 +1,18 @@
 // The end of the conversation stays in view while the reader is there.
 (() => {
   const FAR = 100; // pixels from the end, from where a button leads there
-  const AT_THE_END = 24; // pixels from the end that still count as being there
+  const AT_THE_END = 24; // pixels from the end that count as being there for who comes back to it
+  const ROUNDING = 1.5; // pixels that the end may seem to be away: the browser gives whole heights, and fractions of the place
   const KEYS_UP = new Set(["PageUp", "Home", "ArrowUp"]);
   const PAGE_KEYS = { PageUp: -0.9, PageDown: 0.9 }; // how much of the visible part they scroll
 
   let scroller;
   let isFollowing = true;
   let lastTop = 0; // where the view was when we last looked
+  let lastRoom = ""; // and how large
 
   const end = () => scroller.scrollHeight - scroller.clientHeight;
+  const room = () => `${scroller.clientWidth} ${scroller.clientHeight}`;
 
   function set(following) {
     isFollowing = following;
@@ -17,18 +20,32 @@
     scroller.style.overflowAnchor = following ? "none" : "auto";
   }
 
-  // At the end again, by whatever way.
+  // Where the view is by now. Following moves it to the end and nowhere else; the browser by itself moves it up only where
+  // what it shows became shorter, and then to its end, or where it gets another size. Any other way up is the reader's, or
+  // of a search, a selection that is drawn beyond the edge, a screen reader. Whoever changes what is shown has this
+  // looked at before: of two changes at once it could not be told any more.
   function heed() {
-    const top = scroller.scrollTop;
-    if (top > lastTop && end() - top <= AT_THE_END) set(true);
+    if (!scroller) return;
+    const [top, below] = [scroller.scrollTop, end() - scroller.scrollTop];
+    if (top > lastTop && below <= AT_THE_END) set(true);
+    else if (top < lastTop && below > ROUNDING && room() === lastRoom) set(false);
     lastTop = top;
+    lastRoom = room();
   }
 
-  function toEnd() {
-    keepHeld();
-    if (!isFollowing || scroller.scrollTop >= end() || !scroller.querySelector(".mv-message, .mv-pending")) return;
+  function goToEnd() {
     scroller.scrollTop = end();
     lastTop = scroller.scrollTop;
+  }
+
+  function onSize() {
+    keepHeld();
+    heed();
+    stay();
+  }
+
+  function stay() {
+    if (isFollowing && scroller.scrollTop < end() && scroller.querySelector(".mv-message, .mv-pending")) goToEnd();
   }
 
   let held = null; // a message that stays where it is while others come and go: its name and its place
@@ -46,15 +63,22 @@
     held = null;
   }
 
+  // While gradio fits its text box to what is in it, that is lower for a moment: there is more room for the conversation,
+  // and less of it below the edge. Afterwards the view lies above its end, although nobody has moved it.
+  function watchNeighbours(chat) {
+    const changes = new MutationObserver(stay);
+    for (const one of chat.parentElement.children) {
+      if (one !== chat && one.id !== "mv-stage") changes.observe(one, { subtree: true, childList: true, attributeFilter: ["style", "class"] });
+    }
+  }
+
   // A question was sent: its answer is what the reader wants to see.
   function followAgain() {
     set(true);
-    scroller.scrollTop = end();
-    lastTop = scroller.scrollTop;
+    goToEnd();
   }
 
-  // What the reader does says where they want to go. That the view moved up does not: it also does when gradio draws the
-  // messages anew, which are gone for a moment.
+  // What the reader does says where they want to go before the view has moved, which it does step by step.
   const wantsUp = () => scroller.scrollTop > 0 && set(false);
 
   function onKey(event) {
@@ -79,11 +103,6 @@
     scroller.addEventListener("touchmove", (event) => event.touches[0].clientY > from && wantsUp(), { passive: true });
   }
 
-  function onFocus({ target }) {
-    const isAbove = target.getBoundingClientRect().top < scroller.getBoundingClientRect().top;
-    if (isAbove || scroller.scrollTop < lastTop) wantsUp();
-  }
-
   // What unfolds below the edge comes into view, and is read there until it is folded again.
   function onToggle({ target }) {
     if (!target.open) return set(end() - scroller.scrollTop <= AT_THE_END);
@@ -96,7 +115,7 @@
     scroller = chat.querySelector(".mv-scroller");
     const log = chat.querySelector(".mv-log");
     const down = chat.querySelector(".mv-to-end");
-    const sizes = new ResizeObserver(toEnd);
+    const sizes = new ResizeObserver(onSize);
     let wasEmpty = true;
     let wasRunning = false;
 
@@ -109,19 +128,14 @@
     };
     document.addEventListener("mv-shown", onChange);
     [scroller, log].forEach((node) => sizes.observe(node));
+    watchNeighbours(chat);
     onChange();
     scroller.addEventListener("scroll", heed, { passive: true });
     scroller.addEventListener("scroll", () => (down.hidden = end() - scroller.scrollTop < FAR), { passive: true });
     down.addEventListener("click", followAgain);
     const onWheel = (event) => event.deltaY < 0 && !event.ctrlKey && wantsUp();
     scroller.addEventListener("wheel", onWheel, { passive: true });
-    // The button lies over the conversation, and is no part of what scrolls.
-    down.addEventListener("wheel", (event) => {
-      onWheel(event);
-      if (!event.ctrlKey) scroller.scrollBy({ top: event.deltaY * (event.deltaMode === 1 ? 16 : 1) });
-    }, { passive: true });
     scroller.addEventListener("pointerdown", (event) => event.offsetX >= scroller.clientWidth && wantsUp()); // its scrollbar
-    scroller.addEventListener("focusin", onFocus);
     document.addEventListener("keydown", onKey);
     chat.addEventListener("click", (event) => event.target.closest("summary") && set(false), true);
     chat.addEventListener("toggle", onToggle, true);
@@ -129,5 +143,5 @@
     set(true);
   }
 
-  Object.assign((window.minivlm ??= {}), { follow, followAgain, hold });
+  Object.assign((window.minivlm ??= {}), { follow, followAgain, heed, hold });
 })();

@@ -39,15 +39,16 @@
     return before;
   }
 
-  // A draft is kept from the moment on at which the last one has come back: before, the empty text box would replace it.
+  // What the text box holds, of which `change` is the part that is known to be another one by now. It is kept from the
+  // moment on at which the last draft has come back: before, the empty text box would replace it.
   let isRestored = false;
-  const keepDraft = (value) => isRestored && keep("sessionStorage", DRAFT, value?.text || value?.files?.length ? value : null);
-
-  // Of what is typed while the connection is lost, gradio tells nobody.
-  function keepTyped({ target }) {
-    if (target.matches?.("#mv-question textarea")) keepDraft({ files: read("sessionStorage", DRAFT)?.files, text: target.value });
+  let draft = { text: "", files: [] };
+  function keepDraft(change) {
+    draft = { ...draft, ...change };
+    if (isRestored) keep("sessionStorage", DRAFT, draft.text || draft.files.length ? draft : null);
   }
-  document.addEventListener("input", keepTyped);
+  // Of what is typed while the connection is lost, gradio tells nobody.
+  document.addEventListener("input", ({ target }) => target.matches?.("#mv-question textarea") && keepDraft({ text: target.value }));
 
   // Files that the server has deleted meanwhile would make it refuse the question.
   async function keptDraft(now) {

@@ -42,7 +42,7 @@
     const thinking = node("mv-thinking");
     thinking.innerHTML = "<i></i><i></i><i></i><span>Sending the question</span>";
     pending.append(question, thinking);
-    document.querySelector("#mv-chat .mv-scroller").append(pending);
+    document.querySelector("#mv-chat .mv-log").after(pending);
     page.frame(pending).classList.add("mv-sending");
     page.followAgain();
   }

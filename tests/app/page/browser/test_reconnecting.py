@@ -187,6 +187,25 @@ def test_an_answer_goes_on_after_a_reload_and_stop_still_stops_it(server: Server
     assert eventually(lambda: model.open_streams == 0)
 
 
+def test_an_answer_that_nobody_watched_says_so_and_what_to_do(server: Server, quiet_page: Page) -> None:
+    page, model = quiet_page, server.model
+    model.script, model.delay = ["word " * 10_000], 0.02
+    ask(page, "count")
+    expect(answers(page)).to_contain_text("word word")
+    page.goto("about:blank")  # the tab is elsewhere for longer than an answer goes on without it
+    assert eventually(lambda: model.closed_early == 1)
+    model.delay = 0
+    page.go_back()
+    expect(answers(page)).to_contain_text("word word")
+    expect(answers(page).get_by_role("alert")).to_have_text(
+        "No page had shown this answer for 0.5 seconds, so it was stopped. Press Retry to have it written anew."
+    )
+    expect(answers(page)).not_to_contain_text("Stopped.")
+    answers(page).get_by_role("button", name="Retry").click()
+    expect(answers(page)).to_contain_text("A red circle and a blue square.")
+    expect(answers(page).get_by_role("alert")).to_have_count(0)
+
+
 def test_another_tab_of_the_conversation_follows_it_and_leaves_it_alone(server: Server, quiet_page: Page) -> None:
     page, model = quiet_page, server.model
     ask(page, "hello")

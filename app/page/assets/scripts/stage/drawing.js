@@ -42,6 +42,7 @@
     }
 
     return {
+      node: menu,
       place, fill,
       hide: (isHidden) => (menu.hidden = isHidden),
       isHidden: () => menu.hidden,
@@ -49,8 +50,31 @@
     };
   }
 
-  // Four fields to type a box into. `give(numbers or null)` is told of it as it is typed.
-  function followFields(fields, menu, give) {
+  // From the last field, Tab leads to what can be done with the box, although that stands beside the picture, and from there
+  // to what comes after the fields.
+  function orderTabs(lastField, menu, after) {
+    let isFromField = false;
+    const go = (event, to) => {
+      event.preventDefault();
+      to.focus();
+    };
+    const isTab = (event, isBack) => event.key === "Tab" && event.shiftKey === isBack;
+    lastField.addEventListener("keydown", (event) => {
+      if (!isTab(event, false) || menu.hidden) return;
+      go(event, menu.firstChild);
+      isFromField = true;
+    });
+    menu.addEventListener("keydown", (event) => {
+      if (!isFromField) return;
+      if (isTab(event, true) && event.target === menu.firstChild) go(event, lastField);
+      if (isTab(event, false) && event.target === menu.lastChild) go(event, after);
+    });
+    menu.addEventListener("focusout", ({ relatedTarget }) => (isFromField &&= menu.contains(relatedTarget)));
+  }
+
+  // Four fields to type a box into, before the button `clear`. `give(numbers or null)` is told of it as it is typed.
+  function followFields(fields, menu, clear, give) {
+    orderTabs(fields.at(-1), menu.node, clear);
     for (const field of fields) {
       field.addEventListener("input", () => {
         const typed = fields.map((other) => (other.value === "" ? NaN : Math.round(Math.min(GRID, Math.max(0, other.valueAsNumber)))));
@@ -129,7 +153,7 @@
       if (!numbers) say();
     }
 
-    followFields(fields, menu, (typed) => setNumbers(typed, { keepFields: true }));
+    followFields(fields, menu, clear, (typed) => setNumbers(typed, { keepFields: true }));
     button.addEventListener("click", () => {
       if (isOn) set(null);
       turn(!isOn);

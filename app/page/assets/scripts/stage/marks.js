@@ -2,9 +2,10 @@
 (() => {
   const SVG = "http://www.w3.org/2000/svg";
   const MOST = 300; // boxes that are drawn
-  const FONT = 12.5; // pixels
-  const PLATE = 20; // pixels, the height of a label
-  const PADDING = 6;
+  const SIZE = parseFloat(getComputedStyle(document.documentElement).fontSize) / 16; // of the reader's text, to the usual
+  const FONT = 12.5 * SIZE; // pixels
+  const PLATE = 20 * SIZE; // pixels, the height of a label
+  const PADDING = 6 * SIZE;
   const DOT = 5; // pixels, the radius of what a label becomes where there is no room
   const THIN = 0.002; // of the picture; a box as thin as a line can be seen
   const LONGEST = 26; // characters of a phrase

@@ -1,6 +1,6 @@
 // How much of the page the stage takes: a pane, a strip, the whole screen; and the width of the pane.
 (() => {
-  const WIDE = matchMedia("(min-width: 1000px), (min-width: 700px) and (max-height: 500px)"); // as in layout.css
+  const WIDE = matchMedia("(min-width: 62.5em), (min-width: 43.75em) and (max-height: 31.25em)"); // as in layout.css
   const { keepChoice, keptChoice } = window.minivlm;
   const KEPT = "minivlm.stage.width";
   const MARKS = "minivlm.stage.marks";

@@ -75,6 +75,12 @@ def test_the_keyboard_draws_with_four_fields_and_sends(server: Server, quiet_pag
         page.keyboard.type(number)
         page.keyboard.press("Tab")
     expect(page.locator(".mv-box-text")).to_have_text("Box {<10><20><45><60>}")
+    expect(page.locator(".mv-box-menu").get_by_role("button", name="Identify this")).to_be_focused()
+    page.keyboard.press("Shift+Tab")
+    expect(page.get_by_label("Bottom")).to_be_focused()
+    for _ in range(1 + page.locator(".mv-box-menu button").count()):
+        page.keyboard.press("Tab")  # through the menu, and on
+    expect(page.get_by_role("button", name="Clear box")).to_be_focused()
     page.get_by_label("Bottom").press("Enter")
     done(page, 1)
     assert server.model.last_question() == "[identify] what is this {<10><20><45><60>}"

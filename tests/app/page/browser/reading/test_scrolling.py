@@ -1,59 +1,30 @@
-"""Reading a long conversation: with a wheel, keys, a finger, the scrollbar, while nothing happens and while an answer
-is being written."""
+"""Reading a long conversation: with a wheel, keys, a finger, the scrollbar."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from tests.app.helpers import Server
+from tests.app.page.browser.reading.scroller import (
+    SCROLLER,
+    below,
+    over_the_chat,
+    page_up_from_the_text_box,
+    settled,
+    top,
+    wheel_up,
+)
 from tests.app.page.browsing import ask, done, question
 
 pytestmark = pytest.mark.browser
 
-SCROLLER = "#mv-chat .mv-scroller"
-
-
-def top(page: Page) -> float:
-    return float(page.eval_on_selector(SCROLLER, "node => node.scrollTop"))
-
-
-def below(page: Page) -> float:
-    """How much there is below what can be seen."""
-    return float(page.eval_on_selector(SCROLLER, "node => node.scrollHeight - node.clientHeight - node.scrollTop"))
-
-
-def settled(page: Page) -> float:
-    """Where the view comes to rest: a smooth scroll, and whoever would move it again, takes some frames."""
-    last = -1.0
-    while last != (now := top(page)):
-        last = now
-        page.wait_for_timeout(400)
-    return now
-
-
-def over_the_chat(page: Page) -> None:
-    box = page.locator(SCROLLER).bounding_box()
-    assert box is not None
-    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
-
-
-def wheel_up(page: Page) -> None:
-    over_the_chat(page)
-    page.mouse.wheel(0, -300)
-
 
 def page_up(page: Page) -> None:
     page.locator(".mv-answer").last.get_by_role("button", name="Copy").focus()
-    page.keyboard.press("PageUp")
-
-
-def page_up_from_the_text_box(page: Page) -> None:
-    question(page).focus()
     page.keyboard.press("PageUp")
 
 
@@ -106,36 +77,6 @@ def test_the_reader_can_go_up_while_nothing_happens(long_page: Page) -> None:
     expect(long_page.locator(":focus")).to_be_in_viewport()
 
 
-@pytest.mark.parametrize("gesture", [wheel_up, page_up_from_the_text_box])
-def test_the_reader_goes_up_during_an_answer_and_comes_back(
-    server: Server, long_page: Page, gesture: Callable[[Page], None]
-) -> None:
-    page, model = long_page, server.model
-    model.default, model.gate = "word\n" * 400, threading.Semaphore(30)
-    ask(page, "a long answer")
-    expect(page.locator(".mv-answer").last).to_contain_text("word word word")
-    model.gate.release(20)
-    settled(page)
-    assert below(page) < 2  # the end is followed
-    gesture(page)
-    there = settled(page)
-    assert below(page) > 100
-    height = page.eval_on_selector(SCROLLER, "node => node.scrollHeight")
-    model.gate.release(40)
-    page.wait_for_function(f"document.querySelector('{SCROLLER}').scrollHeight > {height + 200}")
-    assert settled(page) == there  # what is read stays where it is
-    over_the_chat(page)
-    page.mouse.wheel(0, 50_000)
-    settled(page)
-    height = page.eval_on_selector(SCROLLER, "node => node.scrollHeight")
-    model.gate.release(40)
-    page.wait_for_function(f"document.querySelector('{SCROLLER}').scrollHeight > {height + 200}")
-    settled(page)
-    assert below(page) < 2  # at the end again, it is followed again
-    model.open_gate()
-    done(page, 5)
-
-
 def test_a_question_brings_the_reader_back_to_the_end(server: Server, long_page: Page) -> None:
     wheel_up(long_page)
     settled(long_page)
@@ -153,33 +94,51 @@ def test_dragging_the_scrollbar(server: Server, browser: Browser, chromium: Path
     with visible:
         page = visible.new_page(viewport={"width": 1280, "height": 720})
         page.goto(server.url)
-        server.model.default = "line\n" * 100
+        model = server.model
+        model.default, model.gate = "line\n" * 200, threading.Semaphore(100)
         ask(page, "hello")
-        done(page, 1)
+        page.wait_for_function(f"document.querySelector('{SCROLLER}').scrollHeight > 2400")
         before = settled(page)
+        assert below(page) < 2
         box = page.locator(SCROLLER).bounding_box()
         assert box is not None
         right, bottom = box["x"] + box["width"], box["y"] + box["height"]
         page.mouse.move(right - 5, bottom - 40)
         page.mouse.down()
-        page.mouse.move(right - 5, box["y"] + 60, steps=6)
+        for step in range(1, 7):  # while the answer goes on
+            page.mouse.move(right - 5, bottom - 40 - step * 10)
+            model.gate.release(2)
         page.mouse.up()
-        assert settled(page) < before - 100
+        there = settled(page)
+        assert there < before - 100
+        model.open_gate()
+        done(page, 1)
+        assert settled(page) == there
+
+
+def drag_down(page: Page, x: float, y: float) -> None:
+    """A finger that begins there moves down by some 300 pixels."""
+    touch = page.context.new_cdp_session(page)
+    touch.send("Input.dispatchTouchEvent", {"type": "touchStart", "touchPoints": [{"x": x, "y": y}]})
+    for step in range(15):
+        touch.send("Input.dispatchTouchEvent", {"type": "touchMove", "touchPoints": [{"x": x, "y": y + 20 * step}]})
+    touch.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
 
 
 def test_a_finger_drags_the_conversation(server: Server, phone: Page) -> None:
     page = phone
     page.goto(server.url)
-    server.model.default = "line\n" * 40
+    server.model.default = "line\n" * 80
     ask(page, "hello")
     done(page, 1)
     before = settled(page)
-    touch = page.context.new_cdp_session(page)
-    touch.send("Input.dispatchTouchEvent", {"type": "touchStart", "touchPoints": [{"x": 200, "y": 250}]})
-    for y in range(260, 560, 20):
-        touch.send("Input.dispatchTouchEvent", {"type": "touchMove", "touchPoints": [{"x": 200, "y": y}]})
-    touch.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
-    assert settled(page) < before - 150
+    drag_down(page, 200, 250)
+    there = settled(page)
+    assert there < before - 150
+    box = page.locator("#mv-chat .mv-to-end").bounding_box()
+    assert box is not None
+    drag_down(page, box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    assert settled(page) < there - 150
 
 
 def test_the_button_that_leads_down_can_be_seen_and_does(long_page: Page) -> None:
