@@ -136,7 +136,8 @@ INLINE void attend_head(const float *queries, const char *keys, const char *valu
 static void attend(const Operation *op, const Step *step)
 {
     const int heads = op->count, sharing = op->n, width = op->k, size = step->is_bf16 ? 2 : 4;
-#pragma omp parallel for collapse(2) num_threads(step->threads) if (step->threads > 1)
+    const int threads = threads_for(step, (int64_t)step->tokens * heads * sharing * step->length * width);
+#pragma omp parallel for collapse(2) num_threads(threads) if (threads > 1)
     for (int token = 0; token < step->tokens; token++)
         for (int head = 0; head < heads; head++) {
             const float *queries = row_of(step, op->source, token, op->source_column + head * sharing * width);

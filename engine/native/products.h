@@ -245,7 +245,8 @@ static void product(const Operation *op, const Step *step)
 {
     Rows rows;
     prepare(op, step, &rows);
-#pragma omp parallel for schedule(static) num_threads(step->threads) if (step->threads > 1)
+    const int threads = threads_for(step, (int64_t)op->n * op->k);
+#pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
     for (int first = 0; first < op->n; first += BLOCK) {
         Sums sums[MOST_ROWS];
         const int count = op->n - first < BLOCK ? op->n - first : BLOCK;

@@ -103,6 +103,9 @@ INLINE __m512 exponential(__m512 x)
     return _mm512_scalef_ps(p, n);
 }
 
+// How many threads so many multiplications are worth: to wake the others takes as long as a few hundred thousand.
+INLINE int threads_for(const Step *step, int64_t products) { return products < 1 << 18 ? 1 : step->threads; }
+
 INLINE float *row_of(const Step *step, int buffer, int token, int column)
 {
     return step->buffers[buffer] + (int64_t)token * step->widths[buffer] + column;
