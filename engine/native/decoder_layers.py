@@ -84,6 +84,7 @@ class DecoderWriter:
         scale = getattr(embedding, "embed_scale", None)
         if not isinstance(embedding, nn.Embedding) or (scale is None and type(embedding) is not nn.Embedding):
             raise NoNativeCode(f"{type(embedding).__name__} is no embedding that it knows")
+        self.vocabulary = embedding.num_embeddings
         number_format = PLAIN_FORMATS.get(embedding.weight.dtype)
         if number_format is None:
             raise NoNativeCode(f"its embedding is {embedding.weight.dtype}")

@@ -207,15 +207,16 @@ def test_layers_that_it_does_not_know() -> None:
         NativeStep(made(kind="float16", is_packed=False))
 
 
-def test_a_model_that_somebody_looks_into_is_left_to_itself() -> None:
+def test_what_it_leaves_to_the_model() -> None:
     model = made()
     step = NativeStep(model)
-    assert step.takes(1)
-    with_hook = model.register_forward_hook(lambda *_: None)
-    assert not step.takes(1)
-    with_hook.remove()
-    assert step.takes(64)
-    assert not step.takes(65)
+    assert step.takes([7])
+    hook = model.register_forward_hook(lambda *_: None)
+    assert not step.takes([7])  # somebody looks into the model
+    hook.remove()
+    assert step.takes([7] * 64)
+    assert not step.takes([7] * 65)
+    assert not step.takes([7, SIZE.vocabulary])  # an image's id
 
 
 def test_the_engine_decodes_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
