@@ -21,6 +21,8 @@ from engine.image_tokens import ImageTokenEmbedding
 from engine.native.expert_layers import NativeExperts, experts_of
 from engine.native.operations import (
     MOST_EXPERTS,
+    MOST_SHARING,
+    MOST_WIDTH,
     NumberFormat,
     Operation,
     OperationFlag,
@@ -58,6 +60,8 @@ class DecoderWriter:
         attention = decoder.layers[0].self_attn
         self.head_dim: int = attention.head_dim
         self._heads, self._shared = config.num_attention_heads, config.num_key_value_heads
+        if self._heads > MOST_SHARING * self._shared or self.head_dim > MOST_WIDTH:
+            raise NoNativeCode("its heads are larger than it knows")
         self._queries = self.program.buffer((self._heads + 2 * self._shared) * self.head_dim)
         self._attended = self.program.buffer(self._heads * self.head_dim)
         self._inner = self.program.buffer(2 * config.intermediate_size)

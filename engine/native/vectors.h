@@ -48,7 +48,10 @@ typedef struct {
 INLINE __mmask16 lanes_left(int left) { return left >= LANES ? 0xFFFF : (__mmask16)((1u << left) - 1); }
 
 // bfloat16 has the upper half of a float's bits.
-INLINE __m512 from_bf16(__m256i bits) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16)); }
+INLINE __m512 from_bf16(__m256i bits)
+{
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
+}
 
 INLINE uint16_t to_bf16(float number)
 {

@@ -127,6 +127,7 @@ def test_the_engine_uses_it_for_every_backbone(backbone: str, monkeypatch: pytes
         return attend(query, *args, **kwargs)
 
     monkeypatch.setattr(cpu_attention, "attend", counted)
+    monkeypatch.setattr("engine.batching.manager.native_step", lambda _: None)
     with ChatEngine(model, max_concurrent=2, page_size=8, update_interval=0) as engine:
         answer = list(engine.stream(ask("what is it", random_models.picture(1)), GREEDY))[-1]
     layers = model.language_model.config.num_hidden_layers
