@@ -20,6 +20,8 @@ from models.native.compiled import NoNativeCode, library
 from models.parts.sparse_moe import Router
 from models.quantized.eight_bits import EightBitLinear, has_exact_integers, quantize_rows
 from models.quantized.four_bits import BLOCK, FourBitLinear
+from tests.engine.helpers import last, start
+from tests.tiny_model import ask
 
 SIZE = dataclasses.replace(random_models.SMALL, inner=128, heads=4, key_value_heads=2)
 LENGTH, ROOM = 9, 12
@@ -163,7 +165,8 @@ def test_a_chats_numbers_are_the_same_to_the_bit_in_any_company(kind: str) -> No
 
 
 def test_the_number_of_threads_makes_no_difference() -> None:
-    model = made()
+    large = dataclasses.replace(SIZE, hidden=512, inner=1024, layers=1)  # worth several threads
+    model = random_models.random_model("llama", large, context_tokens=64).language_model.eval()
     cache, step, before = chats(model, len(IDS)), NativeStep(model), torch.get_num_threads()
     try:
         found = []
@@ -204,12 +207,35 @@ def test_layers_that_it_does_not_know() -> None:
         NativeStep(made(kind="float16", is_packed=False))
 
 
-def test_a_model_that_somebody_looks_into_is_left_to_itself() -> None:
+def test_what_it_leaves_to_the_model() -> None:
     model = made()
     step = NativeStep(model)
-    assert step.takes(1)
-    with_hook = model.register_forward_hook(lambda *_: None)
-    assert not step.takes(1)
-    with_hook.remove()
-    assert step.takes(64)
-    assert not step.takes(65)
+    assert step.takes([7])
+    hook = model.register_forward_hook(lambda *_: None)
+    assert not step.takes([7])  # somebody looks into the model
+    hook.remove()
+    assert step.takes([7] * 64)
+    assert not step.takes([7] * 65)
+    assert not step.takes([7, SIZE.vocabulary])  # an image's id
+
+
+def test_the_engine_decodes_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    counts: list[int] = []
+    run = NativeStep.run
+
+    def counted(step: NativeStep, ids: Sequence[int], *args: Any) -> Tensor:
+        counts.append(len(ids))
+        return run(step, ids, *args)
+
+    monkeypatch.setattr(NativeStep, "run", counted)
+    model = random_models.random_model("llama", random_models.SMALL, context_tokens=256)
+    with start(model) as engine:
+        answer = last(engine, ask("what is it", random_models.picture(1)))
+    assert counts == [1] * (answer.num_new_tokens - 1) != []
+
+
+def test_the_log_has_the_reason_where_there_is_none(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO"):
+        assert native_step.native_step(made(kind="float16", is_packed=False)) is None
+    (record,) = caplog.records
+    assert record.getMessage().startswith("Answers are written without compiled code: ")
