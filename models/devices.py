@@ -6,11 +6,10 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from functools import cache, partial
 
-import psutil
 import torch
 
 from models.errors import ConfigError, NotEnoughMemory
-from models.memory.control_groups import free_in_groups
+from models.memory.control_groups import free_memory
 from models.memory.serving import size
 from models.memory.sizes import HEADROOM, weight_bytes
 from models.tensors.weights import Part
@@ -110,7 +109,7 @@ def free_bytes(device: torch.device) -> int:
         return torch.cuda.mem_get_info(device)[0]
     if device.type == "mps":
         return torch.mps.recommended_max_memory() - torch.mps.current_allocated_memory()
-    return min(psutil.virtual_memory().available, free_in_groups())
+    return free_memory()
 
 
 def more_gpus(
