@@ -6,11 +6,10 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from functools import cache, partial
 
-import psutil
 import torch
 
 from models.errors import ConfigError, NotEnoughMemory
-from models.memory.control_groups import free_in_groups
+from models.memory.control_groups import free_memory
 from models.memory.serving import size
 from models.memory.sizes import HEADROOM, weight_bytes
 from models.tensors.weights import Part
@@ -78,15 +77,23 @@ def pick_dtype(wanted: str, device: torch.device, num_weights: int = 0) -> tuple
 
 @cache
 def bfloat16_gain() -> float:
-    """How many times less a prompt's product takes here in bf16 than in fp32: less than half a second of products."""
+    """How many times less a prompt's product takes here in bf16 than in fp32: less than half a second of products.
+
+    In the CPU time of one thread, which other programs on the machine make longer but little, and for both alike.
+    """
     products = {dtype: _product(dtype) for dtype in (torch.float32, torch.bfloat16)}
     least = dict.fromkeys(products, float("inf"))
-    for _ in range(_TRIES):  # in turns, as others may use the machine
-        for dtype, product in products.items():
-            start = time.perf_counter()
-            product()
-            least[dtype] = min(least[dtype], time.perf_counter() - start)
-    return least[torch.float32] / least[torch.bfloat16]
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        for _ in range(_TRIES):  # in turns
+            for dtype, product in products.items():
+                start = time.thread_time()
+                product()
+                least[dtype] = min(least[dtype], time.thread_time() - start)
+    finally:
+        torch.set_num_threads(threads)
+    return least[torch.float32] / max(least[torch.bfloat16], 1e-9)
 
 
 def _product(dtype: torch.dtype) -> Callable[[], object]:
@@ -110,7 +117,7 @@ def free_bytes(device: torch.device) -> int:
         return torch.cuda.mem_get_info(device)[0]
     if device.type == "mps":
         return torch.mps.recommended_max_memory() - torch.mps.current_allocated_memory()
-    return min(psutil.virtual_memory().available, free_in_groups())
+    return free_memory()
 
 
 def more_gpus(

@@ -21,12 +21,14 @@ from app.chat.decoding.pool import POOL
 from app.chat.picture_uri import picture_uri
 from engine.asker import ASKER, NOBODY, Asker
 from models.errors import ImageError
+from models.memory.control_groups import free_memory
 
 PREVIEW_SIDE = 1024
 LOSSLESS_PREVIEW_PIXELS = 256 * 256  # small drawings stay sharp as PNG; photographs are far smaller as JPEG
 BYTES_PER_PIXEL = 4  # of an RGB image in Pillow
 BUDGET = 2 * 2**30  # bytes of all pictures that conversations hold
 MOST_OF_A_VISIT = 1 / 2  # of the budget
+LEAST_FREE = 2**30  # bytes of the machine's memory, about what two decoders take of the largest pictures
 ALWAYS_ALLOWED = 1 / 32  # of the budget, to an address: others' pictures keep nobody from bringing a few
 
 WEB_SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".gif", ".bmp", ".ico", ".avif")
@@ -95,8 +97,14 @@ class PictureStore:
     It keeps nothing alive: a picture is gone as soon as the last conversation that holds it lets go of it.
     """
 
-    def __init__(self, decode: Callable[[bytes], Decoded] = POOL.decode, *, budget: int = BUDGET) -> None:
-        self._decode = decode
+    def __init__(
+        self,
+        decode: Callable[[bytes], Decoded] = POOL.decode,
+        *,
+        budget: int = BUDGET,
+        free: Callable[[], int] = free_memory,
+    ) -> None:
+        self._decode, self._free = decode, free
         self._budget = budget
         self._known: WeakValueDictionary[bytes, Picture] = WeakValueDictionary()
         self._written: WeakValueDictionary[bytes, Picture] = WeakValueDictionary()
@@ -136,7 +144,7 @@ class PictureStore:
         return self._known.setdefault(digest, made)  # another visitor may have been quicker with the same file
 
     def _check_room(self, name: str) -> None:
-        """Raise ImageError where the asker holds too much, or all together do and the asker has some."""
+        """Raise ImageError where the asker holds too much; or has some, and all together do or memory is short."""
         asker, budget = ASKER.get(), self._budget
         held = [(self._askers.get(picture), picture.num_bytes) for picture in list(self._known.values())]
         of_visit = sum(size for other, size in held if other == asker)
@@ -147,7 +155,13 @@ class PictureStore:
                 "Begin a new chat, or close some."
             )
         is_full = sum(size for _, size in held) >= budget
-        if is_full and (asker == NOBODY or of_client >= ALWAYS_ALLOWED * budget):
+        has_some = of_client >= ALWAYS_ALLOWED * budget
+        if has_some and asker != NOBODY and self._free() < LEAST_FREE:
+            raise ImageError(
+                f"{name} can't be read now: the server's memory is short. Try again in a few minutes, or begin a new "
+                "chat."
+            )
+        if is_full and (asker == NOBODY or has_some):
             raise ImageError(
                 f"{name} can't be read now: the server holds as many pictures as it may "
                 f"({budget / 2**20:,.0f} MiB). Try again in a few minutes."

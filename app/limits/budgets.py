@@ -15,7 +15,7 @@ from app.limits.refusal import Refused
 
 REMEMBERED = 16_384  # clients; the one that was idle longest is forgotten first
 WANTED_SECONDS = 2.0  # after who was served somebody else has no more than his share
-LEAST_WAIT = 0.05  # seconds, as a thousand connections that wait are each looked at again then
+LEAST_WAIT = 0.1  # seconds, as a thousand connections that wait are each looked at again then
 
 
 class Rate:

@@ -7,12 +7,16 @@ A connection that sends nothing never reaches the program, so this is where uvic
 from __future__ import annotations
 
 import asyncio
+import logging
 import resource
+import socket
 import time
 from collections.abc import Sequence
+from functools import partial
 from itertools import islice
 from typing import Any
 
+import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from app.limits.addresses import Network, client_of, is_in
@@ -21,6 +25,8 @@ from app.limits.policy import KIB, Limits
 
 PIECE = 8 * KIB  # read at once: a body in chunks of one byte takes a millisecond for some two hundred bytes
 FILES_KEPT = 256  # of those the process may have open: weights, pictures, logs
+ACCEPTED_AT_ONCE = 8  # connections, before the loop looks at what has come on the others
+BACKLOG = 1024  # that wait to be accepted: who finds no room there tries again a second later
 LOOKED_AT = 64  # connections, to find one that makes room: under a flood this is done for each that comes
 
 
@@ -67,34 +73,47 @@ class OpenConnections:
         """Seconds until more of its client's bytes may be looked at."""
         return 0.0 if connection.is_proxy else self.share.waits(connection.limited_client)
 
+    def may_come(self, address: str) -> bool:
+        """Whether one more from this address would stay: `add`, before anything is made for it."""
+        client = client_of(address)
+        if not self._is_full_for(client, is_in(address, self._trusted)) or self._one_to_spare(client) is not None:
+            return True
+        self.refused += 1
+        return False
+
     def add(self, connection: LimitedProtocol, address: str) -> bool:
         """Count a new connection; whether it may stay."""
         client = connection.limited_client = client_of(address)
-        own = self._by_client.setdefault(client, {})
-        per_client = min(self.limits.connections_per_client, self.allowed * 3 // 4)
         connection.is_proxy = is_in(address, self._trusted)
-        if connection.is_proxy:
-            per_client = self.allowed
         may_stay = True
-        if len(own) >= per_client or self.total >= self.allowed:
-            own_idle = (one for one in own if not one.is_busy)
-            idle = next(own_idle, None) if len(own) >= per_client else self._one_to_spare()
+        if self._is_full_for(client, connection.is_proxy):
+            idle = self._one_to_spare(client)
             if idle is None:
                 may_stay = False
             else:
                 idle.transport.abort()
                 self.remove(idle)
-        own = self._by_client.setdefault(client, {})
-        own[connection] = self._all[connection] = None
+        self._by_client.setdefault(client, {})[connection] = self._all[connection] = None
         self.refused += not may_stay
         return may_stay
 
-    def _one_to_spare(self) -> LimitedProtocol | None:
-        """Of the idle ones that began first, one of the client that has most connections."""
+    def _is_full_for(self, client: str, is_proxy: bool) -> bool:
+        most = self.allowed if is_proxy else self._most_of_client
+        return len(self._by_client.get(client, ())) >= most or self.total >= self.allowed
+
+    @property
+    def _most_of_client(self) -> int:
+        return min(self.limits.connections_per_client, self.allowed * 3 // 4)
+
+    def _one_to_spare(self, client: str) -> LimitedProtocol | None:
+        """An idle one: of this client where it has its number, else of those that began first one of the client that
+        has most."""
+        own = self._by_client.get(client, {})
+        connections = own if len(own) >= self._most_of_client else self._all
         found: list[LimitedProtocol] = []
-        for connection in list(islice(self._all, LOOKED_AT)):
+        for connection in list(islice(connections, LOOKED_AT)):
             if connection.is_busy:
-                self._all[connection] = self._all.pop(connection)  # looked at again once all others were
+                connections[connection] = connections.pop(connection)  # looked at again once all others were
             else:
                 found.append(connection)
         return max(found, key=lambda one: len(self._by_client[one.limited_client]), default=None)
@@ -213,6 +232,60 @@ class LimitedProtocol(H11Protocol):
             self.transport.abort()
             return
         self._watch = self.loop.call_later(idle / 4, self._look_again)
+
+
+class Listener:
+    """Takes over from asyncio to accept connections: few at once, so that others are served between them, and without
+    making anything for those that may not stay."""
+
+    def __init__(self, opened: OpenConnections, server: uvicorn.Server, listening: asyncio.Server) -> None:
+        self._opened, self._server, self._listening = opened, server, listening
+        self._loop = listening.get_loop()
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    def take_over(self) -> None:
+        """From the next moment of the loop on, whose thread may be another."""
+        if isinstance(self._loop, asyncio.SelectorEventLoop):
+            self._loop.call_soon_threadsafe(self._listen)
+
+    def _listen(self) -> None:
+        for one in self._listening.sockets:  # none once it is closed
+            with one.dup() as same:
+                same.listen(BACKLOG)
+            self._loop.add_reader(one.fileno(), partial(self._accept, one))  # in place of asyncio's own
+
+    def _accept(self, listening: socket.socket) -> None:
+        same = socket.socket(listening.family, listening.type, listening.proto, listening.fileno())
+        try:
+            for _ in range(ACCEPTED_AT_ONCE):
+                connection, address = same.accept()
+                if not self._opened.may_come(address[0]):
+                    connection.close()
+                    continue
+                connection.setblocking(False)
+                made = self._loop.connect_accepted_socket(self._protocol, connection, ssl=self._server.config.ssl)
+                task = self._loop.create_task(made)
+                self._tasks.add(task)
+                task.add_done_callback(self._made)
+        except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+            pass
+        except OSError as error:  # no more files
+            logging.getLogger("asyncio").error("connections can't be accepted: %s", error)
+            self._loop.remove_reader(listening.fileno())
+            self._loop.call_later(1, self._listen)
+        finally:
+            same.detach()  # it is asyncio's, which closes it
+
+    def _protocol(self) -> asyncio.Protocol:
+        config, server = self._server.config, self._server
+        make: Any = config.http_protocol_class
+        made: asyncio.Protocol = make(config=config, server_state=server.server_state, app_state=server.lifespan.state)
+        return made
+
+    def _made(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            task.exception()  # of one that has gone before it was there, as after a failed handshake
 
 
 def protocol_for(open_connections: OpenConnections) -> type[LimitedProtocol]:

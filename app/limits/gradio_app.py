@@ -5,7 +5,7 @@ Everything here that is private to gradio is in this file, fair_queue.py and upl
 
 from __future__ import annotations
 
-from http.cookies import CookieError, SimpleCookie
+import re
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from gradio.routes import App
 
 
+COOKIES = ("minivlm-", "access-token-")  # how the names of all begin that mean something here
+_PLAIN = re.compile(r"[A-Za-z0-9._~-]{1,256}")
 PAGES = ("frontend/index.html", "frontend/share.html")
 
 
@@ -172,8 +174,9 @@ def put_into_html(script: str) -> None:
 
 
 def cookies_of(text: str | None) -> dict[str, str]:
-    """The cookies of a request."""
-    try:
-        return {name: morsel.value for name, morsel in SimpleCookie(text or "").items()}
-    except CookieError:
-        return {}
+    """The cookies of a request that this program or gradio has given out, in a header of any length.
+
+    Ours are never quoted; to unquote a value some versions of Python take the square of its length.
+    """
+    pairs = (one.strip().partition("=") for one in (text or "").split(";"))
+    return {name: value for name, _, value in pairs if name.startswith(COOKIES) and _PLAIN.fullmatch(value)}

@@ -32,6 +32,10 @@ class GuardedRequest:
         self.on_status: Callable[[int], None] | None = None
         self._status, self._captured = 0, b""
         self.cookies = cookies_of(header(scope, b"cookie"))
+        kept = [item for item in scope["headers"] if item[0] != b"cookie"]  # others are read by nobody behind
+        if self.cookies:
+            kept.append((b"cookie", "; ".join("=".join(cookie) for cookie in self.cookies.items()).encode()))
+        scope["headers"] = kept
 
     @property
     def refused(self) -> Refused | None:

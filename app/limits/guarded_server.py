@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from app.limits.addresses import parse_networks
-from app.limits.connections import OpenConnections, protocol_for
+from app.limits.connections import Listener, OpenConnections, protocol_for
 from app.limits.gradio_app import GradioApp
 from app.limits.layer import Front, LimitsLayer
 from app.limits.policy import Limits, limits_for
@@ -22,8 +22,6 @@ from app.limits.web_origins import Origins
 if TYPE_CHECKING:
     from gradio.routes import App
 
-ACCEPTED_AT_ONCE = 4  # connections, before the loop looks at what has come on the others
-BACKLOG = 1024  # that wait to be accepted: who finds no room there tries again a second later
 LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")
 SPACE_PROXIES = ("10.0.0.0/8",)  # a Space is reached through proxies of its own network only
 SPACE_ANCESTORS = "'self' https://huggingface.co https://*.hf.space"
@@ -98,7 +96,6 @@ class LimitedServer:
             log_level="warning",
             http=protocol_for(self.connections),
             ws="none",
-            backlog=ACCEPTED_AT_ONCE,  # asyncio takes as many at once as may wait
             proxy_headers=False,
             server_header=False,
             timeout_keep_alive=5,
@@ -107,9 +104,8 @@ class LimitedServer:
         )
         server = Server(config=config)
         server.run_in_thread()
-        for one in (one for listening in server.servers for one in listening.sockets):
-            with one.dup() as same:
-                same.listen(BACKLOG)
+        for listening in server.servers:
+            Listener(self.connections, server, listening).take_over()
         named = "localhost" if server_name == "0.0.0.0" else server_name
         return server_name, server_port, f"http://{f'[{named}]' if ':' in named else named}:{server_port}/", server
 

@@ -85,7 +85,7 @@ class LimitsLayer:
         front, scope, client = self.front, request.scope, request.client
         kind: Kind | None = None
         try:
-            if (seconds := self._share.waits(client)) > 0:  # of one behind a proxy, whose bytes are everybody's
+            while (seconds := self._share.waits(client)) > 0:  # many may have come before the first was counted
                 await asyncio.sleep(seconds)
             await self._checks.count(client)
             front.origins.check(scope, changes_something=False)

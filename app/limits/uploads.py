@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from app.limits.policy import Limits
 from app.limits.refusal import Refused
 
+UNOWNED_SECONDS = 600.0  # that a file of nobody stays where room is short
 CUT_OFF_SECONDS = 60.0  # an upload writes more often than that, or is refused as too slow
 FULL = "The server has no room for uploads now. Try again later."
 
@@ -22,10 +23,12 @@ class UploadFolder:
     Gradio names a file by its content: two visits that bring the same picture share it, and it goes with the last.
     """
 
-    def __init__(self, folder: Path, limits: Limits) -> None:
+    def __init__(self, folder: Path, limits: Limits, clock: Callable[[], float] = time.monotonic) -> None:
         self.folder = folder
         self._limits = limits
-        self._begun = time.time()
+        self._clock = clock
+        self._unchanged: dict[Path, tuple[tuple[int, int], float]] = {}  # size and time of each file, and since when
+        self._others = set(folder.glob("*")) if folder.is_dir() else set()  # that were here before
         self._measured = 0  # bytes at the last look
         self._since = 0  # bytes received since then, whether or not they stayed
         self._running: dict[object, float] = {}  # when each running upload began
@@ -56,7 +59,7 @@ class UploadFolder:
     def running(self) -> Iterator[None]:
         """For the time of an upload: its unfinished files are not cut off."""
         number = object()
-        self._running[number] = time.time()
+        self._running[number] = self._clock()
         try:
             yield
         finally:
@@ -97,23 +100,26 @@ class UploadFolder:
 
     def tidy(self) -> None:
         """Measure the folder, delete what was cut off, and make room where little is left. Called now and then."""
-        received = self._since
-        oldest = min(self._running.values(), default=time.time())
-        total, unowned = 0, []
+        received, now = self._since, self._clock()
+        oldest = min(self._running.values(), default=now)
+        total, unowned, before = 0, [], self._unchanged
+        self._unchanged = {}
         for path in _files(self.folder):
             with suppress(OSError):
                 stat = path.stat()
-                is_cut_off = path.parent == self.folder and self._begun < stat.st_mtime < min(
-                    oldest, time.time() - CUT_OFF_SECONDS
-                )
-                if is_cut_off:
+                state = (stat.st_size, stat.st_mtime_ns)
+                known, since = before.get(path, (None, now))
+                since = since if known == state else now  # by our own clock, as the system's may be set back
+                is_cut_off = since < min(oldest, now - CUT_OFF_SECONDS)
+                if path.parent == self.folder and path not in self._others and is_cut_off:
                     path.unlink()
                     continue
+                self._unchanged[path] = state, since
                 total += stat.st_size
                 if path not in self._owners:
-                    unowned.append((stat.st_mtime, stat.st_size, path))
-        for modified, size, path in sorted(unowned):  # copies that gradio made of pictures in answers, and the like
-            if total <= 0.8 * self._limits.disk_bytes or modified > time.time() - 600:
+                    unowned.append((since, stat.st_mtime, stat.st_size, path))
+        for since, _, size, path in sorted(unowned):  # copies that gradio made of pictures in answers, and the like
+            if total <= 0.8 * self._limits.disk_bytes or since > now - UNOWNED_SECONDS:
                 break
             _delete(path, self.folder)
             total -= size

@@ -71,6 +71,9 @@ STYLES = (  # later ones outweigh
 
 MAX_UPLOAD = "25mb"
 MAX_STREAMS = 48  # answers the page streams at once; the model has its own, smaller limit and queue
+SECONDS_BETWEEN_RANKS = (
+    5.0  # that who waits is told his place; gradio would tell all of it whenever somebody's turn comes
+)
 MAX_WAITING = 1024  # questions; the layer in front of the server lets fewer in, and each address its part
 EXPIRY = (3600, 24 * 3600)  # seconds: how often to look for uploads to delete, and their age by then
 
@@ -171,7 +174,7 @@ def build_demo(
             add_picker(picker, demo, parts, page)
         add_compare_bar(CompareBar(handlers, library), demo, parts, page)
         add_chat_endpoint(model, concurrency_limit=MAX_STREAMS)
-    demo.queue(max_size=MAX_WAITING, default_concurrency_limit=MAX_STREAMS)
+    demo.queue(max_size=MAX_WAITING, default_concurrency_limit=MAX_STREAMS, status_update_rate=SECONDS_BETWEEN_RANKS)
     return demo
 
 

@@ -5,11 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
+
 UNLIMITED = 2**63
 _ROOT = Path("/sys/fs/cgroup")
 _OWN = Path("/proc/self/cgroup")
 # Limit, use, and what stands in front of counters that include the groups inside: of version 2, and of 1.
 _FILES = (("memory.max", "memory.current", ""), ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_"))
+
+
+def free_memory() -> int:
+    """Bytes of the machine's memory that this process may still take."""
+    return min(psutil.virtual_memory().available, free_in_groups())
 
 
 def free_in_groups() -> int:

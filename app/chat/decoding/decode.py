@@ -23,6 +23,7 @@ MAX_JPEG_PIXELS = 300_000_000  # JPEGs can be decoded at half, a quarter or an e
 MAX_PROGRESSIVE_PIXELS = 110_000_000  # all of their coefficients are held, at 3 to 6 bytes a pixel
 MAX_SCANS = 100  # of a progressive JPEG; cameras and programs write about ten
 MAX_PIECES = 100_000  # of a TIFF; a picture of 50 megapixels in lines of its own has some ten thousand
+MAX_TILES = 1000  # of an AVIF or HEIC; cameras write 200. Its header may promise less than the tiles decode to
 MAX_COMMENTS = 1000  # of a PPM written as text: Pillow takes the square of their number
 
 # Decoders that only read pixels. Pillow's others may start programs (EPS runs Ghostscript) or are rarely maintained.
@@ -167,6 +168,8 @@ def _check_before_opening(data: bytes) -> tuple[int, bool]:
     """As `count_scans`. Raises DecodeError for a file of so many parts that it would take long to look through them."""
     if data.startswith((b"P1", b"P2", b"P3")) and (number := data.count(b"#")) > MAX_COMMENTS:
         raise DecodeError(f"has {number} comments; the limit is {MAX_COMMENTS}. Save it anew as a PNG.")
+    if data[4:8] == b"ftyp" and (number := data.count(b"infe")) > MAX_TILES:  # each tile is an item with an entry
+        raise DecodeError(f"is in {number} pieces; the limit is {MAX_TILES}. Save it anew as a JPEG.")
     try:
         return count_scans(data)
     except TooManyMarkers:

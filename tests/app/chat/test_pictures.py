@@ -109,6 +109,25 @@ def test_nobody_keeps_others_from_bringing_a_picture() -> None:
         bring(132, Asker("other", "y"))
 
 
+def test_where_memory_is_short_only_who_has_none_may_bring_a_picture() -> None:
+    free = [2**40]
+    store = PictureStore(decode, budget=32 * 400, free=lambda: free[0])
+    held = [store.open(encode(Image.new("RGB", (10, 10))))]
+    for asker, colour in ((Asker("attacker", "one"), 1), (Asker("other", "two"), 2)):
+        free[0] = 0
+        token = ASKER.set(asker)
+        try:
+            held.append(store.open(encode(Image.new("RGB", (10, 10), (colour, 0, 0)))))
+            with pytest.raises(ImageError, match=r"cat\.png can't be read now: the server's memory is short"):
+                store.open(encode(Image.new("RGB", (11, 10))), name="cat.png")
+            free[0] = 2**40
+            store.open(encode(Image.new("RGB", (11, 10))))
+        finally:
+            ASKER.reset(token)
+    free[0] = 0
+    store.open(encode(Image.new("RGB", (12, 10))))  # of nobody: in the terminal, where nobody else is
+
+
 def test_a_file_written_for_the_page_is_still_the_picture_it_was_written_for(tmp_path: Path) -> None:
     counting = Counting()
     store = PictureStore(counting)

@@ -125,3 +125,36 @@ def test_who_connects_during_a_flood_need_not_try_again(serve_limited: ServeLimi
         assert begun.wait(60)
         for _ in range(300):
             stack.enter_context(connect(url, "127.0.0.7"))
+
+
+def test_what_may_not_stay_is_closed_before_anything_is_made_for_it(
+    serve_limited: ServeLimited, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, made = serve_limited(), []
+    opened = serve_limited.limited.connections  # type: ignore[attr-defined]
+    add = opened.add
+
+    def add_and_note(connection: connections.LimitedProtocol, address: str) -> bool:
+        made.append(address)
+        return bool(add(connection, address))
+
+    monkeypatch.setattr(opened, "add", add_and_note)
+    monkeypatch.setattr(opened, "may_come", lambda address: address != "127.0.0.7")
+    with a_bystander(url), connect(url, "127.0.0.7") as refused:
+        assert refused.recv(1) == b""
+    assert made
+    assert "127.0.0.7" not in made
+
+
+def test_a_client_whose_connections_are_all_in_use_gets_no_more(serve_limited: ServeLimited) -> None:
+    url = serve_limited(Limits(connections_per_client=4))
+    opened = serve_limited.limited.connections  # type: ignore[attr-defined]
+    with contextlib.ExitStack() as stack:
+        for _ in range(4):
+            busy = stack.enter_context(connect(url, "127.0.0.7"))
+            busy.sendall(b"POST /gradio_api/upload HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n")
+        assert eventually(lambda: sum(one.is_busy for one in opened._all) == 4)
+        with connect(url, "127.0.0.7") as one_more:
+            assert one_more.recv(1) == b""
+        assert opened.refused == 1
+        assert opened.may_come("127.0.0.8")

@@ -12,6 +12,7 @@ from app.limits.policy import Limits
 from app.page.handlers import Handlers, View
 from app.page.page_state import PageState
 from tests.app.limits.visitors import ServeLimited, Visitor, a_bystander, listener_index
+from tests.fakes import ScriptedModel
 from tests.waiting import eventually
 
 
@@ -77,3 +78,19 @@ def test_presses_of_one_address_leave_threads_to_others(
         assert not running.acquire(blocking=False)  # two of one address and one of another, and the rest waits
         go_on.set()
         assert [one.result().status_code for one in pressed] == [200] * 5
+
+
+def test_who_waits_is_not_told_of_everybody_elses_turn(
+    serve_limited: ServeLimited, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sixty who waited got six hundred messages a second, each of them as much work as a word of an answer."""
+    monkeypatch.setattr("app.page.components.SECONDS_BETWEEN_RANKS", 3600.0)
+    monkeypatch.setattr("app.page.components.MAX_STREAMS", 1)
+    gate = threading.Semaphore(0)
+    url = serve_limited(model=ScriptedModel(default="A red circle.", gate=gate))
+    crowd = [Visitor(url) for _ in range(4)]
+    for visitor in crowd:
+        assert visitor.join("hello").status_code == 200
+    gate.release(1000)
+    told = [[update["msg"] for update in visitor.updates()].count("estimation") for visitor in crowd]
+    assert max(told) == 1

@@ -79,3 +79,16 @@ def test_each_login_has_a_page_of_its_own(serve_limited: ServeLimited) -> None:
     assert httpx.get(f"{url}config").status_code == 401
     assert "auth_required" in stranger
     assert httpx.get(url).text == stranger
+
+
+def test_nobody_unquotes_a_strangers_cookies(serve_limited: ServeLimited, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python before 3.11.10 takes the square of their length for that: a third of a second for 15 KB."""
+    url = serve_limited(auth=[("ann", "one")])
+    own = httpx.post(f"{url}login", data={"username": "ann", "password": "one"}).cookies
+    monkeypatch.setattr("http.cookies._unquote", lambda value: pytest.fail("unquoted") if '"' in value else value)
+    hostile = ['a="' + "\\\\" * 7000 + '"', *(f'{name}="\\\\"' for name in own), "=", "b", ";;"]
+    plain = [f"{name}={value}" for name, value in own.items()]
+    for cookies, status in ((hostile, 401), (hostile + plain, 200)):
+        answer = httpx.get(f"{url}config", headers={"cookie": "; ".join(cookies)})
+        assert answer.status_code == status
+    assert answer.json()["username"] == "ann"

@@ -81,27 +81,37 @@ def test_a_visit_that_ends_takes_nothing_from_one_that_uploads_the_same(tmp_path
 
 
 def test_what_was_cut_off_is_deleted_and_what_runs_is_not(tmp_path: Path) -> None:
-    uploads = UploadFolder(tmp_path, Limits())
-    uploads._begun -= 5000
-    cut, recent, whole = (
-        Path(stored(tmp_path, "tmpcut", age=1000)),
-        Path(stored(tmp_path, "tmpnew")),
-        Path(stored(tmp_path, "hash/a.png", age=1000)),
-    )
-    with uploads.running():
-        uploads._running = {key: time.time() - 2000 for key in uploads._running}
-        uploads.tidy()
-        assert cut.exists()
+    """Whatever the system's clock says, which may be set back meanwhile."""
+    now = [1000.0]
+    others = Path(stored(tmp_path, "tmpother", age=1000))  # another program's, or that of an earlier start
+    uploads = UploadFolder(tmp_path, Limits(), clock=lambda: now[0])
+    cut, whole = Path(stored(tmp_path, "tmpcut", age=-4000)), Path(stored(tmp_path, "hash/a.png", age=1000))
     uploads.tidy()
-    assert not cut.exists()
-    assert recent.exists()
+    now[0] += 61
+    recent = Path(stored(tmp_path, "tmpnew", age=5000))
+    with uploads.running():
+        uploads.tidy()
+        assert not cut.exists()
+        now[0] += 61
+        uploads.tidy()
+        assert recent.exists()  # it may be the one that is running
+    stored(tmp_path, "tmpnew", size=11)
+    uploads.tidy()
+    now[0] += 61
+    uploads.tidy()
+    assert not recent.exists()
     assert whole.exists()
+    assert others.exists()
 
 
 def test_where_little_room_is_left_nobodys_files_go(tmp_path: Path) -> None:
-    uploads = UploadFolder(tmp_path, Limits(disk_bytes=100))
-    old, owned = stored(tmp_path, "h1/a.png", 60, age=5000), stored(tmp_path, "h2/b.png", 39, age=9000)
+    now = [0.0]
+    uploads = UploadFolder(tmp_path, Limits(disk_bytes=100), clock=lambda: now[0])
+    old, owned = stored(tmp_path, "h1/a.png", 60, age=-5000), stored(tmp_path, "h2/b.png", 39, age=9000)
     uploads.own("visit", [owned])
+    uploads.tidy()
+    assert Path(old).exists()
+    now[0] = 601
     uploads.tidy()
     assert not Path(old).exists()
     assert Path(owned).exists()
