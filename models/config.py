@@ -86,7 +86,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
         near = sorted(p.name for p in folder.glob("*.yaml") if p.is_file()) if folder.is_dir() else []
         hint = _meant(path) or (f" In {folder}: {', '.join(near)}." if near else "")
         what = "is a folder." if path.is_dir() else "not found."
-        raise ConfigError(f"{path} {what}{hint} Give a YAML file with --cfg-path; --list shows those that ship.")
+        raise ConfigError(
+            f"{path} {what}{hint} Give a YAML file with --cfg-path; python demo.py --list shows those that ship."
+        )
     try:
         with path.open(encoding="utf-8") as file:
             values = parse_yaml(file.read(MAX_CHARACTERS + 1))

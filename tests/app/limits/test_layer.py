@@ -188,7 +188,10 @@ def test_a_public_server_still_serves_a_class_room(serve_limited: ServeLimited) 
     assert all("A red circle." in visitor.ask("hello") for visitor in visitors)
 
 
-def test_refusals_are_one_line_each(serve_limited: ServeLimited, caplog: pytest.LogCaptureFixture) -> None:
+def test_refusals_are_one_line_each(
+    serve_limited: ServeLimited, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.limits.refusal.SECONDS_BETWEEN_LINES", 1e9)
     url = serve_limited()
     for _ in range(50):
         httpx.get(f"{url}gradio_api/component_server%0aforged")
