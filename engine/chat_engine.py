@@ -41,6 +41,7 @@ from models.errors import Busy, NotEnoughMemory
 from models.memory.serving import Serving
 from models.memory.sizes import CPU_STEP_TOKENS, GPU_STEP_TOKENS, image_slots
 from models.model_info import ModelInfo
+from models.parts.attention_in_c import attend_in_c
 from models.routing_trace import RoutingTrace
 from models.sampling_settings import check as check_sampling
 from models.tensors.freed import keep_some_freed_memory
@@ -146,6 +147,7 @@ class ChatEngine(ChatModel):
         pack_weights(self._model)
         if self._model.language_model.device.type == "cpu":
             keep_some_freed_memory()
+            attend_in_c(self._model.vision_tower)
         self._model.language_model.set_input_embeddings(self._bank.embedding)
         self._is_started = True
         try:

@@ -4,7 +4,7 @@ python -m models fetch eval_configs/minigpt_v2.yaml             a plan, then the
 python -m models fetch eval_configs/minigpt_v2.yaml --dry-run   the plan alone
 python -m models verify eval_configs/minigpt_v2.yaml            what each file is, whether all fit, memory needed
 python -m models verify some/file.pth                           what this file, or folder, is
-python -m models convert eval_configs/minigpt_v2.yaml OUT       one folder that loads 5 to 28 times faster
+python -m models convert eval_configs/minigpt_v2.yaml OUT       one folder that loads several times faster
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     fetch.set_defaults(run=run_fetch)
     verify = commands.add_parser("verify", help="say what files are and whether they fit, from their headers alone")
     verify.set_defaults(run=run_verify)
-    convert = commands.add_parser("convert", help="write a model as one folder that loads 5 to 28 times faster")
+    convert = commands.add_parser("convert", help="write a model as one folder that loads several times faster")
     convert.set_defaults(run=run_convert)
     for command, also in ((fetch, ""), (verify, "; or one file or folder"), (convert, "")):
         command.add_argument(

@@ -18,13 +18,15 @@ from pathlib import Path
 from typing import Any
 
 import models.families
-from models.command_line import CONFIG_DIR, shown
+from models.command_line import CONFIG_DIR, quoted, shown
 from models.conversion.folder import configuration_in
 from models.errors import ConfigError
 from models.family import Family
 from models.family_config import FamilyConfig
 from models.files.original_config import adapt_original_config, is_original_config
 from models.files.yaml_text import MAX_CHARACTERS, MAX_DEPTH, NotYaml, parse_yaml
+
+_ELSEWHERE = "remote"  # what app/remote reads and nothing here loads
 
 
 def available_families() -> list[str]:
@@ -34,6 +36,11 @@ def available_families() -> list[str]:
 
 def family_module(family: str, *, source: Path | str) -> Family[Any, Any]:
     """The module of a family; `source` is the file that names it. Raises ConfigError for an unknown name."""
+    if family == _ELSEWHERE:
+        raise ConfigError(
+            f"{source} is of a server elsewhere (family {family}), so there are no files of it; serve it: "
+            f"python demo.py --cfg-path {quoted(Path(source))}"
+        )
     if family not in available_families():
         raise ConfigError(f"{source}: unknown family {family!r}; available: {', '.join(available_families())}.")
     return typing.cast(Family[Any, Any], importlib.import_module(f"models.families.{family}"))
@@ -79,7 +86,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
         near = sorted(p.name for p in folder.glob("*.yaml") if p.is_file()) if folder.is_dir() else []
         hint = _meant(path) or (f" In {folder}: {', '.join(near)}." if near else "")
         what = "is a folder." if path.is_dir() else "not found."
-        raise ConfigError(f"{path} {what}{hint} Give a YAML file with --cfg-path; --list shows those that ship.")
+        raise ConfigError(
+            f"{path} {what}{hint} Give a YAML file with --cfg-path; python demo.py --list shows those that ship."
+        )
     try:
         with path.open(encoding="utf-8") as file:
             values = parse_yaml(file.read(MAX_CHARACTERS + 1))

@@ -26,9 +26,8 @@ def requirements_in(name: str) -> dict[str, Requirement]:
 
 def test_every_imported_library_is_declared() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    extras = [
-        r for name in ("ocr", "generate", "math", "heic", "cluster") for r in project["optional-dependencies"][name]
-    ]
+    optional = ("ocr", "generate", "math", "heic", "cluster", "zero")
+    extras = [requirement for name in optional for requirement in project["optional-dependencies"][name]]
     runtime = {plain_name(r) for r in map(Requirement, [*project["dependencies"], *extras])}
     train = runtime | {plain_name(r) for r in map(Requirement, project["optional-dependencies"]["train"])}
     providers = packages_distributions()
@@ -53,6 +52,7 @@ def test_pins_lie_in_the_projects_ranges() -> None:
         (optional["dev"], "-dev"),
         (extras, "-extras"),
         (optional["cluster"], "-cluster"),
+        (optional["zero"], "-zero"),
     ):
         pins = requirements_in(f"requirements{file}.txt")
         assert listed.keys() == pins.keys()

@@ -33,7 +33,7 @@ def check_files(questions: Path, output: Path | None) -> None:
         raise RequestError(f"{questions} holds no question.")
     if output is not None:
         if output.resolve() == questions.resolve():
-            raise RequestError(f"--output {output} is the file of questions itself; choose another one.")
+            raise RequestError(f"{output} is the file of questions itself; choose another one for the answers.")
         with open_results(output):
             pass
 

@@ -50,7 +50,9 @@ class ResultFile:
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            raise RequestError(f"{self._path} is being written by another run; choose another --output.") from error
+            raise RequestError(
+                f"{self._path} is being written by another run; choose another file for the answers."
+            ) from error
 
     def close(self) -> None:
         """Let others have the file."""
@@ -63,7 +65,7 @@ def open_results(path: Path) -> Iterator[ResultFile]:
     try:
         results = ResultFile(path)
     except OSError as error:
-        raise RequestError(f"--output {path} can't be written ({error.strerror or error}).") from error
+        raise RequestError(f"{path} can't be written ({error.strerror or error}).") from error
     try:
         results.lock()
         content = path.read_bytes()
@@ -89,12 +91,13 @@ def kept_results(path: Path, lines: Iterable[Line], model: str) -> Iterator[tupl
             if line is None or result is None or not _is_of(line, result):
                 asked = f"line {line.number}" if line else "any line"
                 raise RequestError(
-                    f"{path}, line {number}, is no answer to {asked} of the questions; choose another --output, or "
-                    "delete it."
+                    f"{path}, line {number}, is no answer to {asked} of the questions; choose another file for the "
+                    "answers, or delete it."
                 )
             if result.get("model", model) != model:
                 raise RequestError(
-                    f"{path}, line {number}, was answered by {result['model']}, not {model}; choose another --output."
+                    f"{path}, line {number}, was answered by {result['model']}, not {model}; choose another file for "
+                    "the answers."
                 )
             yield line, result
 

@@ -11,11 +11,11 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
-import threading
 from collections.abc import Sequence
 from pathlib import Path
 
 from app.arguments import add_address_arguments, add_model_arguments, settle_model_arguments
+from app.ending import Ending
 from models.command_line import OneLineParser
 from models.errors import MiniVLMError
 
@@ -23,11 +23,15 @@ from models.errors import MiniVLMError
 def main(argv: Sequence[str] | None = None) -> int:
     """Serve until Ctrl+C or SIGTERM."""
     args = arguments(argv)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl+C, which works at every moment of the start
     try:
         _serve(args)
     except MiniVLMError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("\nStopped.", file=sys.stderr)
+        return 130
     return 0
 
 
@@ -37,9 +41,10 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--cfg-path", type=Path, action="append", required=True, metavar="YAML", help="a model; may be given again"
     )
-    parser.add_argument("--replicas", type=int, default=1, metavar="N", help="of each model (%(default)s)")
-    parser.add_argument("--min-replicas", type=int, metavar="N", help="as few as this while little is asked; 0: none")
-    parser.add_argument("--max-replicas", type=int, metavar="N", help="as many as this while much is asked")
+    parser.add_argument("--download", action="store_true", help="first fetch every file that is not here")
+    parser.add_argument("--replicas", type=int, metavar="N", help="of each model, at all times (1)")
+    parser.add_argument("--max-replicas", type=int, metavar="N", help="instead: as many as this while much is asked …")
+    parser.add_argument("--min-replicas", type=int, metavar="N", help="… and as few as this (1; 0: none at times)")
     parser.add_argument(
         "--target", type=float, default=4, metavar="N", help="questions of each, between the two numbers (%(default)s)"
     )
@@ -54,6 +59,7 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def _serve(args: argparse.Namespace) -> None:
+    from app.cluster.application import DRAINING_SECONDS
     from app.cluster.running import Cluster
 
     settings = {
@@ -73,12 +79,14 @@ def _serve(args: argparse.Namespace) -> None:
         "api_keys": [args.api_key] if args.api_key else [],
         "allow_origins": args.allow_origin,
     }
-    ended = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: ended.set())
-    with Cluster(settings, host=args.host, port=args.port) as cluster:
+    with Cluster(settings, host=args.host, port=args.port, download=args.download) as cluster:
+        ending = Ending(DRAINING_SECONDS)
         print(f"Serving {', '.join(cluster.names)} at {cluster.url}/v1. Ctrl+C ends it.", flush=True)
-        ended.wait()
+        ending.wait(lambda: None)
+        cluster.refuse()
+        print("Stopping: answers that are being written may end; Ctrl+C stops at once.", file=sys.stderr)
+        if not ending.let_finish(cluster.is_answering):
+            print(f"Some answers did not end within {DRAINING_SECONDS:g} seconds.", file=sys.stderr)
 
 
 if __name__ == "__main__":

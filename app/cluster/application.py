@@ -7,9 +7,9 @@ fields of `ClusterSettings`.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from ray import serve
 from ray.serve.config import AutoscalingConfig, RequestRouterConfig
 
@@ -17,6 +17,7 @@ from app.cluster.ingress import Ingress
 from app.cluster.replica import Replica
 from app.library.engine_loader import LoadingOptions
 from app.library.offers import describe
+from models.command_line import ROOT
 from models.errors import ConfigError
 
 ROUTER = "ray.serve.experimental.consistent_hash_router:ConsistentHashRouter"
@@ -31,9 +32,9 @@ DRAINING_SECONDS = 120.0  # that a replica which is to go may take for its last 
 class ClusterSettings(BaseModel):
     """What is served, and by how many.
 
-    `configs`: YAML files, as for `--cfg-path`; `replicas` of each, or as many as are needed from `min_replicas` (0:
-    none while nobody asks) to `max_replicas`. `gpus`, `cpus`: of one replica; several GPUs share a model that is larger
-    than one. `at_once`: questions that a replica takes (those it can't answer at once wait in it, served by turns);
+    `configs`: YAML files, as for `--cfg-path`; `replicas` of each (1), or as many as are needed from `min_replicas` (1;
+    0: none while nobody asks) to `max_replicas`. `gpus`, `cpus`: of one replica; several GPUs share a model that is
+    larger than one. `at_once`: questions that a replica takes (those it can't answer at once wait, served by turns);
     `waiting` more for all of a model wait before the replicas, and further ones get 429. Between the two numbers
     of replicas each is to have `target` questions, half of the chats that a GPU's engine answers at once; more come
     after `up_delay` seconds of more, fewer after `down_delay` of fewer. `doors`: processes that take the requests.
@@ -42,7 +43,7 @@ class ClusterSettings(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     configs: list[Path] = Field(min_length=1)
-    replicas: int = Field(1, ge=1)
+    replicas: int | None = Field(None, ge=1)
     min_replicas: int | None = Field(None, ge=0)
     max_replicas: int | None = Field(None, ge=1)
     gpus: float = Field(0, ge=0)
@@ -61,10 +62,66 @@ class ClusterSettings(BaseModel):
     api_keys: list[str] = []
     allow_origins: list[str] = []
 
+    @field_validator("configs")
+    @classmethod
+    def _found(cls, paths: list[Path]) -> list[Path]:
+        """A relative path is also one from the program's folder: Ray's processes start wherever they start."""
+        return [ROOT / path if not path.is_file() and (ROOT / path).is_file() else path for path in paths]
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        least, most = self.min_replicas, self.max_replicas
+        if least is not None and most is None:
+            raise ConfigError(f"min-replicas {least} needs max-replicas, which says how many there may be.")
+        if self.replicas is not None and most is not None:
+            raise ConfigError(
+                f"replicas {self.replicas} is for a number that stays, min-replicas and max-replicas are for one that "
+                "changes; give one of the two."
+            )
+        if least is not None and most is not None and least > most:
+            raise ConfigError(f"min-replicas {least} is more than max-replicas {most}.")
+        if (self.device or "").startswith("cuda") and not self.gpus:
+            raise ConfigError(f"device {self.device} needs gpus: a replica sees no others than those it is given.")
+        if self.gpus > 1 and self.gpus != int(self.gpus):
+            raise ConfigError(
+                f"gpus {self.gpus:g}: a replica has a part of one GPU (0 to 1), or a whole number of them."
+            )
+        return self
+
+    @property
+    def first_replicas(self) -> int:
+        """Of each model, with which it begins."""
+        return self.replicas or max(1, self._least)
+
+    @property
+    def _least(self) -> int:
+        return 1 if self.min_replicas is None else self.min_replicas
+
+    @property
+    def count(self) -> dict[str, Any]:
+        """How many, as Ray Serve is told."""
+        if self.max_replicas is None:
+            return {"num_replicas": self.first_replicas}
+        return {
+            "autoscaling_config": AutoscalingConfig(
+                min_replicas=self._least,
+                max_replicas=self.max_replicas,
+                initial_replicas=self.first_replicas,
+                target_ongoing_requests=self.target,
+                upscale_delay_s=self.up_delay,
+                downscale_delay_s=self.down_delay,
+                downscaling_factor=DOWN_FACTOR,
+            )
+        }
+
 
 def build(args: dict[str, Any]) -> serve.Application:
     """The application of these settings. Raises pydantic's ValidationError or ConfigError where they can't be."""
-    settings = ClusterSettings(**args)
+    return application_of(ClusterSettings(**args))
+
+
+def application_of(settings: ClusterSettings) -> serve.Application:
+    """As `build`, of settings that are known to be some."""
     handles = {}
     for path in settings.configs:
         if path.stem in handles:
@@ -91,20 +148,6 @@ def _model(path: Path, settings: ClusterSettings) -> serve.Application:
         overrides=settings.overrides,
         copies_weights=settings.copies_weights,
     )
-    count: dict[str, Any] = {"num_replicas": settings.replicas}
-    if settings.max_replicas is not None:
-        least = settings.replicas if settings.min_replicas is None else settings.min_replicas
-        count = {
-            "autoscaling_config": AutoscalingConfig(
-                min_replicas=least,
-                max_replicas=settings.max_replicas,
-                initial_replicas=max(least, 1),
-                target_ongoing_requests=settings.target,
-                upscale_delay_s=settings.up_delay,
-                downscale_delay_s=settings.down_delay,
-                downscaling_factor=DOWN_FACTOR,
-            )
-        }
     deployment = serve.deployment(Replica).options(
         name=path.stem,
         max_ongoing_requests=settings.at_once,
@@ -112,6 +155,6 @@ def _model(path: Path, settings: ClusterSettings) -> serve.Application:
         ray_actor_options={"num_cpus": settings.cpus, "num_gpus": settings.gpus},
         graceful_shutdown_timeout_s=DRAINING_SECONDS,
         request_router_config=RequestRouterConfig(request_router_class=ROUTER),
-        **count,
+        **settings.count,
     )
     return deployment.bind(str(path.resolve()), options)

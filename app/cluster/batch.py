@@ -8,7 +8,6 @@ one record.
 from __future__ import annotations
 
 import itertools
-import logging
 import os
 import pickle
 import sys
@@ -152,8 +151,6 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 @contextmanager
 def running_model(name: str | None) -> Iterator[ReplicatedModel]:
     """A model of the cluster that runs on this machine, or that RAY_ADDRESS names. Raises ConfigError, ServerFailed."""
-    for library in ("ray.data", "ray.serve"):
-        logging.getLogger(library).setLevel(logging.ERROR)
     try:
         ray.init(address=os.environ.get("RAY_ADDRESS", "auto"), **OURS)
     except ConnectionError as error:

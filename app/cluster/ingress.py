@@ -29,9 +29,12 @@ class ClusterModels(ServedModels):
     def __init__(self, names: Sequence[str]) -> None:
         self._names = list(names)
         self._served: dict[str, ServedModel] = {}
+        self._is_stopping = False
 
     @property
     def state(self) -> ServiceState:
+        if self._is_stopping:
+            return "stopping"
         return "ready" if len(self._served) == len(self._names) else "loading"
 
     def served(self) -> Sequence[ServedModel]:
@@ -40,6 +43,10 @@ class ClusterModels(ServedModels):
     def add(self, served: ServedModel) -> None:
         """This one can be asked."""
         self._served[served.id] = served
+
+    def stop(self) -> None:
+        """Answer no more questions."""
+        self._is_stopping = True
 
 
 class Ingress:
@@ -51,6 +58,7 @@ class Ingress:
         self._handles = dict(handles)
         self._access = Access(keys, origins)
         self._models = ClusterModels(list(handles))
+        self._requests = Requests()
         self._asking = [asyncio.ensure_future(self._ask_for_facts(name)) for name in handles]
         await asyncio.wait(self._asking, timeout=PATIENCE_SECONDS)
 
@@ -66,7 +74,15 @@ class Ingress:
         service = Service(self._models)
         api = make_api(service)
         add_state(api, self._models, self._stats)
-        return SessionHeader(Gate(_NoPage(api), api, self._access))
+        return self._requests.counted(SessionHeader(Gate(_NoPage(api), api, self._access)))
+
+    async def stop(self) -> None:
+        """Refuse questions from now on, as the cluster ends; those that are being answered may end."""
+        self._models.stop()
+
+    async def answering(self) -> bool:
+        """Whether a request is not answered to its end."""
+        return self._requests.count > 0
 
     async def _stats(self) -> Mapping[str, EngineStats]:
         """The counters of each replica of each model."""
@@ -75,6 +91,27 @@ class Ingress:
             replicas = await handle.broadcast("stats").results_async()
             found |= {f"{name}/{replica}": stats for replica, stats in replicas}
         return found
+
+
+class Requests:
+    """How many are under way."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def counted(self, app: ASGIApp) -> ASGIApp:
+        """The application, with its requests counted."""
+
+        async def counting(scope: Scope, receive: Receive, send: Send) -> None:
+            if scope["type"] != "http":
+                return await app(scope, receive, send)
+            self.count += 1
+            try:
+                await app(scope, receive, send)
+            finally:
+                self.count -= 1
+
+        return counting
 
 
 class _NoPage:

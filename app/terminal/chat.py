@@ -5,8 +5,10 @@ The conversation is a ChatSession, as on the page, so that what is saved here op
 
 from __future__ import annotations
 
+import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Protocol, TextIO
@@ -19,6 +21,7 @@ from app.chat.questions import Wording, check_question, question_part, task_of
 from app.chat.saved import chat_json
 from app.chat.session import ChatSession
 from app.terminal.commands import SHORT_HELP, help_lines, task_names
+from engine import first_answer
 from engine.chat_model import ChatModel
 from models.command_line import did_you_mean
 from models.errors import MiniVLMError, RequestError
@@ -60,11 +63,16 @@ class Terminal:
         self._read = read
         self._out = out or sys.stdout
         self._session = ChatSession()
+        self._speed: list[str] = []  # what the log says of it, to be shown behind an answer and not in the middle of it
         self._task: Task | None = None
         self._pictures: tuple[Picture, ...] = () if image is None else (read_picture(image),)
 
     def run(self) -> None:
         """Questions and answers until /quit or the end of the input; Ctrl-C stops an answer, or empties the line."""
+        with collected_speed() as self._speed:
+            self._converse()
+
+    def _converse(self) -> None:
         self._say(f"{self._models.chat.info.name}. {SHORT_HELP}")
         while True:
             try:
@@ -186,6 +194,8 @@ class Terminal:
 
     def _end(self, exchange: Exchange) -> None:
         self._say("")
+        while self._speed:
+            self._say(f"note: {self._speed.pop(0)}")
         answer = exchange.answer
         if exchange.error:
             self._say(f"error: {exchange.error}")
@@ -194,6 +204,22 @@ class Terminal:
                 self._say(f"note: {notice}")
             if (picture := picture_of(answer)) is not None:
                 self._say(f"picture: {save_picture(picture, Path(), 'drawn')}")
+
+
+@contextmanager
+def collected_speed() -> Iterator[list[str]]:
+    """The lines that the engine logs about how fast first answers were, as they come."""
+    lines: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]
+    before = first_answer.logger.level
+    first_answer.logger.addHandler(handler)
+    first_answer.logger.setLevel(logging.INFO)
+    try:
+        yield lines
+    finally:
+        first_answer.logger.removeHandler(handler)
+        first_answer.logger.setLevel(before)
 
 
 class AnswerPrinter:

@@ -17,7 +17,8 @@ OF_BANDWIDTH, OF_ARITHMETIC = 0.6, 0.4  # of what the maker says
 USABLE = 0.85  # of the pages of keys and values
 BETWEEN_STEPS = 0.004  # seconds in which a GPU waits for Python
 AROUND_A_TURN = 0.02  # seconds of the replica: the request, its picture through the tower
-UTILISATION = 0.7  # of the time a replica works, so that a question seldom waits
+UTILISATION = 0.7  # of the time a replica works at most, so that a question seldom waits
+TARGET = 0.5  # of its places are taken on the average, for the same reason
 PIECE = 512  # tokens of prompts that a step reads
 MOST_PLACES = 32  # answers at once (`--max-chats`)
 
@@ -73,46 +74,96 @@ def conversation_tokens(sizes: Sizes, habits: Habits) -> int:
     return sizes.image + habits.turns * (habits.words + habits.answer)
 
 
-def places(sizes: Sizes, machine: Machine, habits: Habits) -> int:
-    """Answers at once for which there is memory; 0 where the weights leave none."""
-    left = (machine.memory - sizes.weights) * USABLE
-    # In pages, and once more where it is decoded without them.
-    return max(0, min(MOST_PLACES, int(left / (2 * conversation_tokens(sizes, habits) * sizes.kv_token))))
+@dataclass(frozen=True, kw_only=True)
+class ReplicaPlan:
+    """Of a replica: answers at once (`--max-chats`), people who are in a conversation with it, of whose questions
+    `questions` are under way at a time (`--target`), and whether `memory` bounds these people, not time."""
+
+    places: int
+    people: int
+    questions: float
+    by_memory: bool
+    times: StepTimes
 
 
-def step_times(sizes: Sizes, machine: Machine, habits: Habits) -> StepTimes:
+def plan(sizes: Sizes, machine: Machine, habits: Habits) -> ReplicaPlan | None:
+    """With as many answers at once as let most people be in a conversation; None where the weights leave no memory.
+
+    More answers at once share a step, and leave less memory for the conversations of those who think.
+    """
+    plans = [_plan(sizes, machine, habits, count) for count in range(1, MOST_PLACES + 1)]
+    return max((one for one in plans if one is not None and one.people), key=lambda one: one.people, default=None)
+
+
+def _plan(sizes: Sizes, machine: Machine, habits: Habits, places: int) -> ReplicaPlan | None:
+    kept = _kept_tokens(sizes, machine, habits, places)
+    if kept <= 0:
+        return None
+    times = step_times(sizes, machine, habits, places)
+    in_memory = kept // conversation_tokens(sizes, habits)
+    in_time = int(
+        min(
+            UTILISATION
+            * (habits.think + habits.answer * times.seconds(places))
+            / seconds_per_question(times, sizes, habits),
+            _people_of(times, sizes, habits, TARGET * places),
+        )
+    )
+    count = min(in_memory, in_time)
+    return ReplicaPlan(
+        places=places,
+        people=count,
+        questions=_under_way(times, sizes, habits, count),
+        by_memory=in_memory < in_time,
+        times=times,
+    )
+
+
+def _kept_tokens(sizes: Sizes, machine: Machine, habits: Habits, places: int) -> int:
+    """Of conversations, beside the answers that are written: these are in pages, and once more in the memory in which
+    they are decoded without them."""
+    pages = (machine.memory - sizes.weights) * USABLE / sizes.kv_token
+    return int(pages - places * conversation_tokens(sizes, habits))
+
+
+def step_times(sizes: Sizes, machine: Machine, habits: Habits, places: int) -> StepTimes:
     """Of a replica on this machine."""
     bandwidth, operations = machine.bandwidth * OF_BANDWIDTH, machine.operations * OF_ARITHMETIC
-    count = places(sizes, machine, habits)
-    half_way = conversation_tokens(sizes, habits) / 2
-    kept = (machine.memory - sizes.weights) * USABLE / sizes.kv_token - count * 2 * half_way
     return StepTimes(
         step=BETWEEN_STEPS + sizes.decoder / bandwidth,
-        answer=half_way * sizes.kv_token / bandwidth,
+        answer=conversation_tokens(sizes, habits) / 2 * sizes.kv_token / bandwidth,
         prompt_token=sizes.decoder / operations,  # two operations for each weight, which has two bytes
         first_turn=AROUND_A_TURN,
         later_turn=AROUND_A_TURN / 4,
         piece=PIECE,
-        places=count,
-        kept_tokens=max(1, int(kept)),
+        places=places,
+        kept_tokens=_kept_tokens(sizes, machine, habits, places),
     )
 
 
-def seconds_per_question(sizes: Sizes, machine: Machine, habits: Habits) -> float:
+def seconds_per_question(times: StepTimes, sizes: Sizes, habits: Habits) -> float:
     """Of a replica that has all places taken, averaged over a conversation."""
-    times = step_times(sizes, machine, habits)
+    return habits.answer * times.seconds(times.places) / times.places + _before_answer(times, sizes, habits)
+
+
+def _before_answer(times: StepTimes, sizes: Sizes, habits: Habits) -> float:
     read = habits.words + sizes.image / habits.turns
-    around = (times.first_turn + (habits.turns - 1) * times.later_turn) / habits.turns
-    return habits.answer * times.seconds(times.places) / times.places + read * times.prompt_token + around
+    return read * times.prompt_token + (times.first_turn + (habits.turns - 1) * times.later_turn) / habits.turns
 
 
-def people(sizes: Sizes, machine: Machine, habits: Habits) -> int:
-    """Who may be in a conversation with one replica at a time, so that it has a place for their questions."""
-    if not places(sizes, machine, habits):
-        return 0
-    times = step_times(sizes, machine, habits)
-    cycle = habits.think + habits.answer * times.seconds(times.places)
-    return int(UTILISATION * cycle / seconds_per_question(sizes, machine, habits))
+def _people_of(times: StepTimes, sizes: Sizes, habits: Habits, questions: float) -> float:
+    """Who ask, read and think, so that so many questions are under way on the average."""
+    seconds = habits.answer * times.seconds(questions) + _before_answer(times, sizes, habits)
+    return questions * (habits.think + seconds) / seconds
+
+
+def _under_way(times: StepTimes, sizes: Sizes, habits: Habits, people: int) -> float:
+    """The other way round; not more than TARGET of the places."""
+    low, high = 0.0, TARGET * times.places
+    for _ in range(50):
+        middle = (low + high) / 2
+        low, high = (middle, high) if _people_of(times, sizes, habits, middle) < people else (low, middle)
+    return high
 
 
 def capacity_rows(name: str, variants: Sequence[tuple[str, Sizes]], habits: Sequence[Habits]) -> list[str]:
@@ -120,11 +171,15 @@ def capacity_rows(name: str, variants: Sequence[tuple[str, Sizes]], habits: Sequ
     rows = []
     for precision, sizes in variants:
         memory = conversation_tokens(sizes, Habits()) * sizes.kv_token / 2**20
-        cells = [
-            " / ".join(str(people(sizes, machine, one) or "–") for one in habits)
-            if people(sizes, machine, habits[0])
-            else "–"
-            for machine in MACHINES
-        ]
+        cells = []
+        for machine in MACHINES:
+            plans = [plan(sizes, machine, one) for one in habits]
+            cells.append(" / ".join(_people(one) for one in plans) if any(plans) else "–")
         rows.append(f"| {name} | {precision} | {memory:.0f} MiB | " + " | ".join(cells) + " |")
     return rows
+
+
+def _people(found: ReplicaPlan | None) -> str:
+    if found is None:
+        return "–"
+    return f"{found.people}{'*' if found.by_memory else ''}"

@@ -1,117 +1,134 @@
-"""From ten people a day to a million: what the cluster has to be, and what its visitors notice in the busiest hour."""
+"""From ten people a day to a million: days with all their hours, what they take, and what their visitors notice."""
 
 from __future__ import annotations
 
 import math
-import random
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from benchmarks.scale_simulation.capacity import (
-    MACHINES,
-    UTILISATION,
-    Habits,
-    Machine,
-    Sizes,
-    seconds_per_question,
-    step_times,
-)
-from benchmarks.scale_simulation.many_replicas import Scaling, Simulation, Talk
+from benchmarks.scale_simulation.capacity import MACHINES, UTILISATION, Habits, Machine, Sizes, plan
+from benchmarks.scale_simulation.many_replicas import Scaling, Simulation
+from benchmarks.scale_simulation.one_replica import SimulatedTurn
+from benchmarks.scale_simulation.visitors import DAY, conversations, is_busiest, share_of_hour
 
 # MiniGPT-v2 in 16 bits, as loaded; tests/models/layouts compares it with the released sizes.
 MINIGPT_V2 = Sizes(weights=15.1 * 2**30, decoder=13.48e9, kv_token=524_288, image=256)
-TARGET = 0.5  # of a replica's places, that the autoscaler aims at
 DOWN_FACTOR = 0.2  # of the replicas that are too many, gone at a time: as app/cluster/application.py has it
-FLOOR = 0.5  # of the planned replicas are always there: from one alone the autoscaler overshoots in the morning
 LOADING = 90.0  # seconds until a new replica is ready
-LEAST_SECONDS, LEAST_CONVERSATIONS = 3600.0, 400
-RISING = 0.5  # of the time, in which more and more come, as in a morning
-SETTLED = 0.6  # of the time is left out
-AT_LEAST = 0.3  # of the mean, that every pause and every answer has
+LEAST_CONVERSATIONS = 200  # that are simulated: so many days
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scenario:
+    """What is asked on which GPU."""
+
+    name: str
+    machine: Machine
+    habits: Habits
+    sizes: Sizes = MINIGPT_V2
+
+
+SCENARIOS = (
+    Scenario(name="A100", machine=MACHINES[1], habits=Habits()),
+    Scenario(name="L4, answers of 300 tokens", machine=MACHINES[0], habits=Habits(answer=300)),
+)
 
 
 @dataclass(frozen=True)
 class Level:
-    """One row of the table."""
+    """What so many people a day take: a row of the tables. Replicas: the fewest and the most that were there."""
 
     daily_users: int
-    per_second: float
-    replicas: float
-    doors: float
-    first_token: float  # seconds, of 19 in 20 questions
-    found: float  # later turns whose conversation was still in memory
-    working: float
-    dollars: float  # a day
+    per_second: float  # questions, when most come
+    fewest: int
+    most: int
+    first_token: float  # seconds, of 19 in 20 questions of the busiest hour
+    found: float  # later turns of that hour whose conversation was still in memory
+    refused: float  # questions that were told to come again, of all
+    working: float  # of the time of all replicas
+    gpu_hours: float  # a day
 
-    def row(self) -> str:
+    def row(self, machine: Machine) -> str:
         """For the table in the documents."""
-        rate = f"{self.per_second:.1f}" if self.per_second >= 1 else f"{self.per_second:.3f}"
+        replicas = f"{self.fewest}" if self.fewest == self.most else f"{self.fewest:,} to {self.most:,}"
         cells = (
-            *(f"{self.daily_users:,}", rate, f"{self.replicas:.0f}", f"{math.ceil(self.doors)}"),
-            *(f"{self.first_token:.2f}", f"{self.found:.0%}", f"{self.working:.0%}", f"{self.dollars:,.0f}"),
+            *(f"{self.daily_users:,}", rate(self.per_second), replicas, f"{self.first_token:.2f}"),
+            *(f"{self.found:.0%}", f"{self.working:.0%}", f"{self.gpu_hours:,.0f}"),
+            f"{self.gpu_hours * machine.price:,.0f}",
         )
         return f"| {' | '.join(cells)} |"
 
 
+def rate(per_second: float) -> str:
+    """Questions in a second, as the tables show them."""
+    return f"{per_second:.1f}" if per_second >= 1 else f"{per_second:.3f}"
+
+
 HEAD = (
-    "| People a day | Questions a second | Replicas | Doors | First token, s | Found | Working | Dollars a day |\n"
+    "| People a day | Questions a second | Replicas | First token, s | Found | Working | GPU hours | Dollars |\n"
     "|--:|--:|--:|--:|--:|--:|--:|--:|"
 )
 
 
-def level(
-    daily_users: int, *, door_seconds: float, sizes: Sizes = MINIGPT_V2, machine: Machine = MACHINES[1], seed: int = 0
-) -> Level:
-    """The busiest hour's traffic until it has settled, with as many replicas as it asks for.
+@dataclass
+class Seen:
+    """What is kept of the turns, which are too many to keep all of them."""
 
-    `door_seconds`: of the door's process, for each question.
-    """
-    habits = Habits()
+    waits: list[float] = field(default_factory=list)  # for first tokens, in the busiest hour
+    later: int = 0
+    found: int = 0
+    count: int = 0
+
+    def take(self, turn: SimulatedTurn) -> None:
+        """One that has ended."""
+        self.count += 1
+        if not is_busiest(turn.asked):
+            return
+        self.waits.append(turn.first_token - turn.asked)
+        if turn.number:
+            self.later += 1
+            self.found += turn.found
+
+
+def level(daily_users: int, scenario: Scenario = SCENARIOS[0], *, seed: int = 0) -> Level:
+    """Whole days of so many people, with as many replicas as the autoscaler brings."""
+    habits, planned = scenario.habits, plan(scenario.sizes, scenario.machine, scenario.habits)
+    assert planned is not None, "the weights fit"
+    days = max(1, math.ceil(LEAST_CONVERSATIONS * habits.turns / (daily_users * habits.daily)))
     per_second = habits.questions_per_second(daily_users)
-    seconds = max(LEAST_SECONDS, LEAST_CONVERSATIONS * habits.turns / per_second)
-    times = step_times(sizes, machine, habits)
-    planned = per_second * seconds_per_question(sizes, machine, habits) / UTILISATION
+    in_conversation = people_at_once(scenario, daily_users)
     scaling = Scaling(
-        least=math.ceil(FLOOR * planned),
-        most=100_000,
-        target=TARGET * times.places,
+        first=math.ceil(in_conversation * share_of_hour(0) / habits.busiest / planned.people),
+        most=1_000_000,
+        target=planned.questions,
         down_factor=DOWN_FACTOR,
         loading=LOADING,
     )
-    outcome = Simulation(times, scaling, seconds=seconds).run(people(habits, per_second, seconds, seed=seed))
-    settled = [turn for turn in outcome.turns if turn.asked > SETTLED * seconds]
-    waits = sorted(turn.first_token - turn.asked for turn in settled)
-    later = [turn for turn in settled if turn.number]
-    day_of_busiest = 1 / (24 * habits.busiest)  # the mean of a day, as a share of its busiest hour
-    replicas = outcome.replicas_at_end
+    seen = Seen()
+    simulation = Simulation(planned.times, scaling, seconds=days * DAY, take=seen.take)
+    outcome = simulation.run(conversations(habits, scenario.sizes, daily_users, days, seed=seed))
+    counts = [count for _, count in outcome.counts]
+    waits = sorted(seen.waits)
     return Level(
         daily_users=daily_users,
         per_second=per_second,
-        replicas=replicas,
-        doors=per_second * door_seconds / UTILISATION,
+        fewest=min(counts),
+        most=max(counts),
         first_token=waits[int(0.95 * (len(waits) - 1))],
-        found=sum(turn.found for turn in later) / len(later),
+        found=seen.found / seen.later,
+        refused=outcome.refused / seen.count,
         working=sum(outcome.busy) / outcome.replica_seconds,
-        dollars=max(1.0, replicas * day_of_busiest) * 24 * machine.price,
+        gpu_hours=outcome.replica_seconds / 3600 / days,
     )
 
 
-def people(habits: Habits, per_second: float, seconds: float, *, seed: int) -> Iterator[Talk]:
-    """Conversations that begin by chance, as many as that many questions need."""
-    chance, now = random.Random(seed), 0.0
-    while now < seconds:
-        risen = min(1.0, 0.05 + now / (RISING * seconds))
-        now += chance.expovariate(risen * per_second / habits.turns)
-        turns = tuple(
-            (habits.words + (MINIGPT_V2.image if number == 0 else 0), max(1, round(_about(chance, habits.answer))))
-            for number in range(habits.turns)
-        )
-        yield Talk(now, turns, think=_about(chance, habits.think))
-
-
-def _about(chance: random.Random, mean: float) -> float:
-    return mean * (AT_LEAST + chance.expovariate(1 / (1 - AT_LEAST)))
+def people_at_once(scenario: Scenario, daily_users: int) -> float:
+    """In a conversation when most come: they ask, read and think."""
+    planned = plan(scenario.sizes, scenario.machine, scenario.habits)
+    assert planned is not None
+    share = planned.questions / planned.people  # of the time, that somebody waits for an answer
+    return scenario.habits.questions_per_second(daily_users) * scenario.habits.think / (1 - share)
 
 
 def door_seconds(values: Mapping[str, Any]) -> float:
@@ -121,6 +138,16 @@ def door_seconds(values: Mapping[str, Any]) -> float:
     return float(sum(run["door"] + run["proxy"] for run in runs)) / num_questions
 
 
-def table(levels: Sequence[int], *, door_seconds: float) -> str:
-    """Markdown."""
-    return "\n".join([HEAD, *(level(count, door_seconds=door_seconds).row() for count in levels)])
+def doors(per_second: float, seconds: float) -> float:
+    """Processes that take so many questions, each for so many seconds."""
+    return per_second * seconds / UTILISATION
+
+
+def grown(levels: Iterable[int]) -> dict[str, list[dict[str, Any]]]:
+    """For a report: the rows of each scenario."""
+    return {one.name: [asdict(level(count, one)) for count in levels] for one in SCENARIOS}
+
+
+def table(rows: Sequence[Mapping[str, Any]], scenario: Scenario) -> str:
+    """Markdown, of what `grown` gave for it."""
+    return "\n".join([HEAD, *(Level(**row).row(scenario.machine) for row in rows)])

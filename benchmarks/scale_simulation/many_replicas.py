@@ -7,7 +7,7 @@ import hashlib
 import heapq
 import itertools
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from benchmarks.scale_simulation.one_replica import SimulatedReplica, SimulatedTurn, StepTimes
@@ -25,6 +25,7 @@ class Scaling:
 
     least: int = 1
     most: int = 1
+    first: int = 0  # that are there at the beginning, if more than `least`
     target: float = 32.0
     every: float = 10.0
     up_delay: float = 30.0
@@ -51,14 +52,24 @@ class Ring:
     def __init__(self) -> None:
         self._points: list[tuple[int, int]] = []
 
-    def add(self, number: int) -> None:
-        """A replica."""
-        for node in range(VIRTUAL_NODES):
-            bisect.insort(self._points, (_hash(f"{number}/{node}"), number))
+    def add(self, *numbers: int) -> None:
+        """Replicas."""
+        self._points += [(_hash(f"{number}/{node}"), number) for number in numbers for node in range(VIRTUAL_NODES)]
+        self._points.sort()  # which is fast, as most of it is sorted
 
-    def remove(self, number: int) -> None:
-        """It gets no more."""
-        self._points = [point for point in self._points if point[1] != number]
+    def remove(self, *numbers: int) -> None:
+        """They get no more."""
+        gone = set(numbers)
+        self._points = [point for point in self._points if point[1] not in gone]
+
+    def shares(self) -> dict[int, float]:
+        """Of all names, that each replica has."""
+        found: dict[int, float] = {}
+        before = self._points[-1][0] - 2**64
+        for place, number in self._points:
+            found[number] = found.get(number, 0.0) + (place - before) / 2**64
+            before = place
+        return found
 
     def order(self, name: str) -> Iterator[int]:
         """The replica of this name, and then those that come after it on the ring."""
@@ -77,9 +88,11 @@ def _hash(text: str) -> int:
 
 @dataclass
 class Outcome:
-    """What came of it. `turns` are those that ended; `replica_seconds` those in which one was there and paid for."""
+    """What came of it. `turns` are those that ended, if nobody else took them; `replica_seconds` those in which one was
+    there and paid for, loading among them; `counts` how many there were, whenever that was looked at."""
 
     turns: list[SimulatedTurn] = field(default_factory=list)
+    counts: list[tuple[float, int]] = field(default_factory=list)
     refused: int = 0
     replica_seconds: float = 0.0
     replicas_at_end: int = 0
@@ -89,9 +102,16 @@ class Outcome:
 
 
 class Simulation:
-    """Lets conversations come to replicas; `run` once."""
+    """Lets conversations come to replicas; `run` once. `take` is given each turn that has ended."""
 
-    def __init__(self, times: StepTimes, scaling: Scaling, *, seconds: float = float("inf")) -> None:
+    def __init__(
+        self,
+        times: StepTimes,
+        scaling: Scaling,
+        *,
+        seconds: float = float("inf"),
+        take: Callable[[SimulatedTurn], None] | None = None,
+    ) -> None:
         self._times = times
         self._scaling = scaling
         self._seconds = seconds
@@ -101,18 +121,21 @@ class Simulation:
         self._order = itertools.count()
         self._events: list[tuple[float, int, str, int, int]] = []  # when, order, kind, whose, version
         self._versions: dict[int, int] = {}
-        self._conversations: list[Talk] = []
-        self._history: list[int] = []
-        self._turn: list[int] = []
+        self._begun = itertools.count()
+        self._conversations: dict[int, Talk] = {}  # those that have not ended
+        self._history: dict[int, int] = {}
+        self._turn: dict[int, int] = {}
         self._refused: set[int] = set()  # conversations that will ask again
         self._wanted_since: tuple[int, float] | None = None  # which way the number should go, and since when
         self._outcome = Outcome()
+        self._take = take or self._outcome.turns.append
         self._gone_busy: list[float] = []
 
     def run(self, conversations: Iterable[Talk]) -> Outcome:
         """Until every conversation has ended, or for so many seconds."""
-        for _ in range(self._scaling.least):
+        for _ in range(max(self._scaling.first, self._scaling.least)):
             self._begin(0.0, 0.0)
+        self._ring.add(*self._replicas)
         coming = iter(conversations)
         self._take_next(coming)
         if self._scaling.most > self._scaling.least:
@@ -121,7 +144,6 @@ class Simulation:
         while self._events:
             now, _, kind, number, version = heapq.heappop(self._events)
             if now > self._seconds:
-                now = self._seconds
                 break
             if kind == "comes":
                 self._ask(number, now)
@@ -129,24 +151,25 @@ class Simulation:
             elif kind == "asks":
                 self._ask(number, now)
             elif kind == "ready":
-                self._ring.add(number)
+                if number in self._replicas and not self._replicas[number].is_draining:
+                    self._ring.add(number)
             elif kind == "scale":
                 self._scale(now)
                 if self._events:  # else nobody is left
                     self._push(now + self._scaling.every, "scale", 0)
             elif self._versions.get(number) == version:
                 self._advance(number, now)
-        return self._ended(now)
+        return self._ended(now if math.isinf(self._seconds) else self._seconds)
 
     def _push(self, moment: float, kind: str, number: int, version: int = 0) -> None:
         heapq.heappush(self._events, (moment, next(self._order), kind, number, version))
 
     def _take_next(self, coming: Iterator[Talk]) -> None:
         if (conversation := next(coming, None)) is not None:
-            self._conversations.append(conversation)
-            self._history.append(0)
-            self._turn.append(0)
-            self._push(conversation.starts, "comes", len(self._conversations) - 1)
+            number = next(self._begun)
+            self._conversations[number] = conversation
+            self._history[number] = self._turn[number] = 0
+            self._push(conversation.starts, "comes", number)
 
     def _ask(self, number: int, now: float) -> None:
         conversation = self._conversations[number]
@@ -171,19 +194,22 @@ class Simulation:
 
     def _advance(self, place: int, now: float) -> None:
         for turn in self._replicas[place].advance(now):
-            self._outcome.turns.append(turn)
-            self._history[turn.conversation] += turn.new_tokens + turn.answer
-            self._turn[turn.conversation] += 1
-            conversation = self._conversations[turn.conversation]
-            if self._turn[turn.conversation] < len(conversation.turns):
-                self._push(now + conversation.think, "asks", turn.conversation)
+            self._take(turn)
+            number = turn.conversation
+            self._history[number] += turn.new_tokens + turn.answer
+            self._turn[number] += 1
+            conversation = self._conversations[number]
+            if self._turn[number] < len(conversation.turns):
+                self._push(now + conversation.think, "asks", number)
+            else:
+                del self._conversations[number], self._history[number], self._turn[number]
         self._plan(place)
 
     def _plan(self, place: int) -> None:
         """When to look at this replica again; what was planned before does not count any more."""
         replica = self._replicas[place]
         if replica.is_draining and not replica.load:
-            self._outcome.replica_seconds += replica.now - replica.ready
+            self._outcome.replica_seconds += replica.now - replica.came
             self._gone_busy.append(self._replicas.pop(place).busy)
             self._versions.pop(place, None)
         elif (moment := replica.next_event()) is not None:
@@ -192,14 +218,16 @@ class Simulation:
 
     def _begin(self, now: float, ready: float) -> None:
         number = next(self._numbers)
-        self._replicas[number] = SimulatedReplica(self._times, ready=ready)
-        self._push(ready, "ready", number) if ready > now else self._ring.add(number)
+        self._replicas[number] = SimulatedReplica(self._times, came=now, ready=ready)
+        if ready > now:
+            self._push(ready, "ready", number)
 
     def _scale(self, now: float) -> None:
         """One look at how many there should be."""
         scaling = self._scaling
         here = {number: one for number, one in self._replicas.items() if not one.is_draining}
         self._outcome.most_replicas = max(self._outcome.most_replicas, len(here))
+        self._outcome.counts.append((now, len(here)))
         load = sum(one.load for one in here.values()) + len(self._refused)
         wanted = min(scaling.most, max(scaling.least, -int(-load // scaling.target)))
         way = (wanted > len(here)) - (wanted < len(here))
@@ -214,8 +242,10 @@ class Simulation:
         for _ in range(wanted - len(here)):
             self._begin(now, now + scaling.loading)
         too_many = max(0, math.ceil((len(here) - wanted) * scaling.down_factor))
-        for number in sorted(here, key=lambda one: here[one].load)[:too_many]:
-            self._ring.remove(number)
+        leaving = sorted(here, key=lambda one: here[one].load)[:too_many]
+        if leaving:
+            self._ring.remove(*leaving)
+        for number in leaving:
             self._advance(number, now)
             self._replicas[number].is_draining = True
             self._plan(number)
@@ -224,7 +254,7 @@ class Simulation:
         outcome = self._outcome
         outcome.end = now
         outcome.busy = [*self._gone_busy, *(one.busy for one in self._replicas.values())]
-        outcome.replica_seconds += sum(max(0.0, now - one.ready) for one in self._replicas.values())
+        outcome.replica_seconds += sum(now - one.came for one in self._replicas.values())
         outcome.replicas_at_end = len(self._replicas)
         outcome.most_replicas = max(outcome.most_replicas, len(self._replicas))
         return outcome

@@ -52,12 +52,20 @@ def fit(values: Mapping[str, Any]) -> StepTimes:
     return times
 
 
+def tokens_to_word(values: Mapping[str, Any], times: StepTimes) -> float:
+    """After its first token, until an answer has a word to show (spaces and halves of words are none): as measured of
+    answers that were alone."""
+    alone = values["alone"]
+    outcomes = _in_waves(alone, times)
+    said = [turn.first_token - turn.asked for outcome in outcomes for turn in outcome.turns]
+    seen = [turns[0][0] for turns in alone["latencies"]]
+    return max(0.0, (sum(seen) / len(seen) - sum(said) / len(said)) / times.seconds(1))
+
+
 def predict(values: Mapping[str, Any], times: StepTimes) -> Outcome:
     """The same conversations by as many replicas, each where it was answered."""
-    split = values["conversations"]
-    places = [number for number, count in enumerate(split) for _ in range(count)]
-    conversations = conversations_of(values["rows"], places)
-    return Simulation(times, Scaling(least=len(split), most=len(split))).run(conversations)
+    count = len(values["replicas"])
+    return Simulation(times, Scaling(least=count, most=count)).run(conversations_of(values["rows"], values["places"]))
 
 
 def conversations_of(rows: Rows, places: Sequence[int | None]) -> list[Talk]:
@@ -88,8 +96,13 @@ def _steps(values: Mapping[str, Any]) -> float:
 
 def _missing(values: Mapping[str, Any], times: StepTimes) -> float:
     """Seconds of each conversation that the simulation of one replica lacks."""
+    busy = sum(sum(outcome.busy) for outcome in _in_waves(values, times))
+    return (float(sum(values["replicas"])) - busy) / len(values["rows"])
+
+
+def _in_waves(values: Mapping[str, Any], times: StepTimes) -> list[Outcome]:
+    """One replica, and as many conversations at a time as there were."""
     rows, at_once = values["rows"], values["at_once"]
     waves = [rows[start : start + at_once] for start in range(0, len(rows), at_once)]
     alone = Scaling(least=1, most=1)
-    busy = sum(sum(Simulation(times, alone).run(conversations_of(wave, [0] * len(wave))).busy) for wave in waves)
-    return (float(sum(values["replicas"])) - busy) / len(values["rows"])
+    return [Simulation(times, alone).run(conversations_of(wave, [0] * len(wave))) for wave in waves]

@@ -121,9 +121,10 @@ class SteadyDecoder:
     def _step(self) -> list[int]:
         """Decode one token for each request; the indices of those that ended."""
         states = [chat.state for chat in self._chats]
-        if self._native is not None and self._native.takes(len(states)):
+        ids = [state.tokens_to_process[0] for state in states]
+        if self._native is not None and self._native.takes(ids):
             logits = self._native.run(
-                [state.tokens_to_process[0] for state in states],
+                ids,
                 [state.position_offset for state in states],
                 self._cache.paddings,
                 self._cache.begin_native_token(),

@@ -21,6 +21,8 @@ from engine.image_tokens import ImageTokenEmbedding
 from engine.native.expert_layers import NativeExperts, experts_of
 from engine.native.operations import (
     MOST_EXPERTS,
+    MOST_SHARING,
+    MOST_WIDTH,
     NumberFormat,
     Operation,
     OperationFlag,
@@ -58,6 +60,8 @@ class DecoderWriter:
         attention = decoder.layers[0].self_attn
         self.head_dim: int = attention.head_dim
         self._heads, self._shared = config.num_attention_heads, config.num_key_value_heads
+        if self._heads > MOST_SHARING * self._shared or self.head_dim > MOST_WIDTH:
+            raise NoNativeCode("its heads are larger than it knows")
         self._queries = self.program.buffer((self._heads + 2 * self._shared) * self.head_dim)
         self._attended = self.program.buffer(self._heads * self.head_dim)
         self._inner = self.program.buffer(2 * config.intermediate_size)
@@ -80,6 +84,7 @@ class DecoderWriter:
         scale = getattr(embedding, "embed_scale", None)
         if not isinstance(embedding, nn.Embedding) or (scale is None and type(embedding) is not nn.Embedding):
             raise NoNativeCode(f"{type(embedding).__name__} is no embedding that it knows")
+        self.vocabulary = embedding.num_embeddings
         number_format = PLAIN_FORMATS.get(embedding.weight.dtype)
         if number_format is None:
             raise NoNativeCode(f"its embedding is {embedding.weight.dtype}")

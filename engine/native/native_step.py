@@ -79,14 +79,16 @@ class NativeStep:
         self._program, self._logits = writer.program, writer.logits
         self._products = writer.products  # they hold what operations point to
         self._operations = array_of(writer.program.operations)
+        self._vocabulary = writer.vocabulary
         self._num_positions = self._room = 0
 
     def _has(self, weights: NativeWeights) -> bool:
         return bool(self._library.formats() >> weights.number_format & 1)
 
-    def takes(self, count: int) -> bool:
-        """Whether it can decode so many chats now. Where somebody looks on from inside of the model, it can't."""
-        return count <= MOST_TOKENS and not self._model._forward_pre_hooks and not self._model._forward_hooks
+    def takes(self, ids: Sequence[int]) -> bool:
+        """Whether it can decode these tokens of so many chats now: where somebody looks into the model, it can't."""
+        is_watched = self._model._forward_pre_hooks or self._model._forward_hooks
+        return len(ids) <= MOST_TOKENS and max(ids) < self._vocabulary and not is_watched
 
     def run(
         self, ids: Sequence[int], positions: Sequence[int], starts: Sequence[int], length: int, cache: Sequence[Tensor]

@@ -17,6 +17,8 @@ from torch import Tensor
 BLOCK = 64  # outputs whose weights lie together
 MOST_TOKENS = 64
 MOST_EXPERTS = 64
+MOST_SHARING = 16  # heads that share keys
+MOST_WIDTH = 256  # of a head
 
 
 class NumberFormat(IntEnum):

@@ -7,24 +7,26 @@
 
 #define GROUPS 64  // of 32 bits of weights of each of 64 outputs: 16 KiB, which stay near while all rows are multiplied
 #define TOGETHER 4 // rows whose sums are in registers at a time
-#define AHEAD 2048 // bytes that are fetched before they are needed
+#define AHEAD (256 * GROUPS) // bytes: while rows are multiplied with a tile, the next one comes from memory
+#define AHEAD_NF4 2048
 
 // The sums of 64 outputs for the rows of a product, as float or int32.
 typedef struct {
     __m512i lanes[BLOCK / LANES];
 } Sums;
 
-// `count` rows times `groups` words of weights, one after the other for 64 outputs.
-#define TILE(name, type, cast, back, multiply, flip)                                                                         \
-    INLINE void name(const char *weights, const uint32_t *words, int64_t stride, const int count, int groups,         \
-                     Sums *sums)                                                                                       \
+// `count` rows times `groups` words of weights, one after the other for 64 outputs. Of the next tile lines `from` to
+// `to` of each four are fetched: rows that come later fetch the others.
+#define TILE(name, type, cast, back, multiply, flip)                                                                   \
+    INLINE void name(const char *weights, const uint32_t *words, int64_t stride, const int count, int groups,          \
+                     int from, int to, Sums *sums)                                                                     \
     {                                                                                                                  \
         type acc[TOGETHER][4];                                                                                         \
         for (int row = 0; row < count; row++)                                                                          \
             for (int lane = 0; lane < 4; lane++)                                                                       \
                 acc[row][lane] = cast(sums[row].lanes[lane]);                                                          \
         for (int group = 0; group < groups; group++, weights += 256) {                                                 \
-            for (int lane = 0; lane < 4; lane++)                                                                       \
+            for (int lane = from; lane < to; lane++)                                                                   \
                 _mm_prefetch(weights + AHEAD + 64 * lane, _MM_HINT_T0);                                                \
             for (int lane = 0; lane < 4; lane++) {                                                                     \
                 const __m512i weight = flip(_mm512_loadu_si512(weights + 64 * lane));                                  \
@@ -68,7 +70,7 @@ INLINE void tile_nf4(const char *codes, __m512i levels, const uint32_t *words, i
         for (int half = 0; half < 4; half++)
             acc[row][half & 1][half >> 1] = _mm512_setzero_ps();
     for (int group = 0; group < 16; group++, codes += 64) {
-        _mm_prefetch(codes + AHEAD, _MM_HINT_T0);
+        _mm_prefetch(codes + AHEAD_NF4, _MM_HINT_T0);
         const __m512i four = _mm512_permutexvar_epi16(by_output, _mm512_loadu_si512(codes));
         __m512i weights[2][2]; // [output below 16 or not][pair]
         weights[0][0] = _mm512_permutexvar_epi16(four, levels); // which looks at the lowest 5 bits of each 16
@@ -108,14 +110,16 @@ INLINE void tile_nf4(const char *codes, __m512i levels, const uint32_t *words, i
             const int some = groups - start < GROUPS ? groups - start : GROUPS;                                        \
             for (int row = 0; row < rows->count; row += TOGETHER) {                                                    \
                 const uint32_t *words = rows->words + row * rows->stride + start;                                      \
-                const char *from = weights + 256 * (int64_t)start;                                                     \
+                const char *tiles = weights + 256 * (int64_t)start;                                                    \
+                const int after = row + TOGETHER < rows->count ? row + TOGETHER : rows->count;                         \
+                const int from = 4 * row / rows->count, to = 4 * after / rows->count;                                  \
                 BY_COUNT(rows->count - row, CALL_##tile)                                                               \
             }                                                                                                          \
         }                                                                                                              \
     }
-#define CALL_tile_fp32(n) tile_fp32(from, words, rows->stride, n, some, sums + row)
-#define CALL_tile_bf16(n) tile_bf16(from, words, rows->stride, n, some, sums + row)
-#define CALL_tile_int8(n) tile_int8(from, words, rows->stride, n, some, sums + row)
+#define CALL_tile_fp32(n) tile_fp32(tiles, words, rows->stride, n, some, from, to, sums + row)
+#define CALL_tile_bf16(n) tile_bf16(tiles, words, rows->stride, n, some, from, to, sums + row)
+#define CALL_tile_int8(n) tile_int8(tiles, words, rows->stride, n, some, from, to, sums + row)
 BLOCK_PRODUCT(block_fp32, tile_fp32)
 BLOCK_PRODUCT(block_bf16, tile_bf16)
 #ifdef __AVX512VNNI__
@@ -241,7 +245,8 @@ static void product(const Operation *op, const Step *step)
 {
     Rows rows;
     prepare(op, step, &rows);
-#pragma omp parallel for schedule(static) num_threads(step->threads) if (step->threads > 1)
+    const int threads = threads_for(step, (int64_t)op->n * op->k);
+#pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
     for (int first = 0; first < op->n; first += BLOCK) {
         Sums sums[MOST_ROWS];
         const int count = op->n - first < BLOCK ? op->n - first : BLOCK;

@@ -48,7 +48,10 @@ typedef struct {
 INLINE __mmask16 lanes_left(int left) { return left >= LANES ? 0xFFFF : (__mmask16)((1u << left) - 1); }
 
 // bfloat16 has the upper half of a float's bits.
-INLINE __m512 from_bf16(__m256i bits) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16)); }
+INLINE __m512 from_bf16(__m256i bits)
+{
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
+}
 
 INLINE uint16_t to_bf16(float number)
 {
@@ -99,6 +102,9 @@ INLINE __m512 exponential(__m512 x)
     p = _mm512_fmadd_ps(p, _mm512_mul_ps(r, r), _mm512_add_ps(r, _mm512_set1_ps(1.0f)));
     return _mm512_scalef_ps(p, n);
 }
+
+// How many threads so many multiplications are worth: to wake the others takes as long as a few hundred thousand.
+INLINE int threads_for(const Step *step, int64_t products) { return products < 1 << 18 ? 1 : step->threads; }
 
 INLINE float *row_of(const Step *step, int buffer, int token, int column)
 {

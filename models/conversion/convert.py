@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import os
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,7 +15,7 @@ from huggingface_hub.utils import WeakFileLock
 from models.command_line import quoted
 from models.config import family_module, load_config
 from models.conversion.contents import write_folder
-from models.conversion.folder import foreign_files
+from models.conversion.folder import foreign_file
 from models.conversion.reading import check_not_packed
 from models.devices import DTYPES, check_memory
 from models.errors import ConversionFailed
@@ -47,8 +48,11 @@ def convert(
     """
     config = load_config(path, overrides)
     config = dataclasses.replace(config, device="cpu", dtype=dtype, quantization=quantization)
-    out = Path(out).absolute()
-    _check_target(out)
+    try:
+        out = Path(os.path.realpath(out))  # of a link, the folder on the other disk is written, and the link stays
+        _check_target(out)
+    except OSError as error:
+        raise _not_written(out, error) from error
     for remark in remarks_on(config):
         report(remark)
     files = ReleasedFiles(config)
@@ -77,17 +81,21 @@ def convert(
     except TimeoutError as error:
         raise ConversionFailed(f"{out} is being written by another process; wait for it.") from error
     except OSError as error:
-        raise ConversionFailed(f"{out} can't be written: {_reason(error)} Nothing half-written was left.") from error
+        raise _not_written(out, error) from error
     report(f"Serve it: python demo.py --cfg-path {quoted(out)}")
+
+
+def _not_written(out: Path, error: OSError) -> ConversionFailed:
+    return ConversionFailed(f"{out} can't be written: {_reason(error)} Nothing half-written was left.")
 
 
 def _check_target(out: Path) -> None:
     """Raises ConversionFailed for a path that holds anything but an older conversion."""
     if out.is_dir():
-        if foreign := foreign_files(out):
+        if foreign := foreign_file(out):
             raise ConversionFailed(
-                f"{out} holds files that no conversion wrote (first: {foreign[0]}), and would be replaced; give "
-                "another folder."
+                f"{out} holds files that no conversion wrote (first: {foreign}), and would be replaced; give another "
+                "folder."
             )
     elif out.exists() or out.is_symlink():
         raise ConversionFailed(f"{out} is a file; give a folder, which need not exist.")

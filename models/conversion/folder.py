@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -87,13 +87,15 @@ def make_again(folder: Path, manifest: Manifest) -> str:
     return f"Copy the folder again, or make it again: python -m models convert {made_from} {quoted(folder)}{options}"
 
 
-def foreign_files(folder: Path) -> Sequence[str]:
-    """What is in a folder and was not written by a conversion, in order; nothing for one that is empty."""
-    inside = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir())
-    if not inside:
-        return []
+def foreign_file(folder: Path) -> str:
+    """A file in a folder that no conversion wrote; "" for none. Raises MiniVLMError for a damaged manifest."""
     known = {MANIFEST_FILE, *read_manifest(folder).files} if (folder / MANIFEST_FILE).is_file() else set()
-    return [name for name in inside if name not in known]
+    for place, folders, files in os.walk(folder):  # no further than to the first: it may be a whole disk
+        folders.sort()
+        names = (Path(place, name).relative_to(folder).as_posix() for name in sorted(files))
+        if (found := next((name for name in names if name not in known), None)) is not None:
+            return found
+    return ""
 
 
 def write_json(values: Any, file: Path) -> None:

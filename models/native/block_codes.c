@@ -56,3 +56,17 @@ void block_codes(const void *values, int format, int64_t count, const float *lim
         }
     }
 }
+
+// Codes [N][K / 2] -> bitsandbytes' layout for CPUs, [N / 32][K / 2][16][2]: of 32 rows, the first byte of a pair has the
+// first code of row r below the one of row r + 16, the second the second ones. N is a multiple of 32, `half` is K / 2.
+void lay_out(const uint8_t *codes, int64_t n, int64_t half, uint8_t *out)
+{
+    for (int64_t block = 0; block < n; block += 32, codes += 32 * half, out += 32 * half)
+        for (int row = 0; row < 16; row++) {
+            const uint8_t *first = codes + row * half, *later = first + 16 * half;
+            for (int64_t i = 0; i < half; i++) {
+                out[i * 32 + row * 2] = (later[i] & 0xF0) | (first[i] >> 4);
+                out[i * 32 + row * 2 + 1] = (uint8_t)(later[i] << 4) | (first[i] & 0x0F);
+            }
+        }
+}

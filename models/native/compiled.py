@@ -42,7 +42,7 @@ def library(source: Path) -> ctypes.CDLL:
         raise NoNativeCode("there is no C compiler (apt install gcc)")
     try:
         return _load(compiler, source, own_folder())
-    except (OSError, subprocess.SubprocessError) as error:
+    except (OSError, RuntimeError, subprocess.SubprocessError) as error:  # RuntimeError: a user without a home
         raise NoNativeCode(f"it could not be compiled: {str(error).strip().splitlines()[-1]}") from error
 
 

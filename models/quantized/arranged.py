@@ -36,12 +36,7 @@ def arrange(module: nn.Module, head: Iterable[Tensor] | None = None) -> None:
         output = module.get_output_embeddings()
         assert isinstance(output, nn.Linear)
         weight, shape = output.weight.detach(), output.weight.shape
-        if head is None:
-            head = weight.split(max(1, 2**18 // shape[1]))
-        else:  # what transformers has made of its stand-in is as large as the head itself
-            output.weight, weight = nn.Parameter(torch.empty(0)), torch.empty(0)
-            give_back_freed_memory()
-        integers, scales = quantize_rows(head, shape)
+        integers, scales = quantize_rows(weight.split(max(1, 2**18 // shape[1])) if head is None else head, shape)
         module.set_output_embeddings(EightBitLinear(integers, scales, output.bias))
         release(weight)
         del output, weight, head

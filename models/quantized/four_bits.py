@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from models.native.block_codes import block_codes
 from models.native.integer_products import WIDE, integer_products
 from models.quantized.eight_bits import as_integers, has_exact_integers, largest_of
 from models.tensors.bnb_int8 import LEVELS
@@ -139,6 +140,8 @@ def _fused_layout(codes: Tensor, shape: torch.Size) -> Tensor:
 
     Of 32 rows, each byte there has a code of one of the first 16 and, above it, the same column's of the row 16 later.
     """
+    if (native := block_codes()) is not None:
+        return native.laid_out(codes, shape)
     first, later = codes.view(-1, 2, WIDE // 2, shape[1] // 2).transpose(2, 3).unbind(1)  # [N / 32, K / 2, 16]
     even = (later & 0xF0) | (first >> 4)
     odd = (later << 4) | (first & 0x0F)

@@ -7,25 +7,20 @@ other, which is done with vector instructions; or compiled code does the same te
 
 from __future__ import annotations
 
-import ctypes
 import sys
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from models.native import compiled
+from models.native.block_codes import CODE_BLOCK, FORMATS, block_codes
 
 # Values at a time: a multiple of every block's size, and so few that torch leaves each operation to the calling thread.
 # Its threads wait for each other in every one, which on a busy machine costs ten times what they save.
 _PIECE = 7 * 2**12
 _LARGE_PIECE = 2**20  # for compiled code, which makes no copies
 _LEAST = 1e-38  # a block of zeros is divided by this
-_BLOCK = 64  # values that share a scale in compiled code
-_FORMATS = (torch.float32, torch.bfloat16, torch.float16)  # that it reads, as it numbers them
 
 
 @cache
@@ -49,13 +44,14 @@ def quantize(weights: Tensor, block: int, kind: str, storage: torch.dtype) -> tu
     scales = torch.empty(-(-values.numel() // block), dtype=torch.float32)
     packed = torch.empty((values.numel() + 1) // 2, dtype=torch.uint8)
 
-    native = _compiled() if block == _BLOCK and values.dtype in _FORMATS else None
+    native = block_codes() if block == CODE_BLOCK and values.dtype in FORMATS else None
     size = _PIECE if native is None else _LARGE_PIECE
 
     @torch.inference_mode()  # a thread does not inherit its caller's
     def quantize_piece(start: int) -> None:
         if native is not None:
-            native(values[start : min(start + size, whole)], limits, packed[start // 2 :], scales[start // block :])
+            here = values[start : min(start + size, whole)]
+            native.write(here, limits, packed[start // 2 :], scales[start // block :])
             return
         blocks = values[start : min(start + _PIECE, whole)].float().view(-1, block)
         largest = scales[start // block :][: len(blocks)]
@@ -73,23 +69,6 @@ def quantize(weights: Tensor, block: int, kind: str, storage: torch.dtype) -> tu
     if order is not None:
         packed = order[packed.int()]
     return packed.view(storage).unsqueeze(1), scales
-
-
-@cache
-def _compiled() -> Callable[[Tensor, list[float], Tensor, Tensor], None] | None:
-    """Writes whole blocks' codes and scales to the beginning of two tensors, if there is compiled code."""
-    try:
-        function = compiled.library(Path(compiled.__file__).with_name("block_codes.c")).block_codes
-    except compiled.NoNativeCode:
-        return None
-
-    def run(values: Tensor, limits: list[float], packed: Tensor, scales: Tensor) -> None:
-        numbers = (ctypes.c_float * 16)(*limits)
-        places = (ctypes.c_void_p(tensor.data_ptr()) for tensor in (packed, scales))
-        number_format, count = _FORMATS.index(values.dtype), ctypes.c_int64(len(values) // _BLOCK)
-        function(ctypes.c_void_p(values.data_ptr()), number_format, count, numbers, *places)
-
-    return run
 
 
 def _pack(scaled: Tensor, limits: list[float], packed: Tensor) -> None:

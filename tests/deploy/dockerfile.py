@@ -34,8 +34,38 @@ def instructions_of(text: str) -> list[Instruction]:
     return found
 
 
+def stages_of(instructions: list[Instruction]) -> dict[str, list[Instruction]]:
+    """The stages by their names, each with the instructions of those that it is built from, without `FROM`."""
+    stages: dict[str, list[Instruction]] = {}
+    name = ""
+    for one in instructions:
+        if one.name == "FROM":
+            base, _, name = one.text.partition(" AS ")
+            stages[name] = list(stages.get(base, []))
+        elif name:
+            stages[name].append(one)
+    return stages
+
+
 def faults_of(instructions: list[Instruction]) -> Iterator[str]:
     """What is wrong, a line each: rules as hadolint has them, by its numbers where it has one."""
+    stages = stages_of(instructions)
+    for one in instructions:
+        if one.name == "FROM" and not _is_known(one.text, stages):
+            yield f"DL3006, DL3007: {one.text} is not a full version"
+    for name, stage in stages.items():
+        if "ENTRYPOINT" in [one.name for one in stage]:
+            yield from (f"{name}: {fault}" for fault in _faults_of_stage(stage))
+    if "ENTRYPOINT" not in [one.name for one in list(stages.values())[-1]]:
+        yield "there is no ENTRYPOINT"
+
+
+def _is_known(text: str, stages: dict[str, list[Instruction]]) -> bool:
+    base = text.partition(" AS ")[0]
+    return base == "scratch" or base in stages or bool(re.search(r":\d+\.\d+\.\d+[\w.-]*$", base))
+
+
+def _faults_of_stage(instructions: list[Instruction]) -> Iterator[str]:
     names = [one.name for one in instructions]
     users = [one.text for one in instructions if one.name == "USER"]
     if not users or users[-1] in ("root", "0"):
@@ -44,12 +74,10 @@ def faults_of(instructions: list[Instruction]) -> Iterator[str]:
         yield "DL3066: a cluster can't tell that a user with this name is not root"
     elif names.index("USER") < max(index for index, name in enumerate(names) if name == "RUN"):
         yield "something is installed after the user was changed"
-    for needed in ("HEALTHCHECK", "ENTRYPOINT", "WORKDIR"):
+    for needed in ("HEALTHCHECK", "WORKDIR"):
         if needed not in names:
             yield f"there is no {needed}"
     for one in instructions:
-        if one.name == "FROM" and not re.search(r":\d+\.\d+\.\d+[\w.-]*$", one.text):
-            yield f"DL3006, DL3007: {one.text} is not a full version"
         if one.name in ("ENTRYPOINT", "CMD", "HEALTHCHECK") and "[" not in one.text:
             yield f"DL3025: {one.name} is not in exec form"
         if one.name == "WORKDIR" and not one.text.startswith("/"):

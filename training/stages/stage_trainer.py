@@ -190,7 +190,7 @@ def deepspeed_file(recipe: Recipe) -> str | None:
         return None
     if find_spec("deepspeed") is None:
         raise ConfigError(
-            f"{recipe.source}: deepspeed is not installed; pip install -r requirements-cluster.txt, "
+            f"{recipe.source}: deepspeed is not installed; pip install -r requirements-zero.txt, "
             "or --options deepspeed=null."
         )
     file = next((f for f in (Path(recipe.deepspeed), recipe.source.parent / recipe.deepspeed) if f.is_file()), None)

@@ -154,7 +154,7 @@ def test_errors_of_an_earlier_run_are_still_told(questions: Path) -> None:
 def test_answers_to_other_questions_or_of_another_model_are_not_gone_on_with(questions: Path) -> None:
     ask(model(), questions)
     with pytest.raises(
-        RequestError, match=r"line 1, was answered by Scripted model, not Other; choose another --output"
+        RequestError, match=r"line 1, was answered by Scripted model, not Other; choose another file for the answers"
     ):
         ask(model(info=replace(INFO, name="Other")), questions)
     write(questions, {"question": "what is 0", "image": "one.png", "id": 0}, {"question": "something else"})
@@ -206,7 +206,7 @@ def test_what_can_be_told_before_the_model_loads(questions: Path, tmp_path: Path
         check_files(write(tmp_path / "empty.jsonl", "", " "), None)
     with pytest.raises(RequestError, match="is the file of questions itself"):
         check_files(questions, tmp_path / "." / "questions.jsonl")
-    with pytest.raises(RequestError, match=r"--output .*gone/a\.jsonl can't be written"):
+    with pytest.raises(RequestError, match=r".*gone/a\.jsonl can't be written"):
         check_files(questions, tmp_path / "gone" / "a.jsonl")
 
 

@@ -47,6 +47,33 @@ def test_it_opens_when_all_models_can_be_asked() -> None:
     assert in_a_loop(health(ModelHandle(is_there=True), ModelHandle(is_there=True))) == 200
 
 
+def test_it_refuses_while_the_cluster_ends() -> None:
+    async def ended() -> tuple[list[bool], httpx.Response]:
+        from app.cluster.ingress import Ingress
+
+        door = Ingress.__new__(Ingress)
+        await door.__init__({"model": ModelHandle(is_there=True)}, [], [])  # type: ignore[misc]
+        application, seen = door.__serve_build_asgi_app__(), [await door.answering()]
+
+        async def seeing(scope: Any, receive: Any, send: Any) -> None:
+            async def sent(message: Any) -> None:
+                seen.append(await door.answering())
+                await send(message)
+
+            await application(scope, receive, sent)
+
+        await door.stop()
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app=seeing), base_url="http://door") as client:
+            answer = await client.get("/v1/models")
+        return [*seen, await door.answering()], answer
+
+    seen, answer = in_a_loop(ended())
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "server_stopping")
+    assert (seen[0], seen[-1]) == (False, False)
+    assert all(seen[1:-1])  # while it was answered
+    assert len(seen) > 2
+
+
 def test_it_opens_and_says_so_while_a_model_loads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("app.cluster.ingress.PATIENCE_SECONDS", 0.05)
     assert in_a_loop(health(ModelHandle(is_there=True), ModelHandle(is_there=False))) == 503

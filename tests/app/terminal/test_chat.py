@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +13,9 @@ from app.chat.pictures import open_picture
 from app.chat.saved import read_chat
 from app.extras.extended_model import ExtendedModel
 from app.terminal.chat import Terminal
-from engine.chat_model import ChatModel
+from engine import first_answer
+from engine.chat_model import ChatModel, Stream
+from models.conversation import Sampling, Turn
 from models.errors import NotEnoughMemory
 from models.extras import Extras
 from tests.app.extras.scripted import OTHER, ScriptedGenerator, ScriptedReader
@@ -176,3 +179,19 @@ def test_text_is_read_and_drawn_pictures_become_files(
 
 def test_ctrl_c_at_the_prompt_empties_the_line() -> None:
     assert shown(ScriptedModel(default="fine"), KeyboardInterrupt, "hi") == ["", "fine"]
+
+
+class Timed(ScriptedModel):
+    """The first answer says how fast it was, as the engine does, before its last words."""
+
+    def stream(self, turns: Sequence[Turn], sampling: Sampling) -> Stream:
+        if not self.seen:
+            first_answer.logger.info("First answer: the picture took %s s.", 2.5)
+        return super().stream(turns, sampling)
+
+
+def test_behind_the_first_answer_is_how_fast_it_was() -> None:
+    before = first_answer.logger.level, list(first_answer.logger.handlers)
+    answers = shown(Timed(script=["one", "two"]), "what?", "and?")
+    assert answers == ["one", "note: First answer: the picture took 2.5 s.", "two"]
+    assert (first_answer.logger.level, list(first_answer.logger.handlers)) == before

@@ -31,6 +31,12 @@ def inputs(heads: int, key_heads: int, queries: int, keys: int) -> tuple[Tensor,
     return query, key, value, torch.zeros(1, 1, queries, keys).masked_fill(hidden, -torch.inf).to(BF16)
 
 
+@pytest.fixture
+def without_c(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu_attention, "many_queries", lambda: None)
+
+
+@pytest.mark.usefixtures("without_c")
 @pytest.mark.parametrize(
     "most", [cpu_attention._MOST_SCORES, 17 * 4 * 300, 0], ids=["by hand", "17 queries at a time", "by torch"]
 )
@@ -66,6 +72,7 @@ def test_more_scores_than_that_are_left_to_torch(most: int, is_torchs: bool, mon
     assert bool(calls) == is_torchs
 
 
+@pytest.mark.usefixtures("without_c")
 def test_of_some_queries_at_a_time_later_keys_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cpu_attention, "_MOST_SCORES", 20 * 4 * 90)
     widths: list[tuple[int, int]] = []
@@ -91,6 +98,7 @@ def test_heads_that_share_keys(queries: int) -> None:
     torch.testing.assert_close(ours.float(), exact, rtol=0.02, atol=0.02)
 
 
+@pytest.mark.usefixtures("without_c")
 @pytest.mark.parametrize("kind", ["causal", "true and false", "a mask for shared keys"])
 def test_what_it_does_not_do_by_hand_is_left_to_torch(kind: str) -> None:
     query, key, value, mask = inputs(8, 2 if "shared" in kind else 8, 30, 30)
@@ -119,6 +127,7 @@ def test_the_engine_uses_it_for_every_backbone(backbone: str, monkeypatch: pytes
         return attend(query, *args, **kwargs)
 
     monkeypatch.setattr(cpu_attention, "attend", counted)
+    monkeypatch.setattr("engine.batching.manager.native_step", lambda _: None)
     with ChatEngine(model, max_concurrent=2, page_size=8, update_interval=0) as engine:
         answer = list(engine.stream(ask("what is it", random_models.picture(1)), GREEDY))[-1]
     layers = model.language_model.config.num_hidden_layers

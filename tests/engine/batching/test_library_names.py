@@ -80,13 +80,17 @@ NAMES = {
     ),
     "training arguments": ("_n_gpu",),
     "schedules": ("_get_cosine_schedule_with_warmup_lr_lambda",),
-    "module": ("_buffers",),
+    "module": ("_buffers", "_forward_hooks", "_forward_pre_hooks"),
     "tensor class": ("_make_wrapper_subclass",),
     "storage": ("_cdata",),
     "bitsandbytes on Apple GPUs": ("_kernel_load_failed",),
     "torch": ("_C", "_int_mm"),
     "torch.ops.aten": ("_weight_int8pack_mm",),
-    "torch.ops.mkldnn": ("_is_mkldnn_bf16_supported", "_linear_pointwise", "_reorder_linear_weight"),
+    "torch.cpu": ("_is_amx_tile_supported", "_is_vnni_supported"),
+    "torch.ops.mkldnn": (
+        "_is_mkldnn_bf16_supported", "_linear_pointwise", "_nbytes", "_reorder_linear_weight",
+        "data_ptr",
+    ),
 }  # fmt: skip
 
 # Methods that are replaced or overridden, by the arguments they are called with.
@@ -152,6 +156,7 @@ def owners() -> dict[str, Any]:
         "storage": torch.zeros(1).untyped_storage(),
         "bitsandbytes on Apple GPUs": import_module("bitsandbytes.backends.mps.ops"),
         "torch": torch,
+        "torch.cpu": torch.cpu,
         "torch.ops.aten": torch.ops.aten,
         "torch.ops.mkldnn": torch.ops.mkldnn,
     }

@@ -196,6 +196,27 @@ def test_what_is_not_a_conversion_is_not_replaced(converted: Path, tmp_path: Pat
     assert sorted(path.name for path in tmp_path.iterdir()) == ["copy", "file", "folder"]
 
 
+@pytest.mark.parametrize("kind", ["to a folder", "to nothing"])
+def test_a_link_stays_and_its_folder_is_written(kind: str, tmp_path: Path) -> None:
+    """As people give them who have their models on another disk."""
+    target = tmp_path / "big disk" / "out"
+    (target if kind == "to a folder" else target.parent).mkdir(parents=True)
+    link = tmp_path / "link"
+    link.symlink_to(target)
+    for _ in range(2):
+        convert(ROOT / "eval_configs" / "tiny_moe_llava.yaml", link, report=quiet)
+        assert link.readlink() == target
+        check_whole(target, read_manifest(target))
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["big disk", "link"]
+        assert [path.name for path in target.parent.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize(("out", "message"), [("x" * 300, "File name too long"), ("/", "no conversion wrote")])
+def test_a_folder_that_can_be_none_is_one_line(out: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(ConversionFailed, match=message):
+        convert(ROOT / "eval_configs" / "tiny_moe_llava.yaml", tmp_path / out, report=quiet)
+
+
 def test_a_full_disk_is_one_line_and_leaves_the_older_folder(
     converted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

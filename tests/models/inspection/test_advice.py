@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from models.__main__ import main
 from models.loader import load_model
 from tests.models.inspection.verifying import STAGE4, TINY, verify
 from tests.paths import ROOT
@@ -82,3 +83,13 @@ def test_a_folder_that_is_called_like_a_yaml_is_not_meant(tmp_path: Path, capsys
     status, _, error = verify(tmp_path / "mine.yaml", capsys)
     assert status == 2
     assert error.startswith(f"error: {tmp_path / 'mine.yaml'} is a folder. Give a YAML file")
+
+
+@pytest.mark.parametrize("command", [["verify"], ["fetch"], ["convert", "out"]], ids=lambda words: words[0])
+def test_a_server_elsewhere_has_no_files(
+    command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    yaml = tmp_path / "theirs.yaml"
+    yaml.write_text("family: remote\nurl: http://127.0.0.1:9\n")
+    assert main([command[0], str(yaml), *command[1:]]) == 2
+    assert f"{yaml} is of a server elsewhere (family remote), so there are no files of it" in capsys.readouterr().err

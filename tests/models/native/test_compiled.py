@@ -136,3 +136,12 @@ def test_another_processor(source: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 def test_switched_off(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(SWITCH, "off")
     assert why_not(source) == f"{SWITCH} is off"
+
+
+@needs_compiler
+def test_a_user_without_a_home(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a container that runs under any number."""
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr(os, "getuid", lambda: 2**30)
+    assert why_not(source).startswith("it could not be compiled: ")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from models.memory.sizes import weight_bytes
 from models.quantized import arranged
 from models.quantized.eight_bits import EightBitLinear, has_exact_integers
 from models.quantized.four_bits import FourBitLinear
+from models.quantized.loading import from_pretrained
 from models.tensors.freed import give_back_freed_memory
 from models.tensors.weights import Part
 from tests.own_memory import own_and_mapped
@@ -39,7 +41,7 @@ def part_of(config: LlamaConfig) -> Part:
 @pytest.mark.parametrize("quantization", ["8bit", "4bit"])
 def test_as_much_is_taken_as_was_announced(quantization: str, dtype: torch.dtype) -> None:
     config = LlamaConfig(
-        hidden_size=512, intermediate_size=2048, num_hidden_layers=5, num_attention_heads=8, vocab_size=16000
+        hidden_size=1024, intermediate_size=2048, num_hidden_layers=4, num_attention_heads=8, vocab_size=16000
     )
     part, small = part_of(config), LlamaConfig(hidden_size=64, intermediate_size=64, num_hidden_layers=1, vocab_size=9)
     materialise(part_of(small), device=CPU, dtype=dtype, quantization=quantization)  # and what comes with the libraries
@@ -68,6 +70,21 @@ def test_a_head_that_is_no_embedding_is_in_8_bits(case: str, is_tied: bool) -> N
         mine, expected = head(hidden), plain(hidden)  # as many logits as there are pieces
     assert mine.shape == expected.shape
     assert (mine - expected).norm() < 0.02 * expected.norm()
+
+
+def test_a_head_that_is_read_by_rows_is_nowhere_at_full_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    """transformers keeps what stands for it as it is."""
+    config = LlamaConfig(hidden_size=64, intermediate_size=64, num_hidden_layers=1, vocab_size=99)
+    taken: list[int] = []
+
+    def seen(*args: Any, **options: Any) -> Any:
+        module: Any = from_pretrained(*args, **options)
+        taken.append(module.get_output_embeddings().weight.untyped_storage().nbytes())
+        return module
+
+    monkeypatch.setattr("models.quantized.loading.from_pretrained", seen)
+    materialise(part_of(config), device=CPU, dtype=torch.bfloat16, quantization="4bit")
+    assert taken == [torch.bfloat16.itemsize]
 
 
 @pytest.mark.parametrize("quantization", ["8bit", "4bit"])

@@ -135,7 +135,7 @@ def test_a_layer_is_made_in_the_memory_of_its_weights(route: Route) -> None:
     """A head of 205 million weights had 0.8 GiB of their sums' numbers beside it."""
     integers = torch.randint(-127, 128, (20_000, 1024), dtype=torch.int8)
     route(integers[:64], torch.ones(64))  # and what comes with the library
-    assert most_beside(lambda: route(integers, torch.ones(20_000))) < 1.3 * integers.nbytes
+    assert most_beside(lambda: route(integers, torch.ones(20_000))) < 2 * integers.nbytes
 
 
 def saturating(integers: Tensor, scales: Tensor) -> Product:

@@ -64,7 +64,12 @@ def test_many_tokens_are_multiplied_as_integers_where_that_is_faster(monkeypatch
 
 
 @with_fused
-def test_bitsandbytes_product_gets_the_bytes_that_it_makes_itself() -> None:
+@pytest.mark.parametrize("compiled", [False, True])
+def test_bitsandbytes_product_gets_the_bytes_that_it_makes_itself(
+    compiled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not compiled:
+        monkeypatch.setattr(four_bits, "block_codes", lambda: None)
     shape = torch.Size((96, 128))
     codes, scales = quantize(random(*shape), BLOCK, "nf4", torch.uint8)
     layer = FourBitLinear(codes, scales, shape, None, is_fused=True)

@@ -12,6 +12,7 @@ from bitsandbytes.functional import QuantState, get_4bit_type, quantize_4bit
 from torch import Tensor
 
 from models.loader import load_model
+from models.native.block_codes import block_codes
 from models.quantization import quantization_config
 from models.tensors import bnb_nf4
 from tests.paths import GOLDENS
@@ -30,8 +31,8 @@ def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """With torch alone, or by compiled code where there is any."""
     if request.param == "torch":
-        monkeypatch.setattr(bnb_nf4, "_compiled", lambda: None)
-    elif bnb_nf4._compiled() is None:
+        monkeypatch.setattr(bnb_nf4, "block_codes", lambda: None)
+    elif block_codes() is None:
         pytest.skip("there is no compiled code on this machine")
 
 

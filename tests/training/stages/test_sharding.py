@@ -40,7 +40,7 @@ pytestmark = [
 
 
 with_deepspeed = pytest.mark.skipif(
-    find_spec("deepspeed") is None, reason="DeepSpeed is not installed: pip install -r requirements-cluster.txt"
+    find_spec("deepspeed") is None, reason="DeepSpeed is not installed: pip install -r requirements-zero.txt"
 )
 
 # MoE-LLaVA over StableLM: without dropout, which draws other numbers in two processes than in one.
@@ -159,7 +159,7 @@ def test_deepspeeds_files_are_filled_in_from_the_recipe(file: Path, tmp_path: Pa
 def test_deepspeeds_file_is_found_beside_the_yaml(monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = load_recipe(CONFIGS / "mgm_34b_stage2.yaml")
     monkeypatch.setattr("training.stages.stage_trainer.find_spec", lambda _: None)
-    with pytest.raises(ConfigError, match=r"pip install -r requirements-cluster\.txt, or --options deepspeed=null"):
+    with pytest.raises(ConfigError, match=r"pip install -r requirements-zero\.txt, or --options deepspeed=null"):
         deepspeed_file(recipe)
     monkeypatch.setattr("training.stages.stage_trainer.find_spec", lambda _: "there")
     assert deepspeed_file(recipe) == str(CONFIGS / "deepspeed" / "zero3.json")

@@ -87,6 +87,7 @@
     if (isText && editable(event.target)) return; // the browser inserts it where it was dropped
     event.preventDefault();
     event.stopPropagation();
+    page.unsay("drop"); // what was said of the one before
     takeTexts(data);
   }
 

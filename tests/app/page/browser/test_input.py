@@ -148,6 +148,11 @@ def test_links_and_pictures_of_other_pages_are_not_dropped_in_silence(quiet_page
         ask(page, "hello")
         expect(page.locator("#mv-lines [role=alert]")).to_have_count(0)
         done(page, count)
+    drag(page, "#mv-chat", items=LINKS[0])
+    expect(page.locator("#mv-lines [role=alert]")).to_be_visible()
+    drag(page, "#mv-chat", items={"text/plain": "some words"})  # what is said is about the last drop
+    expect(question(page)).to_have_value("some words")
+    expect(page.locator("#mv-lines [role=alert]")).to_have_count(0)
 
 
 def test_the_page_s_own_pictures_can_be_dragged_into_the_question(server: Server, quiet_page: Page) -> None:

@@ -36,7 +36,7 @@ def more(page: Page, model: ScriptedModel, pieces: int = 20) -> None:
         page.wait_for_function(
             """count => {
                 const shown = [...document.querySelectorAll(".mv-answer .mv-text")].at(-1);
-                return shown.textContent.split("word").length > count;
+                return shown?.textContent.split("word").length > count;
             }""",
             arg=before + count,
         )
@@ -55,9 +55,10 @@ def select_beyond_the_edge(page: Page) -> None:
     box = page.locator(SCROLLER).bounding_box()
     assert box is not None
     before = top(page)
-    page.mouse.move(box["x"] + 60, box["y"] + box["height"] / 2)
+    page.mouse.move(box["x"] + 20, box["y"] + box["height"] / 2)
     page.mouse.down()
-    page.mouse.move(box["x"] + 40, box["y"] - 20, steps=4)
+    page.mouse.move(box["x"] + 16, box["y"] + box["height"] / 2 - 30, steps=3)  # over the words, and on
+    page.mouse.move(box["x"] + 10, box["y"] - 20, steps=4)
     page.wait_for_function(f"document.querySelector('{SCROLLER}').scrollTop < {before - 200}")
     page.mouse.up()
 
@@ -105,7 +106,7 @@ def test_who_watches_stays_at_the_end(server: Server, browser: Browser, scene_fi
         page = context.new_page()
         page.goto(server.url)
         attach(page, scene_file)
-        model.default, model.gate = GROUNDED + "word\n\n" * 100 + "word " * 200, threading.Semaphore(0)
+        model.default, model.gate = GROUNDED + "word\n\n" * 100 + "word " * 200, threading.Semaphore(12)
         ask(page, "a long answer")
         sizes = ((1280, 720), (1000, 560), (1440, 900), (800, 700), (390, 844), (700, 400), (1280, 720))
         for width, height in sizes:
