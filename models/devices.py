@@ -77,15 +77,23 @@ def pick_dtype(wanted: str, device: torch.device, num_weights: int = 0) -> tuple
 
 @cache
 def bfloat16_gain() -> float:
-    """How many times less a prompt's product takes here in bf16 than in fp32: less than half a second of products."""
+    """How many times less a prompt's product takes here in bf16 than in fp32: less than half a second of products.
+
+    In the CPU time of one thread, which other programs on the machine make longer but little, and for both alike.
+    """
     products = {dtype: _product(dtype) for dtype in (torch.float32, torch.bfloat16)}
     least = dict.fromkeys(products, float("inf"))
-    for _ in range(_TRIES):  # in turns, as others may use the machine
-        for dtype, product in products.items():
-            start = time.perf_counter()
-            product()
-            least[dtype] = min(least[dtype], time.perf_counter() - start)
-    return least[torch.float32] / least[torch.bfloat16]
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        for _ in range(_TRIES):  # in turns
+            for dtype, product in products.items():
+                start = time.thread_time()
+                product()
+                least[dtype] = min(least[dtype], time.thread_time() - start)
+    finally:
+        torch.set_num_threads(threads)
+    return least[torch.float32] / max(least[torch.bfloat16], 1e-9)
 
 
 def _product(dtype: torch.dtype) -> Callable[[], object]:

@@ -225,8 +225,8 @@ def _reporting(
 
 def one_line(error: Exception) -> str:
     """An error's message; one from a data worker comes wrapped in that worker's traceback."""
-    text = str(error).strip()
-    return text.splitlines()[-1].partition(": ")[2] if text.startswith("Caught ") else text
+    whole = str(error.args[0]) if error.args else ""  # str() of our errors is one line
+    return whole.strip().splitlines()[-1].partition(": ")[2] if whole.startswith("Caught ") else str(error).strip()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from urllib.parse import parse_qs
 
@@ -14,6 +15,7 @@ from app.limits.policy import MIB, Limits
 from app.limits.refusal import Refused
 from app.limits.route_kinds import Kind, RouteMatch
 
+_ONE_RANGE = re.compile(rb"bytes=\d{1,12}-\d{0,12}")
 CAPTURED_BYTES = 1 * MIB  # of an answer that the layer reads along: names of uploads or of a call
 
 
@@ -72,6 +74,11 @@ class GuardedRequest:
         self.body = LimitedBody(self.raw_receive, limits, size, count)
         self.receive = self.body
         return self.body
+
+    def in_one_piece(self) -> None:
+        """Ask for all of a file where more than one piece of it is asked for, or none: gradio fails over that."""
+        kept = [item for item in self.scope["headers"] if item[0] != b"range" or _ONE_RANGE.fullmatch(item[1])]
+        self.scope["headers"] = kept
 
     def uncompressed(self) -> None:
         """Ask for an answer that can be read along."""

@@ -84,6 +84,8 @@ class RequestChecks:
         kind = request.route.kind
         if kind is Kind.PAGE:
             self._begin_visit(request)
+        elif kind is Kind.FILE:
+            request.in_one_piece()
         elif kind is Kind.UPLOAD:
             stack.enter_context(self._upload(request))
         elif kind is Kind.API:

@@ -125,7 +125,8 @@ def _details(exchange: Exchange) -> str:
     answer = exchange.answer or Answer(text="")
     tokens = "1 token" if answer.num_new_tokens == 1 else f"{answer.num_new_tokens} tokens"
     speed = f"{tokens} in {answer.seconds:.1f} s" if answer.seconds else ""
-    facts = " · ".join(filter(None, [exchange.model, speed, describe_sampling(exchange.sampling), exchange.asked]))
+    asked = exchange.asked.replace("T", " ").replace("+00:00", " UTC")
+    facts = " · ".join(filter(None, [exchange.model, speed, describe_sampling(exchange.sampling), asked]))
     return (
         '<details class="mv-details"><summary>Details</summary>'
         f'<p class="mv-facts">{escape(facts)}</p></details>'

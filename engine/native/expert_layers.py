@@ -51,9 +51,9 @@ def _experts(inner: Any) -> tuple[list[tuple[NativeWeights, NativeWeights]], boo
         pairs = zip(inner.first, inner.second, strict=True)
         return [(_one(first), _one(second)) for first, second in pairs], inner.is_gated
     if isinstance(inner, LinearExperts):
-        is_gated = "gate_proj" in inner[0]  # type: ignore[operator]
+        layers = [own for own in inner if isinstance(own, nn.ModuleDict)]  # beside their activation
+        is_gated = "gate_proj" in layers[0]
         names = ("gate_proj", "up_proj") if is_gated else ("up_proj",)
-        layers: list[Any] = list(inner)
         return [(_one(*(own[name] for name in names)), _one(own["down_proj"])) for own in layers], is_gated
     if isinstance(inner, GatedExperts | MixtralExperts):
         pairs = zip(inner.gate_up_proj, inner.down_proj, strict=True)

@@ -78,7 +78,7 @@ def _check_merges(folder: Path, tokenizer: Any) -> None:
             pieces = json.loads((folder / "vocab.json").read_text(encoding="utf-8"))
             file = folder / "merges.txt"
             made = {line.replace(" ", "") for line in file.read_text(encoding="utf-8").splitlines()}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise CheckpointCorrupt(
             f"{file} can't be used ({type(error).__name__}); delete it and download it again."
         ) from error

@@ -35,6 +35,8 @@ def load(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[VisionLanguageM
     def load(fitting: torch.dtype, fitting_quantization: str, **options: Any) -> tuple[VisionLanguageModel, str]:
         said: list[str] = []
         monkeypatch.setattr("models.devices.free_bytes", lambda _: int(1.06 * needed(fitting, fitting_quantization)))
+        # Beside the weights of so small a model, the images of all chats would be much.
+        monkeypatch.setattr("models.memory.memory_plan.image_slots", lambda **_: 1)
         return load_model(CASE, device="cpu", report=said.append, **options), "\n".join(said)
 
     return load

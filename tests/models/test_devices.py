@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import nn
@@ -83,3 +86,28 @@ def test_nothing_is_measured_for_small_models_and_where_a_format_is_named(monkey
 
 def test_the_gain_is_of_both_formats() -> None:
     assert 0.01 < bfloat16_gain() < 100
+
+
+def test_what_others_do_meanwhile_does_not_decide(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whenever one of the formats is measured, other programs have the processor."""
+    threads, product = torch.get_num_threads(), devices._product(torch.float32)
+    counts: list[int] = []
+
+    def slowed(dtype: torch.dtype) -> Callable[[], object]:
+        def multiply() -> None:
+            if dtype == torch.bfloat16:
+                time.sleep(0.05)
+            counts.append(torch.get_num_threads())
+            for _ in range(3):
+                product()
+
+        return multiply
+
+    monkeypatch.setattr(devices, "_product", slowed)
+    bfloat16_gain.cache_clear()
+    try:
+        assert 0.5 < bfloat16_gain() < 2
+    finally:
+        bfloat16_gain.cache_clear()
+    assert set(counts) == {1}
+    assert torch.get_num_threads() == threads

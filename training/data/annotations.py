@@ -151,7 +151,7 @@ def is_json_lines(text: str) -> bool:
     lines = [line for line in text.splitlines() if line.strip()][:2]
     try:
         return len([json.loads(line) for line in lines]) == 2
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
 
 

@@ -33,6 +33,8 @@ def test_a_visit_and_what_it_is_told(serve_limited: ServeLimited) -> None:
     path = visitor.upload(PICTURE.read_bytes()).json()[0]
     file = visitor.client.get(f"/gradio_api/file={path}")
     assert file.content == PICTURE.read_bytes()
+    for asked, status in (("bytes=1-4", 206), ("bytes=0-1,3-4", 200), ("bytes=x-y", 200), ("bytes=-5", 200)):
+        assert visitor.client.get(f"/gradio_api/file={path}", headers={"range": asked}).status_code == status
     assert "sandbox" in file.headers["content-security-policy"]
     assert "A red circle." in visitor.ask("what is this?", [path])
     assert visitor.press(listener_index(url, "reset"), [None]).status_code == 200
@@ -188,7 +190,10 @@ def test_a_public_server_still_serves_a_class_room(serve_limited: ServeLimited) 
     assert all("A red circle." in visitor.ask("hello") for visitor in visitors)
 
 
-def test_refusals_are_one_line_each(serve_limited: ServeLimited, caplog: pytest.LogCaptureFixture) -> None:
+def test_refusals_are_one_line_each(
+    serve_limited: ServeLimited, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.limits.refusal.SECONDS_BETWEEN_LINES", 1e9)
     url = serve_limited()
     for _ in range(50):
         httpx.get(f"{url}gradio_api/component_server%0aforged")

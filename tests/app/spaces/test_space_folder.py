@@ -34,7 +34,7 @@ KEYS = {
 }
 COLOURS = {"red", "yellow", "green", "blue", "indigo", "purple", "pink", "gray"}
 # What a push to the hub takes without LFS is text.
-TEXT = {"", ".css", ".js", ".json", ".md", ".py", ".toml", ".txt", ".yaml"}
+TEXT = {"", ".c", ".css", ".h", ".js", ".json", ".md", ".py", ".toml", ".txt", ".yaml"}
 
 
 def made(lane: str, tmp_path: Path, config: str = "tiny_minigpt_v2") -> Path:

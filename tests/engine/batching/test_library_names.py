@@ -86,7 +86,7 @@ NAMES = {
     "bitsandbytes on Apple GPUs": ("_kernel_load_failed",),
     "torch": ("_C", "_int_mm"),
     "torch.ops.aten": ("_weight_int8pack_mm",),
-    "torch.cpu": ("_is_amx_tile_supported", "_is_vnni_supported"),
+    "torch.cpu": ("_is_amx_tile_supported", "_is_avx512_bf16_supported", "_is_vnni_supported"),
     "torch.ops.mkldnn": (
         "_is_mkldnn_bf16_supported", "_linear_pointwise", "_nbytes", "_reorder_linear_weight",
         "data_ptr",

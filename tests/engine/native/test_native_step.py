@@ -17,7 +17,8 @@ from engine.native import native_step, weight_formats
 from engine.native.native_step import NativeStep
 from engine.packed_weights import pack_weights
 from models.native.compiled import NoNativeCode, library
-from models.parts.sparse_moe import Router
+from models.parts.joined import SAME_INPUTS, put_joined
+from models.parts.sparse_moe import LinearExperts, Router
 from models.quantized.eight_bits import EightBitLinear, has_exact_integers, quantize_rows
 from models.quantized.four_bits import BLOCK, FourBitLinear
 from tests.engine.helpers import last, start
@@ -53,17 +54,28 @@ def made(backbone: str = "llama", kind: str = "float32", *, is_packed: bool = Tr
 
 
 def shrink(parent: nn.Module, kind: str) -> None:
+    """As loading does: layers of the same inputs become one."""
+    for names in SAME_INPUTS:
+        layers = [layer for name in names if isinstance(layer := getattr(parent, name, None), nn.Linear)]
+        if len(layers) == len(names):
+            put_joined(parent, names, shrunk(layers, kind), [layer.out_features for layer in layers])
     for name, child in parent.named_children():
-        if not isinstance(child, nn.Linear):
-            shrink(child, kind)
-        elif kind == "8bit":
-            setattr(parent, name, EightBitLinear(*quantize_rows([child.weight], child.weight.shape), child.bias))
+        if isinstance(child, nn.Linear):
+            setattr(parent, name, shrunk([child], kind))
         else:
-            from bitsandbytes.functional import quantize_4bit
+            shrink(child, kind)
 
-            codes, state = quantize_4bit(child.weight, blocksize=BLOCK, quant_type="nf4")
-            layer = FourBitLinear(codes, state.absmax.float(), child.weight.shape, child.bias, is_fused=True)
-            setattr(parent, name, layer)
+
+def shrunk(layers: Sequence[nn.Linear], kind: str) -> nn.Module:
+    weight = torch.cat([layer.weight.detach() for layer in layers])
+    biases = [layer.bias.detach() for layer in layers if layer.bias is not None]
+    bias = torch.cat(biases) if biases else None
+    if kind == "8bit":
+        return EightBitLinear(*quantize_rows([weight], weight.shape), bias)
+    from bitsandbytes.functional import quantize_4bit
+
+    codes, state = quantize_4bit(weight, blocksize=BLOCK, quant_type="nf4")
+    return FourBitLinear(codes, state.absmax.float(), weight.shape, bias, is_fused=True)
 
 
 def chats(model: PreTrainedModel, count: int) -> Chats:
@@ -139,6 +151,22 @@ def test_a_number_far_above_the_others_leaves_these_their_digits() -> None:
     (weights,) = weight_formats.weights_of([layer])
     found = NativeStep(made())._product(weights, rows)
     torch.testing.assert_close(found, layer(rows), rtol=1e-4, atol=1e-2)
+
+
+@each_shrunk
+@pytest.mark.parametrize("backbone", ["sparse_phi", "sparse_qwen2"])
+def test_experts_of_8_and_4_bits(backbone: str, kind: str) -> None:
+    model: Any = made(backbone, "bfloat16", is_packed=False)
+    for mlp in model.sparse_layers.values():
+        has_bias = backbone == "sparse_phi"
+        mlp.experts, mlp.linear_experts = None, LinearExperts(
+            num_experts=SIZE.num_experts, hidden=SIZE.hidden, inner=SIZE.inner, activation=model.config.hidden_act,
+            gated=not has_bias, bias=has_bias,
+        ).bfloat16()  # fmt: skip
+        shrink(mlp.linear_experts, kind)
+    cache = chats(model, len(IDS))
+    found = native(NativeStep(model), IDS, PADDINGS, cache)
+    assert error(found, expected(model, IDS, PADDINGS, cache)) < 0.05
 
 
 def test_new_keys_and_values_are_written() -> None:

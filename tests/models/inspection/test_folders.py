@@ -104,7 +104,7 @@ FOLDERS: dict[str, tuple[str, Make, list[str]]] = {
     # What does not belong together.
     "a config.json of other depth": (MGM, with_config(num_hidden_layers=1), ["27 weights without parameters (first"]),
     "a config.json of other width": (PHI, with_config(hidden_size=64), ["is [80], but the projector needs [64]"]),
-    "MoE-LLaVA for Mini-Gemini": (MGM, language_model_of(PHI), ["(vlm_uni_*), so it is not an MGM model."]),
+    "MoE-LLaVA for Mini-Gemini": (MGM, language_model_of(PHI), ["(vlm_uni_*), so it is not an MGM model (found "]),
     "Mini-Gemini for MoE-LLaVA": (PHI, language_model_of(MGM), ["is 'mgm'; MoE-LLaVA has phi, stablelm, qwen"]),
     "Phi for a Llama": (V2, language_model_of(TINY), ["this family needs a Llama or Vicuna model, found 'phi'."]),
     "another vision tower": (

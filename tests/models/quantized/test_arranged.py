@@ -78,7 +78,7 @@ def test_a_head_that_is_read_by_rows_is_nowhere_at_full_size(monkeypatch: pytest
     taken: list[int] = []
 
     def seen(*args: Any, **options: Any) -> Any:
-        module = from_pretrained(*args, **options)
+        module: Any = from_pretrained(*args, **options)
         taken.append(module.get_output_embeddings().weight.untyped_storage().nbytes())
         return module
 

@@ -267,9 +267,10 @@ def test_json_lines_are_called_by_their_name(tmp_path: Path) -> None:
     ) as info:
         Annotations(file)
     assert "download" not in str(info.value)
-    file.write_text('{"id": 1}\n{"id": \n')
-    with pytest.raises(DataError, match="not valid JSON"):
-        Annotations(file)
+    for second in ('{"id": ', "[" * 100_000):
+        file.write_text(f'{{"id": 1}}\n{second}\n')
+        with pytest.raises(DataError, match="not valid JSON"):
+            Annotations(file)
 
 
 def test_a_line_that_is_no_json(tmp_path: Path) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from playwright.sync_api import Page, expect
 
 from tests.app.helpers import Server
-from tests.app.page.browsing import ask, done, question, visit
+from tests.app.page.browsing import ask, attach, done, question, visit
 
 pytestmark = pytest.mark.browser
 
@@ -55,11 +57,14 @@ def test_a_wide_table_scrolls_before_its_words_are_cut(server: Server, phone: Pa
 
 
 @pytest.mark.parametrize("size", [(320, 256), (390, 420)])
-def test_a_magnified_window_has_room_for_a_chat(server: Server, phone: Page, size: tuple[int, int]) -> None:
+def test_a_magnified_window_has_room_for_a_chat(
+    server: Server, phone: Page, scene_file: Path, size: tuple[int, int]
+) -> None:
     page, (width, height) = phone, size
     page.set_viewport_size({"width": width, "height": height})
     visit(page, server.url)
     server.model.default = "line\n" * 15
+    attach(page, scene_file)
     for count in (1, 2):
         ask(page, f"question {count}")
         done(page, count)
@@ -71,6 +76,9 @@ def test_a_magnified_window_has_room_for_a_chat(server: Server, phone: Page, siz
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     box = page.locator(CHAT).bounding_box()
     assert box is not None
+    opener = page.get_by_role("button", name="Open: Full screen").bounding_box()
+    assert opener is not None
+    assert opener["y"] + opener["height"] <= box["y"]  # the picture is opened from beside the conversation
     page.mouse.move(box["x"] + 40, box["y"] + 40)
     page.mouse.wheel(0, -3000)
     expect(page.locator(".mv-question").first).to_be_in_viewport()
