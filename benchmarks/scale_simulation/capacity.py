@@ -137,6 +137,7 @@ def step_times(sizes: Sizes, machine: Machine, habits: Habits, places: int) -> S
         later_turn=AROUND_A_TURN / 4,
         piece=PIECE,
         places=places,
+        together=False,  # a GPU does one thing after the other
         kept_tokens=_kept_tokens(sizes, machine, habits, places),
     )
 

@@ -19,7 +19,8 @@ class StepTimes:
     """Seconds of a step: `step`, `answer` more for each answer in it, `prompt_token` for each token that it reads.
 
     `first_turn` and `later_turn` are seconds for which a turn is prepared: its request, a new picture. Of prompts a
-    step reads `piece` tokens. `places`: answers at once; `kept_tokens`: of conversations, whose keys and values stay.
+    step reads `piece` tokens. `together`: turns are prepared side by side, else one after the other, between the steps.
+    `places`: answers at once; `kept_tokens`: of conversations, whose keys and values stay.
     """
 
     step: float
@@ -29,6 +30,7 @@ class StepTimes:
     later_turn: float
     piece: int = 512
     places: int = 8
+    together: bool = True
     kept_tokens: int = 100_000
 
     def seconds(self, answers: float, prompt_tokens: float = 0) -> float:
@@ -135,9 +137,13 @@ class SimulatedReplica:
             turn.found = turn.conversation in self._kept
             tokens = turn.new_tokens + (0 if turn.found else turn.history)
             seconds = self.times.later_turn if turn.found else self.times.first_turn
-            left = max(tokens, 1.0)
-            prompt = PromptLeft(turn, left, min(left, self.times.piece))
-            heapq.heappush(self.preparing, (self._prepared + seconds, next(self._count), prompt))
+            if self.times.together:
+                left = max(tokens, 1.0)
+                prompt = PromptLeft(turn, left, min(left, self.times.piece))
+                heapq.heappush(self.preparing, (self._prepared + seconds, next(self._count), prompt))
+            else:  # as so many tokens more
+                left = max(tokens + seconds / self.times.prompt_token, 1.0)
+                self.reading.append(PromptLeft(turn, left, min(left, self.times.piece)))
 
     def _share(self) -> float:
         """Of the processor, that the engine has, and each turn that is prepared."""

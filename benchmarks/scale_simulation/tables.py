@@ -81,9 +81,9 @@ def blocks(scale: Mapping[str, Any], growth: Mapping[str, Any]) -> dict[str, str
 def written(text: str, found: Mapping[str, str]) -> str:
     """The document with these in their places. Raises KeyError for one that has no place in it."""
     for name, block in found.items():
-        begin, end = f"<!-- {name}:begin -->\n", f"\n<!-- {name}:end -->"
+        begin, end = f"<!-- {name}:begin -->\n", f"<!-- {name}:end -->"
         if begin not in text or end not in text:
             raise KeyError(name)
         before, _, rest = text.partition(begin)
-        text = f"{before}{begin}{block}{end}{rest.partition(end)[2]}"
+        text = f"{before}{begin}{block}\n{end}{rest.partition(end)[2]}"
     return text

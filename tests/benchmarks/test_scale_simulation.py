@@ -40,6 +40,9 @@ def test_one_answer_takes_what_its_steps_take() -> None:
 def test_turns_are_prepared_together_and_slow_the_answers_down() -> None:
     both = simulated(*[Talk(0.0, ((1, 1),))] * 2).turns
     assert [turn.first_token for turn in both] == pytest.approx([0.1 + 0.0101, 0.1 + 0.0101 + 0.0111], abs=1e-3)
+    queued = simulated(*[Talk(0.0, ((1, 1),))] * 2, together=False).turns
+    assert queued[1].first_token > 1.8 * queued[0].first_token
+    assert both[1].first_token < 1.2 * both[0].first_token
     (beside, alone) = simulated(Talk(0.0, ((1, 50),)), Talk(0.2, ((1, 1),))).turns[::-1]
     assert alone.first_token - alone.asked == pytest.approx(0.1 + 0.011, abs=2e-3)  # half of the processor
     assert beside.ended - beside.first_token > 49 * 0.011 + 0.05
