@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping
-from math import sqrt
+from math import isfinite, sqrt
 from pathlib import Path
 from typing import Any
 
@@ -60,9 +60,7 @@ def adapter_values(folder: Path) -> dict[str, Any]:
     if not file.is_file():
         raise CheckpointMissing(f"{folder} has no {CONFIG_FILE}, so it is no LoRA adapter; finish its download.")
     values = json_values(file)
-    alpha = values.get("lora_alpha")
-    if not isinstance(alpha, int | float) or isinstance(alpha, bool):
-        raise CheckpointCorrupt(f"{file} can't be used: its lora_alpha is {alpha!r}.")
+    usable_alpha(values.get("lora_alpha"), source=str(file))  # else healthy weights of the base would be blamed
     switches = {key: (False,) for key in values if key.startswith("use_") and key not in _HARMLESS_USES}
     for key, allowed in {**switches, **_SUPPORTED}.items():
         if (value := values.get(key)) is not None and value not in allowed:
@@ -71,6 +69,13 @@ def adapter_values(folder: Path) -> dict[str, Any]:
                 "(merge_and_unload) and load the result."
             )
     return values
+
+
+def usable_alpha(value: object, *, source: str) -> float:
+    """A LoRA's alpha as a file has it. Raises CheckpointCorrupt for what is no number: no weight would be one."""
+    if not isinstance(value, int | float) or isinstance(value, bool) or not isfinite(value):
+        raise CheckpointCorrupt(f"{source} can't be used: its lora_alpha is {value!r}.")
+    return float(value)
 
 
 def read_lora(folder: Path, base: Collection[str]) -> Lora:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from models.errors import CheckpointMismatch
+from models.files.adapters import usable_alpha
 from models.files.released import ReleasedFiles
 
 DEFAULT_ALPHA = 16.0  # `lora_alpha` of the originals' code
@@ -38,15 +39,16 @@ def check_as_released(values: Mapping[str, Any], known: Mapping[str, tuple[Any, 
 def trained_alpha(files: ReleasedFiles, asked: float | None, *, where: str) -> float:
     """The LoRA's alpha: the checkpoint's own settings say it where they are in the file, else the YAML, else 16.
 
-    Raises CheckpointMismatch where the YAML says another than the file.
+    Raises CheckpointCorrupt where the file's is no number, CheckpointMismatch where the YAML says another.
     """
     saved = files.saved_settings("checkpoint").get("model")
     trained = saved.get("lora_alpha") if isinstance(saved, Mapping) else None
-    if not isinstance(trained, int | float):
+    if trained is None:
         return DEFAULT_ALPHA if asked is None else asked
+    trained = usable_alpha(trained, source=files.source("checkpoint"))
     if asked is not None and asked != trained:
         raise CheckpointMismatch(
             f"{where}: lora_alpha is {asked:g}, but {files.source('checkpoint')} says it was trained with {trained:g}; "
             "leave that key out."
         )
-    return float(trained)
+    return trained

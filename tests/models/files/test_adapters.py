@@ -158,6 +158,10 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "trained tokens": (set_value(trainable_token_indices=[1]), r"trainable_token_indices is \[1\]"),
     "biases": (set_value(bias="all"), "bias is 'all'"),
     "no alpha": (set_value(lora_alpha=None), "lora_alpha is None"),
+    "alpha that is no number": (
+        set_value(lora_alpha=float("nan")),
+        "adapter_config.json can't be used.* lora_alpha is nan",
+    ),
     "another method": (set_value(peft_type="IA3"), "peft_type is 'IA3'"),
     "no weights": (lambda f: (f / "adapter_model.safetensors").unlink(), "holds no adapter_model.safetensors or"),
     "no config": (lambda f: (f / "adapter_config.json").unlink(), "has no adapter_config.json"),

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from models.errors import CheckpointMismatch
+from models.errors import CheckpointCorrupt, CheckpointMismatch
 from models.loader import load_model
 from models.tensors.weights import read_tensors
 from models.vision_language_model import VisionLanguageModel
@@ -120,5 +120,11 @@ def test_the_checkpoints_own_alpha_is_honoured(tmp_path: Path) -> None:
     assert not torch.equal(load(yaml).language_model.state_dict()[name], released[name])
     with pytest.raises(CheckpointMismatch, match=r"lora_alpha is 16, but .*minigptv2_checkpoint.pth says .* with 32"):
         load(yaml, "lora_alpha=16")
+    for broken in (float("nan"), "32", True):
+        torch.save({"model": tensors, "config": {"model": {"lora_alpha": broken}}}, file)
+        with pytest.raises(
+            CheckpointCorrupt, match=rf"minigptv2_checkpoint.pth can't be used: its lora_alpha is {broken!r}"
+        ):
+            load(yaml)
     torch.save({"model": tensors, "config": {"model": {"lora_alpha": 16}}}, file)
     assert torch.equal(load(yaml).language_model.state_dict()[name], released[name])
