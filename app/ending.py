@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
+import queue
 import signal
 import sys
 import threading
@@ -22,7 +23,9 @@ class Ending:
 
     def __init__(self, grace: float) -> None:
         self._grace = grace
-        self._asked = threading.Event()
+        # An Event's lock would be waited for for ever by a signal that comes while `wait` holds it.
+        self._asks: queue.SimpleQueue[int] = queue.SimpleQueue()
+        self._is_asked = False
         self._terminals = [file for file in (1, 2) if os.isatty(file)]
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
@@ -31,17 +34,21 @@ class Ending:
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         del frame
-        if self._asked.is_set() and number == signal.SIGINT:
+        if self._is_asked and number == signal.SIGINT:
             os._exit(130)  # whoever presses twice means it; nothing here must be saved
         if number == SIGHUP:
             for file in self._terminals:  # where every line would be an error now
                 os.dup2(os.open(os.devnull, os.O_WRONLY), file)
-        self._asked.set()
+        self._is_asked = True
+        self._asks.put(number)
 
     def wait(self, look: Callable[[], None]) -> None:
         """Return once the program was asked to end; until then look after things every two seconds."""
-        while not self._asked.wait(2):
-            look()
+        while not self._is_asked:
+            with contextlib.suppress(queue.Empty):
+                self._asks.get(timeout=2)
+            if not self._is_asked:
+                look()
 
     def close_within(self, seconds: float) -> None:
         """From now on the program may take so long to end: a thread that hangs does not keep it longer."""

@@ -141,6 +141,7 @@ def test_a_closed_terminal_ends_it_in_order(tmp_path: Path) -> None:
     scratch.mkdir()
     code = (
         "import atexit, os, shutil, signal, sys\nfrom app.ending import Ending\n"
+        "signal.signal(signal.SIGHUP, signal.SIG_DFL)\n"  # whatever nohup these tests may run under
         "atexit.register(shutil.rmtree, sys.argv[1])\nending = Ending(0)\nprint('ready', flush=True)\n"
         "sys.stdin.read()\nos.kill(os.getpid(), signal.SIGHUP)\nending.wait(lambda: None)\n"
         "print('Stopping', file=sys.stderr, flush=True)\n"

@@ -152,7 +152,7 @@ def test_a_client_whose_connections_are_all_in_use_gets_no_more(serve_limited: S
     with contextlib.ExitStack() as stack:
         for _ in range(4):
             busy = stack.enter_context(connect(url, "127.0.0.7"))
-            busy.sendall(b"POST /gradio_api/upload HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n")
+            busy.sendall(HEAD)  # and nothing of its body
         assert eventually(lambda: sum(one.is_busy for one in opened._all) == 4)
         with connect(url, "127.0.0.7") as one_more:
             assert one_more.recv(1) == b""
