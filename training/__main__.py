@@ -2,6 +2,9 @@
 
 import sys
 
+from models.quantization import load_bitsandbytes
+
+load_bitsandbytes()  # before accelerate does
 try:
     from training.train import main
 except ModuleNotFoundError as error:  # installed for the chat only

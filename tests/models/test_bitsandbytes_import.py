@@ -84,6 +84,15 @@ def test_training_imports_it_the_same_way(python: list[str], folder: Path) -> No
     assert not (folder / "fetched").exists()
 
 
+def test_the_command_of_training_imports_it_the_same_way(python: list[str], folder: Path) -> None:
+    """accelerate imports bitsandbytes itself, before anything of training is imported."""
+    command = "import runpy, sys\nsys.argv[1:] = ['--help']\n"
+    command += "try:\n    runpy.run_module('training', run_name='__main__')\nexcept SystemExit:\n    pass"
+    said = run(python, folder, program=PROGRAM.replace("load_bitsandbytes()\n", f"{command}\n", 1))
+    assert not (folder / "fetched").exists()
+    assert "usage: python -m training" in said.stdout
+
+
 @pytest.mark.skipif(not ImageGenerator.is_installed(), reason='no diffusers here: pip install -e ".[generate]"')
 def test_drawing_imports_it_the_same_way(python: list[str], folder: Path) -> None:
     """diffusers imports bitsandbytes itself."""
