@@ -152,6 +152,12 @@
   if (files.length) attach(files);
   early.filter((data) => !data.files.length).forEach((data) => takeTexts(data, "send")); // the files are still to come
 
+  // A browser does not say that the file which it chose last is chosen again: in a new chat, or after it was removed.
+  function forgetChosen({ target }) {
+    if (target.matches?.("#mv-question input[type=file]")) target.value = "";
+  }
+
+  document.addEventListener("click", forgetChosen, true);
   document.addEventListener("dragover", onDragOver, true);
   document.addEventListener("drop", onDrop, true);
   document.addEventListener("paste", onPaste, true);

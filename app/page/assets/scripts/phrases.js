@@ -21,6 +21,24 @@
     if (target) light(answerOf(target), isOver ? target.dataset.entity : null);
   }
 
+  // A pointer that rests points at nothing: boxes that come to lie under it, after a click on an example or where an
+  // answer scrolls by, stay as they are until it moves.
+  let place = "";
+  let isWaiting = false;
+  function rest(event) {
+    if (!event.isTrusted) return;
+    const here = `${event.screenX} ${event.screenY}`;
+    const isResting = here === place;
+    place = here;
+    if (event.type === "mouseover") {
+      isWaiting = isResting && Boolean(event.target.closest?.(`${PHRASES}, .mv-mark, .mv-tag`));
+      if (isWaiting) event.stopImmediatePropagation();
+    } else if (isWaiting && !isResting) {
+      isWaiting = false;
+      event.target.dispatchEvent(new MouseEvent("mouseover", { bubbles: true }));
+    }
+  }
+
   function pin(target) {
     const message = answerOf(target);
     const entity = target.dataset.entity;
@@ -56,6 +74,7 @@
     }, 1500);
   }
 
+  for (const name of ["mouseover", "mousemove"]) window.addEventListener(name, rest, true);
   for (const [name, isOver] of [["mouseover", true], ["mouseout", false], ["focusin", true], ["focusout", false]]) {
     document.addEventListener(name, (event) => hover(event, isOver));
   }

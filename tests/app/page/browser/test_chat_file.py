@@ -33,7 +33,7 @@ def test_a_saved_page_works_without_the_server(
     server: Server, quiet_page: Page, scene_file: Path, tmp_path: Path
 ) -> None:
     page = quiet_page
-    server.model.script = [GROUNDED]
+    server.model.script = [GROUNDED.replace("x = 1", "x = 1" + " + 1" * 80)]
     attach(page, scene_file)
     ask(page, "[grounding] what is it?")
     done(page, 1)
@@ -61,6 +61,8 @@ def test_a_saved_page_works_without_the_server(
     expect(other.locator(".mv-facts")).to_contain_text("Scripted model")
     other.evaluate("const image = new Image(); image.src = 'https://example.org/x.png'; document.body.append(image)")
     other.wait_for_timeout(200)
+    other.emulate_media(media="print")  # all of the long line is on paper
+    assert other.locator(".mv-code pre").evaluate("code => code.scrollWidth <= code.clientWidth")
     assert [url for url in requests if not url.startswith(("file:", "data:"))] == []
     assert all("example.org" in error for error in errors), errors
 

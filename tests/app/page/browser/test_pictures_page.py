@@ -72,6 +72,18 @@ def test_without_an_image_a_button_adds_one(server: Server, quiet_page: Page, sc
     done(quiet_page, 1)
 
 
+def test_the_same_file_can_be_chosen_again_in_a_new_chat(server: Server, quiet_page: Page, scene_file: Path) -> None:
+    for _ in range(2):
+        with quiet_page.expect_file_chooser() as chooser:
+            quiet_page.get_by_role("button", name="Choose a picture").click()
+        chooser.value.set_files(scene_file)
+        expect(quiet_page.locator("#mv-question .thumbnail-item")).to_have_count(1)
+        ask(quiet_page, "what is it?")
+        done(quiet_page, 1)
+        quiet_page.get_by_role("button", name="New chat").click()
+        expect(quiet_page.locator(".mv-message")).to_have_count(0)
+
+
 def test_a_long_chat_goes_on_as_a_new_one(server: Server, quiet_page: Page, scene_file: Path) -> None:
     attach(quiet_page, scene_file)
     ask(quiet_page, "what is it?")

@@ -54,6 +54,8 @@ def test_a_wide_table_scrolls_before_its_words_are_cut(server: Server, phone: Pa
     }"""
     assert phone.locator(".mv-table th").first.evaluate(lines) == 1
     assert phone.evaluate("document.documentElement.scrollWidth") <= 390
+    phone.emulate_media(media="print")  # where nothing scrolls
+    assert phone.locator(".mv-table th").first.evaluate(lines) == 1
 
 
 @pytest.mark.parametrize("size", [(320, 256), (390, 420)])

@@ -79,6 +79,23 @@ def test_phrases_and_boxes_light_each_other_up(server: Server, quiet_page: Page,
     expect(marks(page).nth(0)).to_contain_class("mv-dim")  # pressed, so it stays
 
 
+def test_a_box_that_comes_to_lie_under_a_resting_pointer_waits_for_it_to_move(
+    server: Server, quiet_page: Page, scene_file: Path
+) -> None:
+    page = quiet_page
+    server.model.script = [GROUNDED]
+    attach(page, scene_file)
+    x, y = on_picture(page, 0.75, 0.6)  # within a square, once there is an answer
+    page.mouse.move(x, y)
+    ask(page, "[grounding] describe this image in detail")
+    done(page, 1)
+    expect(page.locator(".mv-stage .mv-mark:hover")).to_have_count(1)
+    expect(page.locator(".mv-dim")).to_have_count(0)
+    page.mouse.move(x + 3, y)
+    expect(marks(page).nth(1)).to_contain_class("mv-lit")
+    expect(marks(page).nth(0)).to_contain_class("mv-dim")
+
+
 def test_zoom_and_pan_with_wheel_drag_keys_and_double_click(server: Server, quiet_page: Page, scene_file: Path) -> None:
     page = quiet_page
     grounded(page, server, scene_file, GROUNDED)
