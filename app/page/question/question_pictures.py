@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -30,7 +29,8 @@ class QuestionPictures:
         view = self._handlers.reset(page)
         if picture is None:
             return view
-        return view._replace(files=replaced([self._attachments.file_of(picture)]))
+        attached = self._attached(page, self._attachments.file_of(picture))
+        return view._replace(tool=attached.tool | {"clear": True}, files=attached.files)
 
     def attach(self, page: PageState, value: dict[str, Any]) -> View:
         """Files were added or removed: refuse bad ones now, and show the box tool the image of the next question.
@@ -53,19 +53,19 @@ class QuestionPictures:
             return View()
         left, top, right, bottom = box.pixels(*picture.image.size)
         part = picture.image.crop((left, top, max(right, left + 1), max(bottom, top + 1)))
-        return self._attached(page, self._attachments.scratch.save(part, name="part"))
+        return self._attached(page, str(self._attachments.scratch.save(part, name="part")))
 
     def new_scene(self, page: PageState) -> View:
         """Draw a fresh scene and attach it in place of what is attached."""
         if self._new_scene is None:
             return View()
-        return self._attached(page, self._attachments.scratch.save(self._new_scene(), name="scene"))
+        return self._attached(page, str(self._attachments.scratch.save(self._new_scene(), name="scene")))
 
-    def _attached(self, page: PageState, path: Path) -> View:
+    def _attached(self, page: PageState, path: str) -> View:
         """One picture in place of what is attached. gradio tells of no change where one file replaces another, so the
         stage is told here."""
-        pictures = page.attach([str(path)])
-        return View(notice="", tool=tool_value(pictures[-1], attached=pictures), files=replaced([str(path)]))
+        pictures = page.attach([path])
+        return View(notice="", tool=tool_value(pictures[-1], attached=pictures), files=replaced([path]))
 
     def connect(self, bridge: gr.HTML, box: QuestionBox, page: gr.State, quick: dict[str, Any]) -> None:
         """`quick`: how the page's short listeners are called."""

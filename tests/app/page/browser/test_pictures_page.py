@@ -96,6 +96,7 @@ def test_a_long_chat_goes_on_as_a_new_one(server: Server, quiet_page: Page, scen
     expect(quiet_page.locator(".mv-answer")).to_have_count(0)
     thumbnail = quiet_page.locator("#mv-question .thumbnail-item img")
     expect(thumbnail).to_have_js_property("naturalWidth", 200)
+    expect(quiet_page.locator(".mv-pixels")).to_be_visible()  # on the stage, too, where a box can be drawn
 
 
 def test_what_is_typed_while_a_file_is_replaced_stays(server: Server, quiet_page: Page, tmp_path: Path) -> None:
