@@ -107,7 +107,10 @@ def answering(tokenizer: SentencePieceTokenizer, steps: int = STEPS) -> Case:
 
 
 def shown(folder: Path, tag: str = "train/loss") -> list[tuple[int, float]]:
-    """Steps and values as TensorBoard has them."""
+    """Steps and values as TensorBoard has them, by step.
+
+    It reads files of the same second in the order of their names, where a process's tenth comes before its ninth.
+    """
     events = EventAccumulator(str(folder / "logs"))
     events.Reload()
-    return [(event.step, event.value) for event in events.Scalars(tag)]
+    return sorted((event.step, event.value) for event in events.Scalars(tag))
