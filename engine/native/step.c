@@ -1,4 +1,4 @@
-// A decode step of a language model, one token for each chat, as a list of operations: see engine/native/program.py.
+// A decode step of a language model, one token for each chat, as a list of operations: see engine/native/operations.py.
 //
 // Between the large products of a step PyTorch needs some ten microseconds for each norm, rotation, copy and sum, more
 // than a small model's products take. Numbers between products are fp32. What is computed of a token depends on no

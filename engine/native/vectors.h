@@ -26,7 +26,7 @@ enum Flags {
     GELU = 8,      // ACTIVATE: instead of SiLU
 };
 
-// See engine/native/program.py, which has the same fields.
+// See engine/native/operations.py, which has the same fields.
 typedef struct {
     int32_t kind, format, flags, source, source_column, target, target_column, n, k, count, layer, other;
     float value;

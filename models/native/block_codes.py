@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from models.native.compiled import NoNativeCode, library
+from models.native.compiled import address, library_or_none
 
 CODE_BLOCK = 64  # weights that share a scale
 FORMATS = (torch.float32, torch.bfloat16, torch.float16)  # that are read, as C numbers them
@@ -28,23 +28,17 @@ class BlockCodes:
         `packed` and `scales`."""
         numbers, count = (ctypes.c_float * 16)(*limits), ctypes.c_int64(len(values) // CODE_BLOCK)
         number_format = FORMATS.index(values.dtype)
-        self.functions.block_codes(_at(values), number_format, count, numbers, _at(packed), _at(scales))
+        self.functions.block_codes(address(values), number_format, count, numbers, address(packed), address(scales))
 
     def laid_out(self, codes: Tensor, shape: torch.Size) -> Tensor:
         """Codes of a matrix [N, K], row after row, as bitsandbytes lays them out for CPUs: [N, K / 2]."""
         out = torch.empty(shape[0], shape[1] // 2, dtype=torch.uint8)
-        self.functions.lay_out(_at(codes), ctypes.c_int64(shape[0]), ctypes.c_int64(shape[1] // 2), _at(out))
+        self.functions.lay_out(address(codes), ctypes.c_int64(shape[0]), ctypes.c_int64(shape[1] // 2), address(out))
         return out
-
-
-def _at(tensor: Tensor) -> ctypes.c_void_p:
-    return ctypes.c_void_p(tensor.data_ptr())
 
 
 @cache
 def block_codes() -> BlockCodes | None:
     """The functions; None where there is no compiled code."""
-    try:
-        return BlockCodes(library(Path(__file__).with_suffix(".c")))
-    except NoNativeCode:  # which is said where the engine starts
-        return None
+    functions = library_or_none(Path(__file__).with_suffix(".c"))
+    return None if functions is None else BlockCodes(functions)

@@ -15,10 +15,12 @@ import stat
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 _FLAGS = ("-O3", "-march=native", "-fopenmp", "-shared", "-fPIC", "-lm")
 _SECONDS = 120  # that compiling may take
@@ -46,6 +48,19 @@ def library(source: Path) -> ctypes.CDLL:
         raise NoNativeCode(f"it could not be compiled: {str(error).strip().splitlines()[-1]}") from error
 
 
+def library_or_none(source: Path) -> ctypes.CDLL | None:
+    """The same, or None, for what PyTorch computes otherwise: the reason is said once, where the engine starts."""
+    try:
+        return library(source)
+    except NoNativeCode:
+        return None
+
+
+def address(place: Tensor | int | None) -> ctypes.c_void_p:
+    """Where a tensor's numbers are, as C is given it."""
+    return ctypes.c_void_p(place.data_ptr() if isinstance(place, Tensor) else place)
+
+
 def own_folder() -> Path:
     """Where compiled code is kept, for this user alone. Raises NoNativeCode, OSError."""
     base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
@@ -56,10 +71,9 @@ def own_folder() -> Path:
     return folder
 
 
-def _check_own(path: Path, is_kind: object) -> None:
+def _check_own(path: Path, is_kind: Callable[[int], bool]) -> None:
     """Raise NoNativeCode where somebody else could have put code there."""
     found = path.lstat()
-    assert callable(is_kind)
     if not is_kind(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
         raise NoNativeCode(f"{path} is not this user's alone; delete it")
 

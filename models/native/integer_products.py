@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from models.native.compiled import NoNativeCode, library
+from models.native.compiled import address, library_or_none
 
 WIDE = 32  # N is a multiple of it
 BLOCK = 64  # K is a multiple of it
@@ -57,13 +57,24 @@ class IntegerProducts:
         sizes, buffer = torch.empty(2 * count), torch.empty(inputs)
         places = (rows, sums, sizes, rests)
         num_rows = self.functions.round_tokens(
-            _at(tokens), is_bf16, ctypes.c_int64(count), ctypes.c_int64(inputs), _at(buffer), *map(_at, places)
+            address(tokens),
+            is_bf16,
+            ctypes.c_int64(count),
+            ctypes.c_int64(inputs),
+            address(buffer),
+            *map(address, places),
         )
         threads = torch.get_num_threads()
         found = torch.empty(threads, num_rows, WIDE, dtype=torch.int32)
         given = _Tokens(*(place.data_ptr() for place in places), count, num_rows, inputs)
         getattr(self.functions, name)(
-            ctypes.byref(given), *map(_at, about), ctypes.c_int64(outputs), _at(found), _at(out), is_bf16, threads
+            ctypes.byref(given),
+            *map(address, about),
+            ctypes.c_int64(outputs),
+            address(found),
+            address(out),
+            is_bf16,
+            threads,
         )
         return out
 
@@ -76,18 +87,13 @@ def address_of(packed: Tensor) -> int | None:
     return int(torch.ops.mkldnn.data_ptr(packed))
 
 
-def _at(place: Tensor | int | None) -> ctypes.c_void_p:
-    return ctypes.c_void_p(place.data_ptr() if isinstance(place, Tensor) else place)
-
-
 @cache
 def integer_products() -> IntegerProducts | None:
     """The functions; None where this processor hasn't the instructions, or there is no compiled code."""
     if not torch.cpu._is_vnni_supported():
         return None
-    try:
-        functions = library(Path(__file__).with_suffix(".c"))
-    except NoNativeCode:  # which is said where the engine starts
+    functions = library_or_none(Path(__file__).with_suffix(".c"))
+    if functions is None:
         return None
     found = IntegerProducts(functions)
     return found if _is_right(found) else None
@@ -100,11 +106,17 @@ def _is_right(products: IntegerProducts) -> bool:
     tokens, scales = torch.randn(14, BLOCK * 9, generator=numbers), torch.rand(len(weights), generator=numbers)
     try:
         packed = torch.ops.onednn.qlinear_prepack(weights, None)
-        address = address_of(packed)
+        weights_at = address_of(packed)
     except (RuntimeError, AttributeError):  # not in this build of torch
         return False
     # Besides the weights, oneDNN keeps a sum of each output's.
-    if address is None or torch.ops.mkldnn._nbytes(packed) not in (weights.numel(), weights.numel() + 4 * len(weights)):
+    if weights_at is None or torch.ops.mkldnn._nbytes(packed) not in (
+        weights.numel(),
+        weights.numel() + 4 * len(weights),
+    ):
         return False
-    found, expected = products.eight_bits(tokens, address, scales, None), tokens @ (weights.float() * scales[:, None]).T
+    found, expected = (
+        products.eight_bits(tokens, weights_at, scales, None),
+        tokens @ (weights.float() * scales[:, None]).T,
+    )
     return bool((found - expected).norm() < 0.02 * expected.norm())

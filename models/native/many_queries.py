@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from models.native.compiled import NoNativeCode, library
+from models.native.compiled import library_or_none
 
 FEWEST_QUERIES = 16  # with fewer, laying out keys and values takes longer than what it gains
 
@@ -69,9 +69,8 @@ def many_queries() -> ManyQueries | None:
     """The functions; None where this processor hasn't the instructions, or there is no compiled code."""
     if not torch.cpu._is_avx512_bf16_supported():
         return None
-    try:
-        functions = library(Path(__file__).with_suffix(".c"))
-    except NoNativeCode:  # which is said where the engine starts
+    functions = library_or_none(Path(__file__).with_suffix(".c"))
+    if functions is None:
         return None
     functions.room.restype = ctypes.c_int64
     return ManyQueries(functions)
