@@ -20,6 +20,7 @@ from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer, Qwen2RMS
 from engine.image_tokens import ImageTokenEmbedding
 from engine.native.expert_layers import NativeExperts, experts_of
 from engine.native.operations import (
+    MOST_CHATS,
     MOST_EXPERTS,
     MOST_SHARING,
     MOST_WIDTH,
@@ -56,6 +57,7 @@ class DecoderWriter:
         self.products: list[NativeWeights] = []
         self._width: int = config.hidden_size
         self._hidden, self._normed, self._branch = (self.program.buffer(self._width) for _ in range(3))
+        self.hidden = self._hidden
         decoder: Any = model.model
         attention = decoder.layers[0].self_attn
         self.head_dim: int = attention.head_dim
@@ -73,9 +75,10 @@ class DecoderWriter:
             if write is None:
                 raise NoNativeCode(f"{type(layer).__name__} is none of the layers that it knows")
             write(self, layer)
-        self._norm(decoder.norm if hasattr(decoder, "norm") else decoder.final_layernorm, self._hidden, self._normed)
+        self.program.add(OperationKind.KEEP, self._hidden, self._normed, n=self._width)
+        self._norm(decoder.norm if hasattr(decoder, "norm") else decoder.final_layernorm, self._normed, self._normed)
         head = weights_of([model.get_output_embeddings()])
-        self.logits = self.program.buffer(sum(weights.outputs for weights in head))
+        self.logits = self.program.buffer(sum(weights.outputs for weights in head), most=MOST_CHATS)
         self._multiply(head, self._normed, self.logits)
 
     def _embed(self, embedding: nn.Module) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from transformers import (
 )
 
 from engine.native.decoder_layers import DecoderWriter, product_of
-from engine.native.operations import MOST_TOKENS, OperationKind, Program, StepInputs, array_of
+from engine.native.operations import MOST_CHATS, Operation, OperationKind, Program, Span, StepInputs, array_of
 from engine.native.weight_formats import NativeWeights
 from models.native.compiled import NoNativeCode, library
 
@@ -45,6 +46,28 @@ _ROUNDING = {torch.float32: 1e-4}  # of the largest output, by which products ma
 _COARSE = 0.05
 
 
+@dataclass(frozen=True)
+class Piece:
+    """At most MOST_TOKENS tokens of some chats, T, one chat's after the other's.
+
+    `spans`: of each chat, as Span has it. `kept`: the tokens, at most MOST_CHATS, whose logits are asked for.
+    """
+
+    ids: Sequence[int]
+    positions: Sequence[int]
+    spans: Sequence[tuple[int, int, int, int]]
+    kept: Sequence[int]
+
+
+@dataclass(frozen=True)
+class Read:
+    """The logits of the tokens that were kept, [kept, V] in fp32, which the next call overwrites, and of each token
+    [T] whether it has a key or value that is not finite."""
+
+    logits: Tensor
+    are_broken: Tensor
+
+
 def native_step(model: PreTrainedModel) -> NativeStep | None:
     """The model's decode step in C, or None where there is none, for which the log has the reason."""
     try:
@@ -56,7 +79,7 @@ def native_step(model: PreTrainedModel) -> NativeStep | None:
 
 
 class NativeStep:
-    """Decodes for at most MOST_TOKENS chats. Raises NoNativeCode where C can't do what the model does.
+    """Decodes for at most MOST_CHATS chats. Raises NoNativeCode where C can't do what the model does.
 
     Not for several threads at a time.
     """
@@ -76,10 +99,11 @@ class NativeStep:
         if missing:
             raise NoNativeCode(f"this processor lacks instructions for {', '.join(one.name for one in missing)}")
         self._compare(writer.products, model.dtype)
-        self._program, self._logits = writer.program, writer.logits
+        self._program, self._hidden, self._logits = writer.program, writer.hidden, writer.logits
         self._products = writer.products  # they hold what operations point to
         self._operations = array_of(writer.program.operations)
         self._vocabulary = writer.vocabulary
+        self.num_outputs: int = writer.program.widths[writer.logits.buffer]
         self._num_positions = self._room = 0
 
     def _has(self, weights: NativeWeights) -> bool:
@@ -87,8 +111,17 @@ class NativeStep:
 
     def takes(self, ids: Sequence[int]) -> bool:
         """Whether it can decode these tokens of so many chats now: where somebody looks into the model, it can't."""
-        is_watched = self._model._forward_pre_hooks or self._model._forward_hooks
-        return len(ids) <= MOST_TOKENS and max(ids) < self._vocabulary and not is_watched
+        return len(ids) <= MOST_CHATS and max(ids) < self._vocabulary and not self._is_watched
+
+    @property
+    def _is_watched(self) -> bool:
+        return bool(self._model._forward_pre_hooks or self._model._forward_hooks)
+
+    @property
+    def reads(self) -> bool:
+        """Whether it can read prompts now, and is quicker at that: with AMX, of which only oneDNN knows, it is not."""
+        is_quick = self._model.dtype == torch.float32 or not torch.cpu._is_amx_tile_supported()
+        return is_quick and not self._is_watched
 
     def run(
         self, ids: Sequence[int], positions: Sequence[int], starts: Sequence[int], length: int, cache: Sequence[Tensor]
@@ -111,6 +144,34 @@ class NativeStep:
         )  # fmt: skip
         self._library.run(self._operations, len(self._operations), ctypes.byref(inputs))
         return self._memory[self._logits.buffer][:count]
+
+    def read(self, piece: Piece, rows: Tensor, pages: ctypes.Array[ctypes.c_void_p], *, is_bf16: bool) -> Read:
+        """Read tokens of some prompts, and the newest of some answers; see Piece.
+
+        `rows` [keys of all chats] int64 are those of the pages in which these lie, `pages` by layer where the rows of
+        keys are and those of values, [K * D] each. New ones are written there; what is not finite becomes 0.
+        """
+        count = len(piece.ids)
+        self._make_room(count, max(piece.positions))
+        is_text = max(piece.ids) < self._vocabulary
+        if not is_text:
+            embedded = self._model.get_input_embeddings()(torch.tensor([piece.ids]))
+            self._memory[self._hidden.buffer][:count] = embedded[0]
+        are_broken = torch.zeros(count, dtype=torch.int32)
+        ids, positions = ((ctypes.c_int32 * count)(*values) for values in (piece.ids, piece.positions))
+        kept = (ctypes.c_int32 * len(piece.kept))(*piece.kept)
+        spans = (Span * len(piece.spans))(*piece.spans)
+        inputs = StepInputs(
+            ids=ctypes.addressof(ids), positions=ctypes.addressof(positions), buffers=ctypes.addressof(self._buffers),
+            widths=ctypes.addressof(self._widths), scratch=self._scratch.data_ptr(), tokens=count, is_bf16=is_bf16,
+            threads=torch.get_num_threads(), spans=ctypes.addressof(spans), rows=rows.data_ptr(),
+            pages=ctypes.addressof(pages), are_broken=are_broken.data_ptr(), kept=ctypes.addressof(kept),
+            num_spans=len(spans), num_kept=len(kept),
+        )  # fmt: skip
+        first = 0 if is_text else 1  # the first looks up the embedding of text
+        operations = ctypes.byref(self._operations, first * ctypes.sizeof(Operation))
+        self._library.run(operations, len(self._operations) - first, ctypes.byref(inputs))
+        return Read(self._memory[self._logits.buffer][: len(kept)], are_broken.bool())
 
     def _make_room(self, count: int, position: int) -> None:
         """For so many chats, and for tables up to this position."""

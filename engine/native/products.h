@@ -29,7 +29,8 @@ typedef struct {
             for (int lane = from; lane < to; lane++)                                                                   \
                 _mm_prefetch(weights + AHEAD + 64 * lane, _MM_HINT_T0);                                                \
             for (int lane = 0; lane < 4; lane++) {                                                                     \
-                const __m512i weight = flip(_mm512_loadu_si512(weights + 64 * lane));                                  \
+                __m512i weight = flip(_mm512_loadu_si512(weights + 64 * lane));                                        \
+                __asm__("" : "+v"(weight)); /* gcc would read it anew for each row */                                  \
                 for (int row = 0; row < count; row++)                                                                  \
                     acc[row][lane] =                                                                                   \
                         multiply(acc[row][lane], weight, _mm512_set1_epi32((int)words[row * stride + group]));         \
@@ -174,9 +175,36 @@ static void plain_output(const Operation *op, int output, const Rows *rows, int 
     }
 }
 
+// Tokens as bytes; one with a number far above the others gets a second row, behind all tokens.
+static void prepare_integers(const Operation *op, const Step *step, Rows *rows)
+{
+    const int threads = threads_for(step, (int64_t)step->tokens * op->k * 4);
+    rows->count = step->tokens;
+    rows->words = step->scratch;
+    rows->stride = op->k / 4;
+#pragma omp parallel for num_threads(threads) if (threads > 1)
+    for (int token = 0; token < step->tokens; token++)
+        rows->rest[token] = prepare_bytes(row_of(step, op->source, token, op->source_column), op->k, token, rows,
+                                          step->scratch);
+    for (int token = 0; token < step->tokens; token++) {
+        rows->token[token] = token;
+        if (rows->rest[token]) {
+            rows->rest[token] = rows->count;
+            rows->token[rows->count++] = token;
+        }
+    }
+#pragma omp parallel for num_threads(threads) if (threads > 1)
+    for (int row = step->tokens; row < rows->count; row++)
+        prepare_rest(row_of(step, op->source, rows->token[row], op->source_column), op->k, row, rows, step->scratch);
+}
+
 // The inputs of a product as its format wants them.
 static void prepare(const Operation *op, const Step *step, Rows *rows)
 {
+    if (op->format == INT8) {
+        prepare_integers(op, step, rows);
+        return;
+    }
     rows->count = step->tokens;
     for (int token = 0; token < step->tokens; token++)
         rows->token[token] = token;
@@ -186,13 +214,16 @@ static void prepare(const Operation *op, const Step *step, Rows *rows)
         return;
     }
     rows->words = step->scratch;
-    rows->stride = op->format == INT8 ? op->k / 4 : (op->k + 1) / 2;
+    rows->stride = (op->k + 1) / 2;
+    const int threads = threads_for(step, (int64_t)step->tokens * op->k * 4);
+#pragma omp parallel for num_threads(threads) if (threads > 1)
     for (int token = 0; token < step->tokens; token++) {
         const float *from = row_of(step, op->source, token, op->source_column);
-        if (op->format == INT8)
-            prepare_bytes(from, op->k, token, rows, step->scratch);
+        uint16_t *to = (uint16_t *)(step->scratch + token * rows->stride);
+        if (op->format == NF4)
+            prepare_pairs(from, op->k, 1, to);
         else
-            prepare_pairs(from, op->k, op->format == NF4, (uint16_t *)(step->scratch + token * rows->stride));
+            prepare_pairs(from, op->k, 0, to);
     }
 }
 
@@ -245,7 +276,7 @@ static void product(const Operation *op, const Step *step)
 {
     Rows rows;
     prepare(op, step, &rows);
-    const int threads = threads_for(step, (int64_t)op->n * op->k);
+    const int threads = threads_for(step, (int64_t)op->n * op->k * step->tokens);
 #pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
     for (int first = 0; first < op->n; first += BLOCK) {
         Sums sums[MOST_ROWS];
