@@ -127,6 +127,6 @@ def use_native_prompts(processor: ContinuousBatchProcessor, prompts: NativePromp
     run = runner._forward_process_and_sample
 
     def run_natively(_: nn.Module, *args: Any) -> None:
-        run(prompts, *args)
+        run(cast(nn.Module, prompts), *args)
 
     replace_method(runner, "_forward_process_and_sample", run_natively)

@@ -33,8 +33,10 @@ from engine.native.operations import (
 )
 from engine.native.weight_formats import PLAIN_FORMATS, NativeWeights, nf4_levels, weights_of
 from models.native.compiled import NoNativeCode
+from models.native.integer_products import integer_products
 from models.parts.phi import PostNormPhiLayer
 from models.parts.sparse_decoders import StableLmLayer
+from models.quantized.four_bits import levels_in_16_bits
 
 _RMS_NORMS = (LlamaRMSNorm, MistralRMSNorm, MixtralRMSNorm, Qwen2RMSNorm)  # with `variance_epsilon`
 _ACTIVATIONS = {
@@ -227,9 +229,12 @@ def product_of(
 ) -> Operation:
     """One product."""
     is_nf4 = weights.number_format == NumberFormat.NF4
+    many = integer_products() if is_nf4 else None
     return program.operation(
         OperationKind.PRODUCT, source, target, flags=OperationFlag.ADDING if adding else 0,
         format=weights.number_format, n=weights.outputs, k=weights.inputs, weights=weights.address,
         scales=None if weights.scales is None else program.address(weights.scales),
         bias=program.numbers(weights.bias), levels=program.address(nf4_levels()) if is_nf4 else None,
+        many=None if many is None else many.four_bits_address,
+        many_levels=None if many is None else program.address(levels_in_16_bits()),
     )  # fmt: skip

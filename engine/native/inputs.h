@@ -27,7 +27,7 @@ INLINE void prepare_pairs(const float *from, int k, const int by_nf4, uint16_t *
         to[k] = 0;
     for (int i = 0; i < k; i += LANES) {
         const __mmask16 mask = lanes_left(k - i);
-        const __m256i halves = _mm512_cvtepi32_epi16(rounded(_mm512_maskz_loadu_ps(mask, from + i)));
+        const __m256i halves = halves_of(_mm512_maskz_loadu_ps(mask, from + i));
         _mm256_mask_storeu_epi16(to + i, mask, by_nf4 ? _mm256_permutexvar_epi16(order, halves) : halves);
     }
 }
@@ -86,6 +86,58 @@ static void prepare_rest(const float *from, int k, int row, Rows *rows, uint32_t
     const float largest = largest_of(rest, k, &mean_square);
     rows->scale[row] = largest / LEVELS;
     round_row(rest, k, largest, (int8_t *)(words + row * rows->stride), &rows->sum[row]);
+}
+
+// Tokens as bytes; one with a number far above the others gets a second row, behind all tokens.
+static void prepare_integers(const Operation *op, const Step *step, Rows *rows)
+{
+    const int threads = threads_for(step, (int64_t)step->tokens * op->k * 4);
+    rows->count = step->tokens;
+    rows->words = step->scratch;
+    rows->stride = op->k / 4;
+#pragma omp parallel for num_threads(threads) if (threads > 1)
+    for (int token = 0; token < step->tokens; token++)
+        rows->rest[token] = prepare_bytes(row_of(step, op->source, token, op->source_column), op->k, token, rows,
+                                          step->scratch);
+    for (int token = 0; token < step->tokens; token++) {
+        rows->token[token] = token;
+        if (rows->rest[token]) {
+            rows->rest[token] = rows->count;
+            rows->token[rows->count++] = token;
+        }
+    }
+#pragma omp parallel for num_threads(threads) if (threads > 1)
+    for (int row = step->tokens; row < rows->count; row++)
+        prepare_rest(row_of(step, op->source, rows->token[row], op->source_column), op->k, row, rows, step->scratch);
+}
+
+// The inputs of a product as its format wants them.
+static void prepare(const Operation *op, const Step *step, Rows *rows)
+{
+    if (op->format == INT8) {
+        prepare_integers(op, step, rows);
+        return;
+    }
+    rows->count = step->tokens;
+    for (int token = 0; token < step->tokens; token++)
+        rows->token[token] = token;
+    if (op->format == FP32 || op->format == PLAIN_FP32) {
+        rows->words = (const uint32_t *)row_of(step, op->source, 0, op->source_column);
+        rows->stride = step->widths[op->source];
+        return;
+    }
+    rows->words = step->scratch;
+    rows->stride = (op->k + 1) / 2;
+    const int threads = threads_for(step, (int64_t)step->tokens * op->k * 4);
+#pragma omp parallel for num_threads(threads) if (threads > 1)
+    for (int token = 0; token < step->tokens; token++) {
+        const float *from = row_of(step, op->source, token, op->source_column);
+        uint16_t *to = (uint16_t *)(step->scratch + token * rows->stride);
+        if (op->format == NF4)
+            prepare_pairs(from, op->k, 1, to);
+        else
+            prepare_pairs(from, op->k, 0, to);
+    }
 }
 
 #endif

@@ -9,6 +9,7 @@ import ctypes
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import starmap
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +27,19 @@ from transformers import (
 )
 
 from engine.native.decoder_layers import DecoderWriter, product_of
-from engine.native.operations import MOST_CHATS, Operation, OperationKind, Program, Span, StepInputs, array_of
+from engine.native.operations import (
+    MOST_CHATS,
+    MOST_ROWS,
+    Operation,
+    OperationKind,
+    Program,
+    Span,
+    StepInputs,
+    array_of,
+)
 from engine.native.weight_formats import NativeWeights
 from models.native.compiled import NoNativeCode, library
+from models.native.integer_products import WIDE
 
 logger = logging.getLogger(__name__)
 
@@ -105,6 +116,7 @@ class NativeStep:
         self._vocabulary = writer.vocabulary
         self.num_outputs: int = writer.program.widths[writer.logits.buffer]
         self._num_positions = self._room = 0
+        self._found = torch.empty(0, dtype=torch.int32)
 
     def _has(self, weights: NativeWeights) -> bool:
         return bool(self._library.formats() >> weights.number_format & 1)
@@ -160,13 +172,13 @@ class NativeStep:
         are_broken = torch.zeros(count, dtype=torch.int32)
         ids, positions = ((ctypes.c_int32 * count)(*values) for values in (piece.ids, piece.positions))
         kept = (ctypes.c_int32 * len(piece.kept))(*piece.kept)
-        spans = (Span * len(piece.spans))(*piece.spans)
+        spans = (Span * len(piece.spans))(*starmap(Span, piece.spans))
         inputs = StepInputs(
             ids=ctypes.addressof(ids), positions=ctypes.addressof(positions), buffers=ctypes.addressof(self._buffers),
             widths=ctypes.addressof(self._widths), scratch=self._scratch.data_ptr(), tokens=count, is_bf16=is_bf16,
             threads=torch.get_num_threads(), spans=ctypes.addressof(spans), rows=rows.data_ptr(),
             pages=ctypes.addressof(pages), are_broken=are_broken.data_ptr(), kept=ctypes.addressof(kept),
-            num_spans=len(spans), num_kept=len(kept),
+            num_spans=len(spans), num_kept=len(kept), found=self._found.data_ptr(),
         )  # fmt: skip
         first = 0 if is_text else 1  # the first looks up the embedding of text
         operations = ctypes.byref(self._operations, first * ctypes.sizeof(Operation))
@@ -180,6 +192,8 @@ class NativeStep:
             self._memory, self._scratch = self._program.allocate(count)
             self._buffers = (ctypes.c_void_p * len(self._memory))(*(tensor.data_ptr() for tensor in self._memory))
             self._widths = (ctypes.c_int32 * len(self._memory))(*self._program.widths)
+        if torch.get_num_threads() > len(self._found):
+            self._found = torch.empty(torch.get_num_threads(), MOST_ROWS, WIDE, dtype=torch.int32)
         if position >= self._num_positions:
             self._num_positions = max(_LEAST_POSITIONS, 2 * position)
             positions = torch.arange(self._num_positions).unsqueeze(0)

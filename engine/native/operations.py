@@ -16,6 +16,7 @@ from torch import Tensor
 
 BLOCK = 64  # outputs whose weights lie together
 MOST_TOKENS = 256  # that go through the operations together
+MOST_ROWS = 2 * MOST_TOKENS  # of a product in integers
 MOST_CHATS = 64  # that get logits in a step
 MOST_EXPERTS = 64
 MOST_SHARING = 16  # heads that share keys

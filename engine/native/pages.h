@@ -7,100 +7,8 @@
 #define PAGES_H
 
 #include "attention.h"
+#include "page_rows.h"
 #include "products.h"
-
-#define CHUNK 256 // keys that are laid out at a time
-#define BLOCKS (CHUNK / BLOCK)
-#define GROUP 16          // queries that meet one block of keys after the other
-#define QUERIES_APART 64  // tokens whose queries are one thread's, if there are several threads
-
-// Keys [blocks][words][64] and values [parts][keys / g][64] of a chunk, in words of g numbers.
-typedef struct {
-    __m512i keys[CHUNK * MOST_WIDTH / LANES], values[CHUNK * MOST_WIDTH / LANES];
-} Chunk;
-
-// One chat's tokens from `first` on up to `last`, and one head of keys with the heads that share it.
-typedef struct {
-    const Operation *op;
-    const Step *step;
-    const Span *span;
-    int first, last, head;
-} Part;
-
-INLINE char *key_of(const Part *part, int side, int key)
-{
-    const int64_t width = part->op->k, heads = part->op->count, size = part->step->is_bf16 ? 2 : 4;
-    const int64_t row = part->step->rows[part->span->key + key];
-    return part->step->pages[2 * part->op->layer + side] + (row * heads + part->head) * width * size;
-}
-
-// Sixteen vectors of words become those of the first word of each, of the second, and so on.
-INLINE void transpose(__m512i *rows)
-{
-    __m512i pairs[16], fours[16];
-    for (int i = 0; i < 16; i += 2) {
-        pairs[i] = _mm512_unpacklo_epi32(rows[i], rows[i + 1]);
-        pairs[i + 1] = _mm512_unpackhi_epi32(rows[i], rows[i + 1]);
-    }
-    for (int i = 0; i < 16; i += 4)
-        for (int half = 0; half < 2; half++) {
-            fours[i + 2 * half] = _mm512_unpacklo_epi64(pairs[i + half], pairs[i + half + 2]);
-            fours[i + 2 * half + 1] = _mm512_unpackhi_epi64(pairs[i + half], pairs[i + half + 2]);
-        }
-    for (int i = 0; i < 4; i++) { // of each quarter, the words i
-        const __m512i low = _mm512_shuffle_i32x4(fours[i], fours[4 + i], 0x88);
-        const __m512i low_odd = _mm512_shuffle_i32x4(fours[i], fours[4 + i], 0xDD);
-        const __m512i high = _mm512_shuffle_i32x4(fours[8 + i], fours[12 + i], 0x88);
-        const __m512i high_odd = _mm512_shuffle_i32x4(fours[8 + i], fours[12 + i], 0xDD);
-        rows[i] = _mm512_shuffle_i32x4(low, high, 0x88);
-        rows[8 + i] = _mm512_shuffle_i32x4(low, high, 0xDD);
-        rows[4 + i] = _mm512_shuffle_i32x4(low_odd, high_odd, 0x88);
-        rows[12 + i] = _mm512_shuffle_i32x4(low_odd, high_odd, 0xDD);
-    }
-}
-
-static void lay_out_keys(const Part *part, int first, int count, Chunk *chunk)
-{
-    const int words = part->step->is_bf16 ? part->op->k / 2 : part->op->k;
-    for (int key = 0; key < (count + BLOCK - 1) / BLOCK * BLOCK; key += LANES) {
-        const char *from[LANES];
-        for (int i = 0; i < LANES; i++)
-            from[i] = key + i < count ? key_of(part, 0, first + key + i) : NULL;
-        __m512i *to = chunk->keys + (key / BLOCK * words * BLOCK + key % BLOCK) / LANES;
-        for (int word = 0; word < words; word += LANES) {
-            const int some = words - word < LANES ? words - word : LANES;
-            __m512i rows[LANES];
-            for (int i = 0; i < LANES; i++)
-                rows[i] = from[i] ? _mm512_maskz_loadu_epi32(lanes_left(some), from[i] + 4 * word)
-                                  : _mm512_setzero_si512();
-            transpose(rows);
-            for (int i = 0; i < some; i++)
-                to[(word + i) * (BLOCK / LANES)] = rows[i];
-        }
-    }
-}
-
-static void lay_out_values(const Part *part, int first, int count, Chunk *chunk)
-{
-    const int width = part->op->k, step = part->step->is_bf16 ? 2 : 1, parts = (width + BLOCK - 1) / BLOCK;
-    for (int key = 0; key < (count + 1) / 2 * 2; key += step) {
-        const char *from = key < count ? key_of(part, 1, first + key) : NULL;
-        const char *next = step == 2 && key + 1 < count ? key_of(part, 1, first + key + 1) : NULL;
-        for (int start = 0; start < parts * BLOCK; start += LANES) {
-            const __mmask16 mask = start < width ? lanes_left(width - start) : 0;
-            __m512i found = _mm512_setzero_si512();
-            if (step == 1 && from)
-                found = _mm512_maskz_loadu_epi32(mask, from + 4 * start);
-            if (step == 2 && from)
-                found = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, from + 2 * start));
-            if (step == 2 && next) {
-                const __m512i more = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, next + 2 * start));
-                found = _mm512_or_si512(found, _mm512_slli_epi32(more, 16));
-            }
-            chunk->values[((start / BLOCK * CHUNK + key) / step * BLOCK + start % BLOCK) / LANES] = found;
-        }
-    }
-}
 
 // Numbers as a product's words: themselves, or in bfloat16 two in a word.
 INLINE void as_words(const float *from, int count, int is_bf16, uint32_t *to)
@@ -109,7 +17,7 @@ INLINE void as_words(const float *from, int count, int is_bf16, uint32_t *to)
         const __mmask16 mask = lanes_left(count - i);
         const __m512 numbers = _mm512_maskz_loadu_ps(mask, from + i);
         if (is_bf16)
-            _mm256_mask_storeu_epi16((uint16_t *)to + i, mask, _mm512_cvtepi32_epi16(rounded(numbers)));
+            _mm256_mask_storeu_epi16((uint16_t *)to + i, mask, halves_of(numbers));
         else
             _mm512_mask_storeu_ps(to + i, mask, numbers);
     }
@@ -132,29 +40,29 @@ INLINE void multiply_rows(const __m512i *columns, const uint32_t *words, int str
     }
 }
 
-// Scores [blocks] of one query become e^(score - largest) [CHUNK], zero from key `count` on, in `words`, too; what the
-// sums so far are to be multiplied with.
-INLINE float weigh(const Sums (*scores)[GROUP], int row, int count, float scale, int is_bf16, float *largest,
-                   float *total, uint32_t *words)
+// Scores [blocks] of one query become e^(score - largest) in `words`, zero from key `count` up to `end`; what the sums
+// so far are to be multiplied with.
+INLINE float weigh(const Sums (*scores)[GROUP], int row, int count, int end, float scale, const int is_bf16,
+                   float *largest, float *total, uint32_t *words)
 {
-    float weights[CHUNK];
-    __m512 most = _mm512_set1_ps(*largest), sum = _mm512_setzero_ps();
+    __m512 found[CHUNK / LANES], most = _mm512_set1_ps(*largest), sum = _mm512_setzero_ps();
     for (int key = 0; key < count; key += LANES) {
-        const __mmask16 mask = lanes_left(count - key);
         const __m512 score = _mm512_castsi512_ps(scores[key / BLOCK][row].lanes[key % BLOCK / LANES]);
-        const __m512 scaled = _mm512_mask_mul_ps(_mm512_set1_ps(-INFINITY), mask, score, _mm512_set1_ps(scale));
-        _mm512_storeu_ps(weights + key, scaled);
-        most = _mm512_max_ps(scaled, most);
+        found[key / LANES] = _mm512_mul_ps(score, _mm512_set1_ps(scale));
+        most = _mm512_mask_max_ps(most, lanes_left(count - key), found[key / LANES], most);
     }
-    const float now = _mm512_reduce_max_ps(most), factor = now > *largest ? expf(*largest - now) : 1;
-    for (int key = 0; key < CHUNK; key += LANES) {
+    const float now = _mm512_reduce_max_ps(most);
+    const float factor = now > *largest ? _mm512_cvtss_f32(exponential(_mm512_set1_ps(*largest - now))) : 1;
+    for (int key = 0; key < end; key += LANES) {
         const __mmask16 mask = key < count ? lanes_left(count - key) : 0;
-        const __m512 off = _mm512_sub_ps(_mm512_maskz_loadu_ps(mask, weights + key), _mm512_set1_ps(now));
+        const __m512 off = _mm512_sub_ps(found[key / LANES], _mm512_set1_ps(now));
         const __m512 weight = _mm512_maskz_mov_ps(mask, exponential(off));
         sum = _mm512_add_ps(sum, weight);
-        _mm512_storeu_ps(weights + key, weight);
+        if (is_bf16)
+            _mm256_storeu_si256((void *)(words + key / 2), halves_of(weight));
+        else
+            _mm512_storeu_ps(words + key, weight);
     }
-    as_words(weights, CHUNK, is_bf16, words);
     *total = *total * factor + _mm512_reduce_add_ps(sum);
     *largest = now;
     return factor;
@@ -188,7 +96,7 @@ static void attend_group(const Part *part, const Chunk *chunk, int first, int ro
     for (int i = 0; i < count; i++) {
         const int own = before + part->first + (row + i) / sharing + 1 - first;
         const int some = own < 0 ? 0 : own < CHUNK ? own : CHUNK;
-        factors[i] = weigh((const Sums(*)[GROUP])scores, i, some, part->op->value, is_bf16, largest + row + i,
+        factors[i] = weigh((const Sums(*)[GROUP])scores, i, some, keys, part->op->value, is_bf16, largest + row + i,
                            total + row + i, weights + i * (is_bf16 ? CHUNK / 2 : CHUNK));
     }
     const int groups = is_bf16 ? (keys + 1) / 2 : keys, stride = is_bf16 ? CHUNK / 2 : CHUNK;
@@ -242,42 +150,6 @@ static void attend_part(const Part *part)
                                part->op->target_column + head * width);
         for (int i = 0; i < width; i++)
             target[i] /= total[row];
-    }
-}
-
-// New keys and values of all tokens into the pages, zero in place of what is not finite: it would reach all who have
-// the pages, as 0 times NaN is NaN.
-static void write_pages(const Operation *op, const Step *step)
-{
-    const int width = op->count * op->k;
-    for (int number = 0; number < step->num_spans; number++) {
-        const Span *span = step->spans + number;
-        for (int i = 0; i < span->count; i++) {
-            const int token = span->first + i;
-            const int64_t row = step->rows[span->key + span->num_keys - span->count + i];
-            for (int side = 0; side < 2; side++) {
-                const float *from =
-                    row_of(step, op->source, token, op->source_column + (op->n + side) * op->count * op->k);
-                char *to = step->pages[2 * op->layer + side] + row * width * (step->is_bf16 ? 2 : 4);
-                __mmask16 broken = 0;
-                for (int start = 0; start < width; start += LANES) {
-                    const __mmask16 mask = lanes_left(width - start);
-                    __m512 numbers = _mm512_maskz_loadu_ps(mask, from + start);
-                    if (step->is_bf16)
-                        numbers = _mm512_castsi512_ps(_mm512_slli_epi32(rounded(numbers), 16));
-                    const __mmask16 wrong =
-                        _mm512_cmp_ps_mask(_mm512_abs_ps(numbers), _mm512_set1_ps(INFINITY), _CMP_NLT_UQ);
-                    const __m512 finite = _mm512_maskz_mov_ps((__mmask16)~wrong, numbers);
-                    broken |= wrong;
-                    if (step->is_bf16)
-                        _mm256_mask_storeu_epi16(to + 2 * start, mask, _mm512_cvtepi32_epi16(rounded(finite)));
-                    else
-                        _mm512_mask_storeu_ps(to + 4 * start, mask, finite);
-                }
-                if (broken)
-                    step->are_broken[token] = 1;
-            }
-        }
     }
 }
 

@@ -123,14 +123,19 @@ INLINE __m512 exponential(__m512 x)
 // How many threads so many multiplications are worth: to wake the others takes as long as a few hundred thousand.
 INLINE int threads_for(const Step *step, int64_t products) { return products < 1 << 18 ? 1 : step->threads; }
 
-// Numbers in bfloat16, in the lower half of each word: to the nearest, of two the even one; NaN stays NaN.
-INLINE __m512i rounded(__m512 numbers)
+// Numbers in bfloat16: to the nearest, of two the even one; NaN stays NaN.
+INLINE __m256i halves_of(__m512 numbers)
 {
+#ifdef __AVX512BF16__
+    return (__m256i)_mm512_cvtneps_pbh(numbers);
+#else
     const __m512i bits = _mm512_castps_si512(numbers);
     const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
     const __m512i found = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7FFF)));
     const __mmask16 is_nan = _mm512_cmp_ps_mask(numbers, numbers, _CMP_UNORD_Q);
-    return _mm512_srli_epi32(_mm512_mask_mov_epi32(found, is_nan, _mm512_set1_epi32(0x7FC00000)), 16);
+    const __m512i rounded = _mm512_mask_mov_epi32(found, is_nan, _mm512_set1_epi32(0x7FC00000));
+    return _mm512_cvtepi32_epi16(_mm512_srli_epi32(rounded, 16));
+#endif
 }
 
 INLINE float *row_of(const Step *step, int buffer, int token, int column)
