@@ -66,10 +66,15 @@ class NativePrompts:
 
 
 def pieces(
-    ids: Sequence[int], positions: Sequence[int], chats: Sequence[Chat], kept: Sequence[int]
+    ids: Sequence[int],
+    positions: Sequence[int],
+    chats: Sequence[Chat],
+    kept: Sequence[int],
+    *,
+    most: int = MOST_TOKENS,
 ) -> Iterator[tuple[Piece, list[int]]]:
-    """A step's tokens in pieces of about the same size, and which of `kept` each has."""
-    size = math.ceil(len(ids) / math.ceil(len(ids) / MOST_TOKENS))
+    """A step's tokens in pieces of about the same size, at most `most`, and which of `kept` each has."""
+    size = math.ceil(len(ids) / math.ceil(len(ids) / most))
     for start in range(0, len(ids), size):
         end = min(start + size, len(ids))
         spans = []
