@@ -6,9 +6,7 @@ Q tokens of the step, R requests that get a token, V vocabulary.
 from __future__ import annotations
 
 import ctypes
-import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
 
@@ -19,18 +17,9 @@ from transformers.modeling_outputs import CausalLMOutput
 
 from engine.batching.broken_tokens import BrokenTokens
 from engine.batching.paged_cache import plain_pages, token_rows
-from engine.native.native_step import NativeStep, Piece
-from engine.native.operations import MOST_CHATS, MOST_TOKENS
-
-
-@dataclass(frozen=True)
-class Chat:
-    """A step's tokens from `first` on, before `last`, of a chat with `num_keys`, listed from `key` on."""
-
-    first: int
-    last: int
-    key: int
-    num_keys: int
+from engine.native.native_step import NativeStep
+from engine.native.operations import MOST_CHATS
+from engine.native.prompt_pieces import ReadChat, pieces
 
 
 class NativePrompts:
@@ -65,30 +54,8 @@ class NativePrompts:
         return CausalLMOutput(logits=logits.unsqueeze(0))
 
 
-def pieces(
-    ids: Sequence[int],
-    positions: Sequence[int],
-    chats: Sequence[Chat],
-    kept: Sequence[int],
-    *,
-    most: int = MOST_TOKENS,
-) -> Iterator[tuple[Piece, list[int]]]:
-    """A step's tokens in pieces of about the same size, at most `most`, and which of `kept` each has."""
-    size = math.ceil(len(ids) / math.ceil(len(ids) / most))
-    for start in range(0, len(ids), size):
-        end = min(start + size, len(ids))
-        spans = []
-        for chat in chats:
-            first, last = max(chat.first, start), min(chat.last, end)
-            if first < last:
-                spans.append((first - start, last - first, chat.key, chat.num_keys - (chat.last - last)))
-        places = [place for place, token in enumerate(kept) if start <= token < end]
-        here = slice(start, end)
-        yield Piece(ids[here], positions[here], spans, [kept[place] - start for place in places]), places
-
-
-def _chats(step: Mapping[str, Any]) -> list[Chat]:
+def _chats(step: Mapping[str, Any]) -> list[ReadChat]:
     """Of the library's arguments."""
     (ends,) = step["cu_seq_lens_k"].values()
     keys, queries = pairwise(ends.tolist()), pairwise(step["cu_seq_lens_q"].tolist())
-    return [Chat(*query, key, end - key) for query, (key, end) in zip(queries, keys, strict=True)]
+    return [ReadChat(*query, key, end - key) for query, (key, end) in zip(queries, keys, strict=True)]

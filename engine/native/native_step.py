@@ -8,7 +8,6 @@ from __future__ import annotations
 import ctypes
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import starmap
 from pathlib import Path
 from typing import Any
@@ -30,13 +29,14 @@ from engine.native.decoder_layers import DecoderWriter, product_of
 from engine.native.operations import (
     MOST_CHATS,
     MOST_ROWS,
+    ChatSpan,
     Operation,
     OperationKind,
     Program,
-    Span,
     StepInputs,
     array_of,
 )
+from engine.native.prompt_pieces import Piece, PieceRead
 from engine.native.weight_formats import NativeWeights
 from models.native.compiled import NoNativeCode, library
 from models.native.integer_products import WIDE
@@ -55,28 +55,6 @@ _LIKE_ROTARY = ("default", "linear", "llama3", "yarn")  # kinds of rotary embedd
 _LEAST_POSITIONS = 1024
 _ROUNDING = {torch.float32: 1e-4}  # of the largest output, by which products may differ; for other formats:
 _COARSE = 0.05
-
-
-@dataclass(frozen=True)
-class Piece:
-    """At most MOST_TOKENS tokens of some chats, T, one chat's after the other's.
-
-    `spans`: of each chat, as Span has it. `kept`: the tokens, at most MOST_CHATS, whose logits are asked for.
-    """
-
-    ids: Sequence[int]
-    positions: Sequence[int]
-    spans: Sequence[tuple[int, int, int, int]]
-    kept: Sequence[int]
-
-
-@dataclass(frozen=True)
-class Read:
-    """The logits of the tokens that were kept, [kept, V] in fp32, which the next call overwrites, and of each token
-    [T] whether it has a key or value that is not finite."""
-
-    logits: Tensor
-    are_broken: Tensor
 
 
 def native_step(model: PreTrainedModel) -> NativeStep | None:
@@ -157,7 +135,7 @@ class NativeStep:
         self._library.run(self._operations, len(self._operations), ctypes.byref(inputs))
         return self._memory[self._logits.buffer][:count]
 
-    def read(self, piece: Piece, rows: Tensor, pages: ctypes.Array[ctypes.c_void_p], *, is_bf16: bool) -> Read:
+    def read(self, piece: Piece, rows: Tensor, pages: ctypes.Array[ctypes.c_void_p], *, is_bf16: bool) -> PieceRead:
         """Read tokens of some prompts, and the newest of some answers; see Piece.
 
         `rows` [keys of all chats] int64 are those of the pages in which these lie, `pages` by layer where the rows of
@@ -172,7 +150,7 @@ class NativeStep:
         are_broken = torch.zeros(count, dtype=torch.int32)
         ids, positions = ((ctypes.c_int32 * count)(*values) for values in (piece.ids, piece.positions))
         kept = (ctypes.c_int32 * len(piece.kept))(*piece.kept)
-        spans = (Span * len(piece.spans))(*starmap(Span, piece.spans))
+        spans = (ChatSpan * len(piece.spans))(*starmap(ChatSpan, piece.spans))
         inputs = StepInputs(
             ids=ctypes.addressof(ids), positions=ctypes.addressof(positions), buffers=ctypes.addressof(self._buffers),
             widths=ctypes.addressof(self._widths), scratch=self._scratch.data_ptr(), tokens=count, is_bf16=is_bf16,
@@ -183,7 +161,7 @@ class NativeStep:
         first = 0 if is_text else 1  # the first looks up the embedding of text
         operations = ctypes.byref(self._operations, first * ctypes.sizeof(Operation))
         self._library.run(operations, len(self._operations) - first, ctypes.byref(inputs))
-        return Read(self._memory[self._logits.buffer][: len(kept)], are_broken.bool())
+        return PieceRead(self._memory[self._logits.buffer][: len(kept)], are_broken.bool())
 
     def _make_room(self, count: int, position: int) -> None:
         """For so many chats, and for tables up to this position."""

@@ -53,8 +53,8 @@ class Operation(ctypes.Structure):
     ]
 
 
-class Span(ctypes.Structure):
-    """The tokens of one chat in a step that reads prompts; see vectors.h."""
+class ChatSpan(ctypes.Structure):
+    """The tokens of one chat in a step that reads prompts: C's `Span`; see vectors.h."""
 
     _fields_ = [(name, ctypes.c_int32) for name in ("first", "count", "key", "num_keys")]
 

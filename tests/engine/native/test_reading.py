@@ -13,8 +13,8 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 from benchmarks import random_models
-from engine.batching.native_prompts import Chat, pieces
-from engine.native.native_step import NativeStep, Piece
+from engine.native.native_step import NativeStep
+from engine.native.prompt_pieces import Piece, ReadChat, pieces
 from tests.engine.native.helpers import SIZE, each_kind, each_shrunk, error, made, need_compiled_code
 
 compiled = need_compiled_code
@@ -40,9 +40,13 @@ class Chats:
 
     def read(self, step: NativeStep, pieces_of: int | None = None) -> tuple[Tensor, Tensor]:
         """The logits of each chat's last token [chats, V], and of each token whether it is broken."""
-        chats, ids, positions, kept, key = [], [], [], [], 0
+        chats: list[ReadChat] = []
+        ids: list[int] = []
+        positions: list[int] = []
+        kept: list[int] = []
+        key = 0
         for own, known, rows in zip(self.ids, self.known, self.rows, strict=True):
-            chats.append(Chat(len(ids), len(ids) + len(own), key, len(rows)))
+            chats.append(ReadChat(len(ids), len(ids) + len(own), key, len(rows)))
             ids += own
             positions += range(known, len(rows))
             kept.append(len(ids) - 1)
@@ -157,16 +161,18 @@ def test_ids_of_pictures_are_embedded_by_the_model(monkeypatch: pytest.MonkeyPat
     model = made()
     step, chats = NativeStep(model), Chats(model)
     wanted, _ = Chats(model).read(step)
-    embed = model.get_input_embeddings()
+    embed: Any = model.get_input_embeddings()
     token, chats.ids[0][3] = chats.ids[0][3], SIZE.vocabulary + 8
-    monkeypatch.setattr(
-        model, "get_input_embeddings", lambda: lambda ids: embed(ids.clone().masked_fill_(ids > SIZE.vocabulary, token))
-    )
+
+    def with_picture(ids: Tensor) -> Any:
+        return embed(ids.clone().masked_fill_(ids > SIZE.vocabulary, token))
+
+    monkeypatch.setattr(model, "get_input_embeddings", lambda: with_picture)
     assert torch.equal(chats.read(step)[0], wanted)
 
 
 def test_a_step_in_pieces() -> None:
-    ids, chats = list(range(100, 110)), [Chat(0, 7, 0, 9), Chat(7, 10, 9, 3)]
+    ids, chats = list(range(100, 110)), [ReadChat(0, 7, 0, 9), ReadChat(7, 10, 9, 3)]
     first, second, third = pieces(ids, ids, chats, [6, 9], most=4)
     assert first == (Piece(ids[:4], ids[:4], [(0, 4, 0, 6)], []), [])
     assert second == (Piece(ids[4:8], ids[4:8], [(0, 3, 0, 9), (3, 1, 9, 1)], [2]), [0])
