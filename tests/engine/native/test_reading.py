@@ -142,7 +142,7 @@ def test_the_number_of_threads_makes_no_difference() -> None:
 @each_kind
 @torch.inference_mode()
 def test_numbers_that_are_none_stay_with_their_chat(kind: str, number: float) -> None:
-    model = made("mixtral", kind)
+    model: Any = made("mixtral", kind)
     step, chats = NativeStep(model), Chats(model)
     wanted, broken = Chats(model).read(step)
     assert not broken.any()
