@@ -178,7 +178,9 @@ def updates_of(lives: Sequence[LiveAnswer]) -> Iterator[None]:
             return
         # Sets the pace, slower where drawing takes longer: a long chat must leave time to others. The end wakes it.
         running = next((live for live in lives if live.is_running), lives[0])
-        running._is_over.wait(_rest(time.monotonic() - shown, running.client))
+        rest = _rest(time.monotonic() - shown, running.client)
+        running._stopped.wait(UPDATE_INTERVAL)
+        running._is_over.wait(rest - UPDATE_INTERVAL)
 
 
 def _rest(drawing: float, client: str) -> float:
