@@ -16,7 +16,7 @@ from engine.asker import ASKER, Asker, Rounds
 LITTLE = 1.0  # seconds of a decoder's processor time: a photo of 12 megapixels takes 0.3, one of 200 two
 
 
-class Turn(threading.Event):
+class DecoderTurn(threading.Event):
     """Somebody's wait for a place, and then the place; the event is set once it has one."""
 
     def __init__(self, turns: Turns, asker: Asker) -> None:
@@ -38,14 +38,14 @@ class Turns:
         self._size = size
         self._most = max(1, size - 1)  # of one address, and of all together who used much
         self._lock = threading.Lock()
-        self._waiting: list[Turn] = []
-        self._held: list[Turn] = []
+        self._waiting: list[DecoderTurn] = []
+        self._held: list[DecoderTurn] = []
         self._rounds = Rounds()
 
     @contextmanager
-    def turn(self) -> Iterator[Turn]:
+    def turn(self) -> Iterator[DecoderTurn]:
         """Wait for a place, and hold it for the time of the block. Who asks is told by ASKER."""
-        turn = Turn(self, ASKER.get())
+        turn = DecoderTurn(self, ASKER.get())
         with self._lock:
             self._waiting.append(turn)
             self._give()
@@ -61,8 +61,8 @@ class Turns:
                     self._waiting.remove(turn)
                 self._give()
 
-    def gives_up(self, turn: Turn, used: float) -> bool:
-        """See Turn. It is always one place at a time: the one that has been used most."""
+    def gives_up(self, turn: DecoderTurn, used: float) -> bool:
+        """See DecoderTurn. It is always one place at a time: the one that has been used most."""
         with self._lock:
             turn.used = used
             if len(self._held) < self._size or not any(map(self._is_kept_from, self._waiting)):
@@ -83,12 +83,12 @@ class Turns:
             self._rounds.begin(turn.asker)
             turn.set()
 
-    def _may_begin(self, turn: Turn) -> bool:
+    def _may_begin(self, turn: DecoderTurn) -> bool:
         if not self._used_much(turn.asker.client):
             return self._rounds.of_client(turn.asker.client) < self._most
         return sum(self._used_much(one.asker.client) for one in self._held) < self._most
 
-    def _is_kept_from(self, turn: Turn) -> bool:
+    def _is_kept_from(self, turn: DecoderTurn) -> bool:
         """Whether this one, which waits, used little, and has no place yet."""
         return not self._used_much(turn.asker.client) and not self._rounds.of_client(turn.asker.client)
 

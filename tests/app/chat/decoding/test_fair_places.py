@@ -6,7 +6,7 @@ import contextvars
 import threading
 from collections.abc import Callable
 
-from app.chat.decoding.fair_places import LITTLE, Turn, Turns
+from app.chat.decoding.fair_places import LITTLE, DecoderTurn, Turns
 from engine.asker import ASKER, Asker
 from tests.waiting import eventually
 
@@ -69,9 +69,9 @@ class Places:
     def __init__(self, size: int) -> None:
         self.turns = Turns(size)
 
-    def waits(self, asker: Asker) -> Turn:
+    def waits(self, asker: Asker) -> DecoderTurn:
         """One more who waits, and has the place as soon as it may."""
-        turn = Turn(self.turns, asker)
+        turn = DecoderTurn(self.turns, asker)
         with self.turns._lock:
             self.turns._waiting.append(turn)
             self.turns._give()
