@@ -120,7 +120,7 @@ def status_of_question(url: str, color: str) -> tuple[int, str]:
 def test_answers_that_are_left_after_the_grace_are_a_line(slow_server: subprocess.Popen[str]) -> None:
     """No traceback for each, and no abort: their threads are in the middle of an operation when the program ends.
 
-    Until then no collection of garbage holds up everybody by looking at all that the server consists of, 166,000 objects.
+    Until then no collection of garbage holds up everybody by looking at all 166,000 objects of the server.
     """
     output = lines_until(slow_server, "Programs ask")
     url = re.search(r"http://127\.0\.0\.1:\d+", output)
