@@ -9,12 +9,13 @@ from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator, Hashable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from app.limits.refusal import Refused
 
 REMEMBERED = 16_384  # clients; the one that was idle longest is forgotten first
 WANTED_SECONDS = 2.0  # after who was served somebody else has no more than his share
+T = TypeVar("T")
 MOST_OWED = 4  # times what a client may have at once: it never waits for long
 
 
@@ -141,21 +142,22 @@ class PlaceInLine:
         self.begin = None
 
 
-class Metered(Awaitable[None]):
+class Metered(Awaitable[T]):
     """A coroutine; while it is awaited, `took` hears the processor's time of each of its steps, in seconds."""
 
-    def __init__(self, coroutine: Coroutine[Any, Any, None], took: Callable[[float], None]) -> None:
+    def __init__(self, coroutine: Coroutine[Any, Any, T], took: Callable[[float], None]) -> None:
         self._coroutine, self._took = coroutine, took
 
-    def __await__(self) -> Generator[Any, Any, None]:
+    def __await__(self) -> Generator[Any, Any, T]:
         step: Callable[[Any], Any] = self._coroutine.send
         value: Any = None
         while True:
             begun = time.thread_time()
             try:
                 awaited = step(value)
-            except StopIteration:
-                return
+            except StopIteration as end:
+                result: T = end.value
+                return result
             finally:
                 self._took(time.thread_time() - begun)
             try:

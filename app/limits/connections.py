@@ -1,5 +1,4 @@
-"""Connections: how many each client has open, how long one may stay without a request or without reading, and how much
-of the processor a client's bytes may take before they are a request.
+"""Connections: how many each client has open, for how long, and what its bytes take before they are a request.
 
 A connection that sends nothing never reaches the program, so this is where uvicorn accepts it.
 """
@@ -23,7 +22,7 @@ from app.limits.addresses import Network, client_of, is_in
 from app.limits.budgets import PlaceInLine, ProcessorShare
 from app.limits.policy import KIB, Limits
 
-PIECES = (256, 64 * KIB)  # bytes that are looked at at once: as many as take about LONG
+LEAST, MOST = 256, 64 * KIB  # bytes that are looked at at once: as many as take about LONG
 LONG = 0.002  # seconds: a body in chunks of one byte takes that for some five hundred bytes, an upload for a megabyte
 FILES_KEPT = 256  # of those the process may have open: weights, pictures, logs
 ACCEPTED_AT_ONCE = 8  # connections, before the loop looks at what has come on the others
@@ -191,9 +190,8 @@ class LimitedProtocol(H11Protocol):
         super().handle_events()
         took = time.thread_time() - begun
         self.open_connections.reading_took(self, took)
-        if took > LONG or took < LONG / 4:
-            least, most = PIECES
-            self._piece = max(least, self._piece // 2) if took > LONG else min(most, self._piece * 2)
+        more = 0.5 if took > LONG else 2 if took < LONG / 4 else 1
+        self._piece = min(max(int(self._piece * more), LEAST), MOST)
 
     def send_400_response(self, msg: str) -> None:
         """What comes is no HTTP: said, unless another answer has begun; the connection ends in any case."""
@@ -225,8 +223,7 @@ class LimitedProtocol(H11Protocol):
         self._unread_since = None
 
     def _look_again(self) -> None:
-        """Close the connection if it has been without a request for long, even when it sends a bit now and then; and if
-        its client has not read for long."""
+        """Close the connection if it has been without a request for long, or its client has not read for long."""
         idle, unread = self.open_connections.limits.idle_seconds, self.open_connections.limits.unread_seconds
         if self._unread_since is not None and time.monotonic() - self._unread_since >= unread:
             self.transport.abort()
