@@ -14,6 +14,7 @@ from argparse import Namespace
 from collections.abc import Sequence
 
 from app import arguments, config_list, launch, server
+from app.ending import ctrl_c_ends_it
 from app.launch_elsewhere import serve_elsewhere
 from models.errors import MiniVLMError
 
@@ -22,10 +23,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line. What the user can mend is one line on stderr and exit status 2; the rest is a bug."""
     args = arguments.parse_arguments(argv)
     try:
-        if args.list is not None:
-            config_list.show(config_list.describe_configs(args.list))
-        elif not serve_elsewhere(args):
-            serve(args)
+        with ctrl_c_ends_it():
+            if args.list is not None:
+                config_list.show(config_list.describe_configs(args.list))
+            elif not serve_elsewhere(args):
+                serve(args)
     except MiniVLMError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -60,7 +60,7 @@ _TABLE: tuple[tuple[str, re.Pattern[str], Kind], ...] = tuple(
         ("GET", r"/pwa_icon(/(192|512))?", Kind.STATIC),  # those of the manifest; gradio draws any size, for minutes
         ("GET", r"/gradio_api/(startup-events|app_id)/?", Kind.STATIC),
         ("POST", r"/login/?", Kind.LOGIN),
-        ("GET", r"/logout/?|/gradio_api/(login_check|user|token)/?", Kind.ACCOUNT),
+        ("GET", r"/logout/?|/gradio_api/(login_check|user)/?", Kind.ACCOUNT),
         ("GET", r"/config/?|/gradio_api/(info|openapi\.json|queue/status)/?", Kind.INFO),
         ("GET", r"/gradio_api/(file=|file/).*", Kind.FILE),
         ("POST", r"/gradio_api/upload", Kind.UPLOAD),

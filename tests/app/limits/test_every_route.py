@@ -13,7 +13,7 @@ from tests.app.limits.visitors import ServeLimited
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE")
 OPEN = re.compile(
     r"/|/(assets|static|svelte)/.*|(/gradio_api)?/theme\.css|/favicon\.ico|/robots\.txt|/manifest\.json|/pwa_icon.*"
-    r"|/gradio_api/(startup-events|app_id)/?|/login/?|/logout/?|/gradio_api/(login_check|user|token)/?"
+    r"|/gradio_api/(startup-events|app_id)/?|/login/?|/logout/?|/gradio_api/(login_check|user)/?"
 )
 FOR_ALL = ("content-security-policy", "x-content-type-options", "referrer-policy", "x-frame-options")
 
