@@ -88,6 +88,7 @@ class LimitsLayer:
             while (seconds := self._share.waits(client)) > 0:  # many may have come before the first was counted
                 await asyncio.sleep(seconds)
             await self._checks.count(client)
+            request.check_framing()
             front.origins.check(scope, changes_something=False)
             request.route = route_of(scope["method"], scope["path"])
             kind = request.route.kind
