@@ -16,6 +16,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from app.ending import Ending, leave
+from app.garbage import set_aside
 from models.errors import RequestError, ShutDown
 
 if TYPE_CHECKING:
@@ -107,6 +108,7 @@ def serve(
     add_api(app, models, stats, access(args, app), behind=limited.layer)
     assert limited.layer is not None
     limited.layer.awaits_api = False
+    set_aside()
     print("\n".join(f"Open {url} in a browser; Ctrl+C stops." for url in (local_url, share_url) if url), flush=True)
     print(f"Programs ask {local_url}v1 (docs/api.md).", flush=True)
     logging.getLogger("uvicorn.error").addFilter(is_worth_a_line)

@@ -6,13 +6,15 @@ The layer in front of the server sets it for each request (app/limits); in the t
 from __future__ import annotations
 
 import math
+import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable
 from contextvars import ContextVar
 from itertools import count
 from typing import NamedTuple, TypeVar
 
-REMEMBERED = 4096  # clients and visits, with when their last turn was
+REMEMBERED = 4096  # clients and visits, with when their last turn was and what they used
+HALF_LIFE = 60.0  # seconds after which half of what somebody used counts no more
 
 Waiting = TypeVar("Waiting")
 
@@ -31,12 +33,15 @@ ASKER: ContextVar[Asker] = ContextVar("asker", default=NOBODY)
 class Rounds:
     """Round-robin over addresses, and over the browsers of each address: who is being served, and who is next.
 
+    Where it is said how much each request used, of whatever the places are for, who used least lately comes first.
     Not thread-safe: to be used under a lock, or in one thread.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
         self._running: Counter[str | Asker] = Counter()
         self._last: OrderedDict[str | Asker, int] = OrderedDict()
+        self._used: dict[str | Asker, tuple[float, float]] = {}  # of those in `_last`: when, and how much it was then
         self._numbers = count(1)
         self.total = 0
 
@@ -48,13 +53,21 @@ class Rounds:
             self._last[who] = next(self._numbers)
             self._last.move_to_end(who)
         while len(self._last) > REMEMBERED:
-            self._last.popitem(last=False)
+            self._used.pop(self._last.popitem(last=False)[0], None)
 
-    def end(self, asker: Asker) -> None:
-        """A request of this asker is done."""
+    def end(self, asker: Asker, used: float = 0.0) -> None:
+        """A request of this asker is done, and has used so much."""
         self.total -= 1
         self._running.subtract((asker.client, asker))
         self._running += Counter()  # without those that have none
+        for who in (asker.client, asker):
+            if used and who in self._last:
+                self._used[who] = self._clock(), self.used(who) + used
+
+    def used(self, who: str | Asker) -> float:
+        """How much an address, or one of its browsers, has used lately."""
+        then, amount = self._used.get(who, (0.0, 0.0))
+        return amount * 0.5 ** ((self._clock() - then) / HALF_LIFE) if amount else 0.0
 
     def recount(self, askers: Iterable[Asker]) -> None:
         """Set what is being served: one request for each of these askers."""
@@ -67,18 +80,19 @@ class Rounds:
     def order(self, waiting: Iterable[Waiting], asker_of: Callable[[Waiting], Asker]) -> list[Waiting]:
         """Sort waiting requests, given by arrival, into the order of service: in each round one of every address.
 
-        Requests that are being served count as rounds that an address has had. Within a round, the address whose last
-        request began longest ago comes first.
+        Requests that are being served count as rounds that an address has had. Within a round, the address that used
+        least comes first, and of equal ones that whose last request began longest ago.
         """
         browsers = self._by_rounds(waiting, asker_of)
         return self._by_rounds(browsers, lambda one: asker_of(one).client)
 
     def _by_rounds(self, waiting: Iterable[Waiting], whose: Callable[[Waiting], str | Asker]) -> list[Waiting]:
         rounds = Counter(self._running)
-        keyed: list[tuple[int, float, int, Waiting]] = []
+        keyed: list[tuple[int, float, float, int, Waiting]] = []
         for place, one in enumerate(waiting):
             who = whose(one)
             is_first = rounds[who] == self._running[who]  # before another of the same has its turn
-            keyed.append((rounds[who], self._last.get(who, 0) if is_first else math.inf, place, one))
+            before = (self.used(who), self._last.get(who, 0)) if is_first else (math.inf, math.inf)
+            keyed.append((rounds[who], *before, place, one))
             rounds[who] += 1
-        return [key[-1] for key in sorted(keyed, key=lambda key: key[:3])]
+        return [key[-1] for key in sorted(keyed, key=lambda key: key[:4])]

@@ -8,16 +8,20 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextvars import copy_context
 from dataclasses import replace
 
 from app.chat.encoding import well_formed
+from engine.asker import ASKER
 from engine.chat_model import ChatModel, Stream
 from models.conversation import Answer, Sampling, Turn
 
 UPDATE_INTERVAL = 0.02  # seconds between two updates of the page, at least
-RESTING = 3  # a page rests this many times as long as its last update took, once for each answer that is being written
+RESTING = 3  # a page rests this many times as long as its last update took, once for each answer of its address that is
+# being written, and that once for each address: all have the same time for drawing, and many answers of one don't slow
+# down somebody else's.
 LONGEST_REST = 0.25  # seconds of rest for each of them, at most
 LONGEST_OF_ALL = 1.0  # seconds of rest, however many there are; unless the update itself took longer
 HEARTBEAT = 0.5  # seconds after which the last state is repeated, so that a closed tab is noticed
@@ -56,6 +60,8 @@ class LiveAnswer:
         self._stream: Stream | None = None
         self._stopped = threading.Event()
         self._finished = threading.Event()
+        self._is_over = threading.Event()  # by one of these
+        self.client = ASKER.get().client
         self._on_answer, self._on_end = on_answer, on_end
         # In the caller's context: some models must know for whom they answer (ZeroGPU counts each visitor's seconds).
         arguments = (self._read, model, tuple(turns), sampling)
@@ -111,6 +117,7 @@ class LiveAnswer:
         if self.is_running and self._on_end is not None:
             self._on_end(error)
         how.set()
+        self._is_over.set()
         _being_written.discard(self)
         self._changed.notify_all()
 
@@ -169,12 +176,15 @@ def updates_of(lives: Sequence[LiveAnswer]) -> Iterator[None]:
         yield
         if is_last:
             return
-        # Sets the pace, slower where drawing takes longer: a long chat must leave time to others. Stop wakes it.
+        # Sets the pace, slower where drawing takes longer: a long chat must leave time to others. The end wakes it.
         running = next((live for live in lives if live.is_running), lives[0])
-        running._stopped.wait(_rest(time.monotonic() - shown))
+        rest = _rest(time.monotonic() - shown, running.client)
+        running._stopped.wait(UPDATE_INTERVAL)
+        running._is_over.wait(rest - UPDATE_INTERVAL)
 
 
-def _rest(drawing: float) -> float:
-    """Seconds until the next update after one that took this long: all pages together leave time to the model."""
-    rest = len(_being_written) * min(RESTING * drawing, LONGEST_REST)
+def _rest(drawing: float, client: str) -> float:
+    """Seconds until a page's next update after one that took this long: all together leave time to the model."""
+    written = Counter(live.client for live in list(_being_written))
+    rest = written[client] * len(written) * min(RESTING * drawing, LONGEST_REST)
     return max(UPDATE_INTERVAL, drawing, min(rest, LONGEST_OF_ALL))

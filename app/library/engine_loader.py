@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import sys
 import time
@@ -15,6 +14,7 @@ import psutil
 import torch
 
 from app.extras.extended_model import with_extras
+from app.garbage import collect
 from app.library.entry import Loaded, Loader, Need
 from app.library.loaded_elsewhere import LoadedElsewhere
 from app.library.offers import Offer
@@ -150,7 +150,7 @@ class LoadedEngine(Loaded):
         if engine is not None:
             self._running.close()
             del engine, self.model
-            gc.collect()  # a model's modules refer to each other
+            collect()  # a model's modules refer to each other
             give_back_freed_memory()
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from models.errors import CheckpointCorrupt, CheckpointMismatch
 from models.tensors.folders import weight_files
-from models.tensors.foreign import refuse_foreign
+from models.tensors.foreign import refuse_foreign, refuse_special
 from models.tensors.origins import Origin, origin_of, recorded
 from models.tensors.state_dicts import read_state_dict
 
@@ -104,6 +104,7 @@ def read_tensors(path: Path) -> Tensors:
     """
     if path.is_dir():
         return _read_all(weight_files(path))
+    refuse_special(path)
     if path.suffix == ".safetensors":
         try:
             return recorded(load_file(path), str(path))

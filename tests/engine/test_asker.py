@@ -74,11 +74,25 @@ def test_when_an_address_was_served_last_says_nothing_of_its_second_request() ->
     assert order(rounds, B, B, A, again) == [B, again, A, B]
 
 
+def test_who_used_least_lately_comes_first() -> None:
+    now = [0.0]
+    rounds = Rounds(lambda: now[0])
+    for asker, used in ((A, 3.0), (C, 1.0), (B, 4.0)):
+        rounds.begin(asker)
+        rounds.end(asker, used)
+    assert order(rounds, A, B, C) == [C, A, B]
+    now[0] = 2 * module.HALF_LIFE
+    rounds.begin(C)
+    rounds.end(C, 1.0)
+    assert [rounds.used(client) for client in "abcd"] == [0.75, 1.0, 1.25, 0.0]
+    assert order(rounds, C, B, A) == [A, B, C]
+
+
 def test_the_oldest_turns_are_forgotten_first(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "REMEMBERED", 4)  # an address and its browser are two
     rounds = Rounds()
     for asker in (A, B, A, C):
         rounds.begin(asker)
-        rounds.end(asker)
-    assert order(rounds, A, C, B) == [B, A, C]  # B's turn is forgotten, as if it had never been
-    assert len(rounds._last) == 4
+        rounds.end(asker, 1.0)
+    assert order(rounds, A, C, B) == [B, C, A]  # B's turn is forgotten, as if it had never been
+    assert len(rounds._last) == len(rounds._used) == 4

@@ -23,6 +23,7 @@ import transformers
 
 from engine.chat_engine import ChatEngine
 from engine.question_runner import QuestionRunner, TurnsAndSampling, answered
+from models.command_line import place
 from models.conversation import Sampling, Turn
 from models.disk import written_whole
 from models.errors import ConfigError, MiniVLMError
@@ -240,21 +241,23 @@ def print_scenes(options: argparse.Namespace) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m training.evaluate", description=__doc__.splitlines()[0])
-    parser.add_argument("--cfg-path", type=Path, required=True, help="YAML of a checkpoint")
+    parser.add_argument("--cfg-path", type=place, required=True, help="YAML of a checkpoint")
     parser.add_argument("--options", nargs="+", default=[], metavar="KEY=VALUE", help="override keys of the YAML")
     parser.add_argument(
         "--task", choices=("scenes", *BENCHMARKS), default="scenes", help="drawn scenes, or a benchmark"
     )
     parser.add_argument("--scenes", type=int, default=300, help="fresh scenes per task")
     parser.add_argument("--seed", type=int, default=0, help="which scenes")
-    parser.add_argument("--output", type=Path, help="scenes: figures as a JSON file; benchmarks: folder of the results")
-    parser.add_argument("--predictions", type=Path, help="scenes: keep every answer in this file, and go on from it")
+    parser.add_argument(
+        "--output", type=place, help="scenes: figures as a JSON file; benchmarks: folder of the results"
+    )
+    parser.add_argument("--predictions", type=place, help="scenes: keep every answer in this file, and go on from it")
     parser.add_argument(
         "--low-resolution", action="store_true", help="scenes: leave out what Mini-Gemini's high-resolution tower adds"
     )
-    parser.add_argument("--annotations", type=Path, help="benchmarks: the annotation file")
-    parser.add_argument("--questions", type=Path, help="vqav2, okvqa: the official questions file")
-    parser.add_argument("--images", type=Path, default=Path(), help="benchmarks: the folder of the pictures")
+    parser.add_argument("--annotations", type=place, help="benchmarks: the annotation file")
+    parser.add_argument("--questions", type=place, help="vqav2, okvqa: the official questions file")
+    parser.add_argument("--images", type=place, default=Path(), help="benchmarks: the folder of the pictures")
     parser.add_argument("--limit", type=int, help="benchmarks: only the first so many questions")
     options = parser.parse_args(arguments)
     try:

@@ -11,10 +11,13 @@ import struct
 import subprocess
 import sys
 import threading
+import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 from PIL import Image
 
 from app.chat.decoding.decode import WORKING_PIXELS, Decoded, DecodeError
@@ -25,6 +28,7 @@ logger = logging.getLogger(__name__)
 ROOT = Path(__file__).resolve().parents[3]
 SIZE = 2  # pictures that are decoded at the same time
 MAX_SECONDS = 60.0  # a picture may take, on a busy machine; a worker limits the processor time itself, to less
+LOOK_SECONDS = 0.1  # between two looks at how long a picture has taken
 
 TOO_SLOW = "takes too long to read. Save it anew as an ordinary JPEG or PNG and upload that."
 BROKE_DOWN = "can't be read: its decoder broke down. Save it anew as an ordinary JPEG or PNG and upload that."
@@ -51,23 +55,42 @@ class Worker:
             # schedulers that group processes by session would then give the worker as much time as the server.
             process_group=0 if os.name == "posix" else None,
         )
+        self._seconds = 0.0
         self._was_too_slow = False
+        self.was_given_up = False  # for somebody else's picture
 
     @property
     def pid(self) -> int:
         return self._process.pid
 
-    def decode(self, data: bytes, *, max_seconds: float = MAX_SECONDS) -> Decoded:
-        """The picture in a file. Raises DecodeError as `decode` does, WorkerGone if the process did not survive it."""
-        deadline = threading.Timer(max_seconds, self._give_up)
-        deadline.daemon = True
-        deadline.start()
+    def decode(
+        self, data: bytes, *, max_seconds: float = MAX_SECONDS, is_wanted: Callable[[float], bool] = lambda _: False
+    ) -> Decoded:
+        """The picture in a file. Raises DecodeError as `decode` does, WorkerGone if the process did not survive it.
+
+        `is_wanted` is told now and then how many seconds of processor time it took; where it says so, it is given up.
+        """
+        is_over, before = threading.Event(), self._processor_seconds()
+
+        def watch() -> None:
+            end = time.monotonic() + max_seconds
+            while not is_over.wait(min(LOOK_SECONDS, max(0.0, end - time.monotonic()))):
+                self._was_too_slow = time.monotonic() >= end
+                self.was_given_up = not self._was_too_slow and is_wanted(self._processor_seconds() - before)
+                if self.is_ended:
+                    self._process.kill()
+                    return
+
+        watching = threading.Thread(target=watch, name="decoder's watch", daemon=True)
+        watching.start()
         try:
             header, pixels = self._exchange(data)
         except (OSError, EOFError, ValueError, TypeError, LookupError) as error:
             raise WorkerGone from error
         finally:
-            deadline.cancel()
+            is_over.set()
+            watching.join()
+            is_wanted(self._processor_seconds() - before)
         if "error" in header:
             raise DecodeError(str(header["error"]))
         image = Image.frombytes("RGB", tuple(header["size"]), pixels)
@@ -92,9 +115,17 @@ class Worker:
             raise EOFError
         return header, pixels
 
-    def _give_up(self) -> None:
-        self._was_too_slow = True
-        self._process.kill()
+    @property
+    def is_ended(self) -> bool:
+        """Whether it was killed here, be it when it had just answered."""
+        return self._was_too_slow or self.was_given_up
+
+    def _processor_seconds(self) -> float:
+        """That the process has taken so far; as far as it was known, once it is gone."""
+        with suppress(psutil.Error):
+            times = psutil.Process(self.pid).cpu_times()
+            self._seconds = times.user + times.system
+        return self._seconds
 
     @property
     def reason(self) -> str:
@@ -125,19 +156,20 @@ class DecoderPool:
 
     def decode(self, data: bytes, *, max_seconds: float = MAX_SECONDS) -> Decoded:
         """As `decode` in decode.py, in another process, within limits of time and memory. Raises DecodeError."""
-        with self._turns.turn():
-            while True:
+        while True:
+            with self._turns.turn() as turn:
                 worker, is_new = self._take()
                 try:
-                    decoded = worker.decode(data, max_seconds=max_seconds)
+                    decoded = worker.decode(data, max_seconds=max_seconds, is_wanted=turn.is_wanted)
                 except DecodeError:
                     self._give_back(worker)
                     raise
                 except WorkerGone:
                     reason = worker.reason
-                    if reason or is_new:
-                        logger.warning("a picture's decoder was ended: %s", reason)
-                        raise DecodeError(reason or BROKE_DOWN) from None
+                    if worker.was_given_up or not (reason or is_new):
+                        continue
+                    logger.warning("a picture's decoder was ended: %s", reason)
+                    raise DecodeError(reason or BROKE_DOWN) from None
                 except BaseException:
                     worker.close()
                     raise
@@ -153,6 +185,9 @@ class DecoderPool:
         return Worker(), True
 
     def _give_back(self, worker: Worker) -> None:
+        if worker.is_ended:
+            worker.close()
+            return
         with self._lock:
             self._idle.append(worker)
 

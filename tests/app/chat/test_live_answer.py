@@ -10,6 +10,7 @@ import pytest
 
 from app.chat import live_answer
 from app.chat.live_answer import LiveAnswer
+from engine.asker import ASKER, Asker
 from engine.chat_model import GeneratorStream, Stream
 from models.conversation import Answer, Sampling, Turn
 from models.errors import Busy, ShutDown
@@ -72,7 +73,7 @@ def test_a_page_that_draws_slowly_is_updated_as_slowly(monkeypatch: pytest.Monke
     live = LiveAnswer(model, TURNS, Sampling()).start()
     clock, pauses = iter([10, 13, 20, 20, 30, 30.0625, 40]), list[float]()
     monkeypatch.setattr(live_answer, "time", SimpleNamespace(monotonic=lambda: next(clock)))
-    monkeypatch.setattr(live._stopped, "wait", pauses.append)
+    monkeypatch.setattr(live._is_over, "wait", pauses.append)
     updates = live.updates()
     for _ in range(4):
         next(updates)
@@ -87,16 +88,47 @@ def test_pages_rest_longer_the_more_answers_are_written(monkeypatch: pytest.Monk
     monkeypatch.setattr(live_answer, "_being_written", set())
     model = ScriptedModel(gate=threading.Semaphore(0))
     lives = [LiveAnswer(model, TURNS, Sampling()).start() for _ in range(5)]
-    assert live_answer._rest(0.0625) == 5 * 3 * 0.0625
-    assert live_answer._rest(0.001) == live_answer.UPDATE_INTERVAL
-    assert live_answer._rest(0.5) == live_answer.LONGEST_OF_ALL
+    assert live_answer._rest(0.0625, "") == 5 * 3 * 0.0625
+    assert live_answer._rest(0.001, "") == live_answer.UPDATE_INTERVAL
+    assert live_answer._rest(0.5, "") == live_answer.LONGEST_OF_ALL
     for live in lives[1:]:
         live.stop()
-    assert live_answer._rest(0.0625) == 3 * 0.0625
+    assert live_answer._rest(0.0625, "") == 3 * 0.0625
     lives[0].stop()
     model.open_gate()
     assert eventually(lambda: model.open_streams == 0)
     assert live_answer._being_written == set()
+
+
+def test_many_answers_of_one_address_do_not_slow_down_anothers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live_answer, "_being_written", set())
+    model = ScriptedModel(gate=threading.Semaphore(0))
+    lives = []
+    for client in ("a", "a", "a", "b"):
+        before = ASKER.set(Asker(client))
+        lives.append(LiveAnswer(model, TURNS, Sampling()).start())
+        ASKER.reset(before)
+    assert [live_answer._rest(0.03125, client) for client in "ab"] == [2 * 3 * 3 * 0.03125, 2 * 3 * 0.03125]
+    for live in lives:
+        live.stop()
+    model.open_gate()
+    assert eventually(lambda: model.open_streams == 0)
+
+
+def test_the_end_of_an_answer_is_shown_without_a_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With many answers the rest is long, and all of them were shown as ended so much later."""
+    monkeypatch.setattr(live_answer, "_rest", lambda *_: 3600.0)
+    model = ScriptedModel(["all of it"], gate=threading.Semaphore(0))
+    live, shown = LiveAnswer(model, TURNS, Sampling()).start(), list[str]()
+    follower = threading.Thread(target=lambda: shown.extend(answer.text for answer in live.updates()), daemon=True)
+    follower.start()
+    assert eventually(lambda: shown == [""])
+    model.open_gate()
+    try:
+        assert eventually(lambda: not follower.is_alive())
+    finally:
+        live.stop()
+    assert shown[-1] == "all of it"
 
 
 def test_stop_closes_a_stream_that_has_not_begun() -> None:

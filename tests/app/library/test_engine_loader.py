@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from app import garbage
 from app.library.engine_loader import EngineLoader, LoadingOptions
 from app.library.library import ModelLibrary
 from app.library.offers import find_offers
@@ -34,10 +35,12 @@ def num_mapped(name: str) -> int:
     return Path("/proc/self/maps").read_text().count(f"checkpoints/{name}") if sys.platform == "linux" else 0
 
 
-def test_an_unloaded_model_leaves_nothing_in_memory() -> None:
+def test_an_unloaded_model_leaves_nothing_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     before = num_mapped(NAMES[0])
+    monkeypatch.setattr(garbage, "_is_set_aside", False)
     with quick_process(), library_of(*NAMES, max_loaded=1) as library:
         library.load(NAMES[0])
+        garbage.set_aside()  # as the server does
         shares = [0.0]
         stream = library.model(NAMES[0]).stream(TURNS, Sampling(temperature=0, max_new_tokens=5))
         assert list(stream)[-1].text

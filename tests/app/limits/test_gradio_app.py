@@ -7,6 +7,7 @@ from collections import defaultdict
 from types import SimpleNamespace
 from typing import Any
 
+import gradio.queueing
 import gradio.route_utils
 import httpx
 import pytest
@@ -15,8 +16,9 @@ from app.chat.answering import Rival
 from app.limits.gradio_app import GradioApp
 from app.page.page_state import PageState
 from tests.app.helpers import picture
-from tests.app.limits.visitors import ServeLimited
+from tests.app.limits.visitors import ServeLimited, Visitor
 from tests.fakes import ScriptedModel
+from tests.waiting import eventually
 
 
 def test_a_question_with_two_answers_counts_twice() -> None:
@@ -58,6 +60,16 @@ def test_the_page_is_made_once_for_all_who_ask(serve_limited: ServeLimited, monk
             assert httpx.head(url, headers=own).status_code == 200
     assert len(made) <= 2  # the page itself may have been asked for already
     assert httpx.get(f"{url}config", headers={"host": "localhost:<b>"}).status_code == 400
+
+
+def test_no_statistics_of_questions_are_made(serve_limited: ServeLimited, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A table with pandas at the end of each of them, of all that were asked before: for a page that is closed."""
+    monkeypatch.setattr(gradio.queueing.Queue, "_get_df", lambda *_: pytest.fail("a table was made"))
+    visitor = Visitor(serve_limited())
+    assert "A red circle." in visitor.ask("hello")
+    queue = serve_limited.demo._queue  # type: ignore[attr-defined]
+    assert eventually(lambda: not any(queue.active_jobs))
+    assert not queue.event_analytics
 
 
 def test_each_login_has_a_page_of_its_own(serve_limited: ServeLimited) -> None:

@@ -8,16 +8,20 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
+from pathlib import Path
 
 import numpy as np
 import psutil
 import pytest
 from PIL import Image
 
+from app.chat.decoding import fair_places
 from app.chat.decoding import pool as pools
 from app.chat.decoding.decode import DecodeError, decode
 from app.chat.decoding.pool import DecoderPool, Worker
 from app.chat.decoding.worker import NICE
+from engine.asker import ASKER, Asker
 from tests.app.helpers import encode, scene
 from tests.paths import ROOT
 from tests.waiting import eventually
@@ -76,6 +80,29 @@ def test_a_file_that_takes_too_long_is_given_up(pool: DecoderPool, monkeypatch: 
         pool.decode(encode(scene()), max_seconds=0.5)
     monkeypatch.undo()
     assert pool.decode(encode(scene())).image.size == (200, 100)  # others go on with a new process
+
+
+def test_slow_pictures_of_two_addresses_keep_no_third_one_waiting(
+    pool: DecoderPool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(fair_places, "LITTLE", 0.01)
+    monkeypatch.setattr(pools, "LOOK_SECONDS", 0.01)
+    slow, quick, are_let_go = encode(Image.new("RGB", (300, 300))), encode(scene()), tmp_path / "go on"
+    spin = f"while len(data) == {len(slow)} and not os.path.exists({str(are_let_go)!r}): pass"
+    program(monkeypatch, f"def spinning(data):\n    {spin}\n    return decode(data)\nworker.decode = spinning\nmain()")
+
+    def read(client: str, data: bytes) -> tuple[int, int]:
+        ASKER.set(Asker(client, client))
+        return pool.decode(data).image.size
+
+    with ThreadPoolExecutor(3) as threads:
+        held = [threads.submit(copy_context().run, read, client, slow) for client in ("1.1.1.1", "2.2.2.2")]
+        assert eventually(lambda: len(pool._turns._held) == 2)
+        try:
+            assert threads.submit(copy_context().run, read, "3.3.3.3", quick).result(60) == (200, 100)
+        finally:
+            are_let_go.touch()
+        assert [one.result(60) for one in held] == [(300, 300)] * 2
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGXCPU"), reason="the system has no limit of processor time")
