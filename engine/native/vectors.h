@@ -120,8 +120,9 @@ INLINE __m512 exponential(__m512 x)
     return _mm512_scalef_ps(p, n);
 }
 
-// How many threads so many multiplications are worth: to wake the others takes as long as a few hundred thousand.
-INLINE int threads_for(const Step *step, int64_t products) { return products < 1 << 18 ? 1 : step->threads; }
+// How many threads so many multiplications are worth: to wake the others and to wait for them takes as long as a few
+// million, which for one token are mostly reading.
+INLINE int threads_for(const Step *step, int64_t products) { return products < 1 << 22 ? 1 : step->threads; }
 
 // Numbers in bfloat16: to the nearest, of two the even one; NaN stays NaN.
 INLINE __m256i halves_of(__m512 numbers)

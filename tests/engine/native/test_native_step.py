@@ -136,7 +136,7 @@ def test_a_chats_numbers_are_the_same_to_the_bit_in_any_company(kind: str) -> No
 
 
 def test_the_number_of_threads_makes_no_difference() -> None:
-    large = dataclasses.replace(SIZE, hidden=512, inner=1024, layers=1)  # worth several threads
+    large = dataclasses.replace(SIZE, hidden=1024, inner=1024, layers=1)  # worth several threads
     model = random_models.random_model("llama", large, context_tokens=64).language_model.eval()
     cache, step, before = chats(model, len(IDS)), NativeStep(model), torch.get_num_threads()
     try:

@@ -126,7 +126,7 @@ def test_keys_and_values_are_written() -> None:
 
 @torch.inference_mode()
 def test_the_number_of_threads_makes_no_difference() -> None:
-    large = dataclasses.replace(SIZE, hidden=512, inner=1024, layers=1)  # worth several threads
+    large = dataclasses.replace(SIZE, hidden=1024, inner=1024, layers=1)  # worth several threads
     model = random_models.random_model("llama", large, context_tokens=64).language_model.eval()
     step, before, found = NativeStep(model), torch.get_num_threads(), []
     try:
