@@ -13,7 +13,7 @@ from pathlib import Path
 
 from app.remote.options import add_remote_options, check_remote_options
 from app.serving_options import add_serving_options, serving_overrides
-from models.command_line import CONFIG_DIR, OneLineParser, version
+from models.command_line import CONFIG_DIR, OneLineParser, place, version
 
 DEFAULT_CONFIG = CONFIG_DIR / "tiny_minigpt_v2.yaml"
 
@@ -26,7 +26,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         epilog="Without --cfg-path it serves the bundled tiny model, which needs no download and no GPU.",
     )
     parser.add_argument(
-        "--cfg-path", type=Path, action="append", metavar="YAML", help="configuration to load (see --list); repeatable"
+        "--cfg-path", type=place, action="append", metavar="YAML", help="configuration to load (see --list); repeatable"
     )
     parser.add_argument(
         "--list",
@@ -97,7 +97,7 @@ def settle_model_arguments(args: argparse.Namespace) -> None:
 
 def _add_library_arguments(parser: argparse.ArgumentParser) -> None:
     library = parser.add_argument_group("several models, to be chosen on the page")
-    library.add_argument("--models-dir", type=Path, metavar="DIR", help="offer every YAML of this folder, too")
+    library.add_argument("--models-dir", type=place, metavar="DIR", help="offer every YAML of this folder, too")
     library.add_argument(
         "--max-loaded", type=positive, metavar="N", help="models in memory at once (default: as many as fit)"
     )
@@ -138,7 +138,7 @@ def _add_server_arguments(parser: argparse.ArgumentParser) -> None:
     )
     server.add_argument("--root-path", metavar="PATH", help="where a reverse proxy shows the page, if not at /")
     server.add_argument(
-        "--feedback", type=Path, metavar="FILE", help="ask visitors for thumbs and votes on answers, kept in this file"
+        "--feedback", type=place, metavar="FILE", help="ask visitors for thumbs and votes on answers, kept in this file"
     )
 
 
@@ -166,9 +166,11 @@ def _add_terminal_arguments(parser: argparse.ArgumentParser) -> None:
     terminal = parser.add_argument_group("without the page")
     kind = terminal.add_mutually_exclusive_group()
     kind.add_argument("--terminal", action="store_true", help="chat in this terminal")
-    kind.add_argument("--ask", type=Path, metavar="JSONL", help="answer a file of questions, one JSON line each")
-    terminal.add_argument("--output", type=Path, metavar="JSONL", help="answers of --ask; goes on where it was stopped")
-    terminal.add_argument("--image", type=Path, metavar="FILE", help="the image that a terminal chat begins with")
+    kind.add_argument("--ask", type=place, metavar="JSONL", help="answer a file of questions, one JSON line each")
+    terminal.add_argument(
+        "--output", type=place, metavar="JSONL", help="answers of --ask; goes on where it was stopped"
+    )
+    terminal.add_argument("--image", type=place, metavar="FILE", help="the image that a terminal chat begins with")
     terminal.add_argument("--num-beams", type=positive, default=1, metavar="N", help="beam search (default: none)")
     terminal.add_argument("--prompt-lookup", type=_count, default=0, metavar="N", help="guess N tokens ahead")
 

@@ -14,9 +14,8 @@ import os
 import shlex
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
-from models.command_line import OneLineParser, quoted, reader_may_leave
+from models.command_line import OneLineParser, place, quoted, reader_may_leave
 from models.errors import MiniVLMError
 
 
@@ -33,11 +32,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     convert.set_defaults(run=run_convert)
     for command, also in ((fetch, ""), (verify, "; or one file or folder"), (convert, "")):
         command.add_argument(
-            "config", type=Path, metavar="YAML", help=f"a configuration, as for demo.py --cfg-path{also}"
+            "config", type=place, metavar="YAML", help=f"a configuration, as for demo.py --cfg-path{also}"
         )
         command.add_argument("--options", nargs="+", default=[], metavar="KEY=VALUE", help="override keys of the YAML")
     convert.add_argument(
-        "out", type=Path, metavar="OUT", help="the folder, which need not exist; replaced if it is older"
+        "out", type=place, metavar="OUT", help="the folder, which need not exist; replaced if it is older"
     )
     convert.add_argument(
         "--dtype", choices=["bfloat16", "float16", "float32"], default="bfloat16", help="number format (%(default)s)"

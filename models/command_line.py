@@ -23,6 +23,23 @@ def shown(path: Path) -> Path:
     return place.relative_to(Path.cwd()) if place.is_relative_to(Path.cwd()) else path
 
 
+def path_problem(path: Path) -> str:
+    """Why nothing can be in this place, or nobody may look there; "" where one may, whether or not something is."""
+    try:
+        path.exists()
+    except OSError as error:  # as a name that is too long
+        return error.strerror or str(error)
+    return ""
+
+
+def place(text: str) -> Path:
+    """A path of a command line, for `type=`: one that can't be is an error of one line."""
+    path = Path(text)
+    if problem := path_problem(path):
+        raise argparse.ArgumentTypeError(f"{text} can't be used ({problem})")
+    return path
+
+
 def quoted(path: Path) -> str:
     """A path in a command that people copy into their shell."""
     return shlex.quote(str(path))

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import models.families
-from models.command_line import CONFIG_DIR, quoted, shown
+from models.command_line import CONFIG_DIR, path_problem, quoted, shown
 from models.conversion.folder import configuration_in
 from models.errors import ConfigError
 from models.family import Family
@@ -52,6 +52,8 @@ def load_config(path: Path | str, overrides: Sequence[str] = ()) -> FamilyConfig
     `path` may be a converted folder, whose own YAML is inside. Raises ConfigError with one line that names the file and
     what to change.
     """
+    if problem := path_problem(Path(path)):
+        raise ConfigError(f"{path} can't be used ({problem}).")
     path = configuration_in(Path(path))
     values = read_yaml(path)
     for override in overrides:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 
+from models.command_line import place
 from models.errors import MiniVLMError
 from training.data.annotations import DataError
 from training.data.formats import check_formats
@@ -122,7 +123,7 @@ def boxes_outside(example: TrainingExample, path: Path | None) -> list[str]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m training.prepare", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--cfg-path", type=Path, required=True, help="YAML of the stage")
+    parser.add_argument("--cfg-path", type=place, required=True, help="YAML of the stage")
     parser.add_argument("--options", nargs="+", default=[], metavar="KEY=VALUE", help="override keys of the YAML")
     parser.add_argument("--open", type=int, default=50, metavar="N", help="examples of each data set to open (50)")
     options = parser.parse_args(arguments)

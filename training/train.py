@@ -24,6 +24,7 @@ import yaml
 from accelerate import PartialState  # type: ignore[import-untyped]
 from transformers import TrainerCallback
 
+from models.command_line import place
 from models.devices import pick_devices
 from models.disk import written_whole
 from models.errors import ConfigError, MiniVLMError
@@ -232,7 +233,7 @@ def one_line(error: Exception) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m training", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--cfg-path", type=Path, required=True, help="YAML of the stage, see training/configs/")
+    parser.add_argument("--cfg-path", type=place, required=True, help="YAML of the stage, see training/configs/")
     parser.add_argument("--options", nargs="+", default=[], metavar="KEY=VALUE", help="override keys of the YAML")
     parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint in output_dir")
     options = parser.parse_args(arguments)

@@ -12,11 +12,10 @@ import argparse
 import signal
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from app.arguments import add_address_arguments, add_model_arguments, settle_model_arguments
 from app.ending import Ending
-from models.command_line import OneLineParser
+from models.command_line import OneLineParser, place
 from models.errors import MiniVLMError
 
 
@@ -39,7 +38,7 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line, its options about the models settled as those of demo.py."""
     parser = OneLineParser(prog="python -m app.cluster", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument(
-        "--cfg-path", type=Path, action="append", required=True, metavar="YAML", help="a model; may be given again"
+        "--cfg-path", type=place, action="append", required=True, metavar="YAML", help="a model; may be given again"
     )
     parser.add_argument("--download", action="store_true", help="first fetch every file that is not here")
     parser.add_argument("--replicas", type=int, metavar="N", help="of each model, at all times (1)")

@@ -26,7 +26,7 @@ from app.cluster.application import DOOR, NAME
 from app.cluster.elsewhere import ReplicatedModel, explained
 from app.cluster.running import OURS
 from engine.chat_model import ChatModel, GeneratorStream, Stream
-from models.command_line import OneLineParser
+from models.command_line import OneLineParser, place
 from models.conversation import Answer, Sampling, Turn
 from models.errors import Busy, ConfigError, MiniVLMError, ServerFailed
 from models.model_info import ModelInfo
@@ -173,8 +173,8 @@ def running_model(name: str | None) -> Iterator[ReplicatedModel]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Answer a file. What the user can mend is one line on stderr and exit status 2, as for demo.py."""
     parser = OneLineParser(prog="python -m app.cluster.batch", description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("questions", type=Path, metavar="JSONL", help="one JSON object a line, as for --ask")
-    parser.add_argument("output", type=Path, metavar="JSONL", help="their answers; goes on where it was stopped")
+    parser.add_argument("questions", type=place, metavar="JSONL", help="one JSON object a line, as for --ask")
+    parser.add_argument("output", type=place, metavar="JSONL", help="their answers; goes on where it was stopped")
     parser.add_argument("--model", metavar="NAME", help="which of the cluster's (default: the only one)")
     parser.add_argument("--workers", type=positive, default=2, metavar="N", help="processes that ask (%(default)s)")
     parser.add_argument("--at-once", type=positive, default=32, metavar="N", help="questions of each (%(default)s)")

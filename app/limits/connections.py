@@ -201,6 +201,9 @@ class LimitedProtocol(H11Protocol):
         else:
             super().send_400_response(msg)
 
+    def _unsupported_upgrade_warning(self) -> None:
+        """Nothing: uvicorn would advise to install what this server does not want."""
+
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection has ended."""
         if self._reading is not None:

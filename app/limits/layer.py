@@ -87,6 +87,7 @@ class LimitsLayer:
         try:
             await self._share.turn(client)
             await self._checks.count(client)
+            request.check_framing()
             front.origins.check(scope, changes_something=False)
             request.route = route_of(scope["method"], scope["path"])
             kind = request.route.kind

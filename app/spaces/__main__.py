@@ -8,7 +8,7 @@ from pathlib import Path
 
 from app.arguments import DEFAULT_CONFIG
 from app.spaces.lanes import LANES
-from models.command_line import OneLineParser
+from models.command_line import OneLineParser, place
 from models.errors import MiniVLMError
 
 
@@ -16,8 +16,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line. What the user can mend is one line on stderr and exit status 2."""
     parser = OneLineParser(prog="python -m app.spaces", description="Write a folder for a Hugging Face Space.")
     parser.add_argument("--lane", choices=tuple(LANES), default="cpu", help="the Space's hardware (%(default)s)")
-    parser.add_argument("--cfg-path", type=Path, default=DEFAULT_CONFIG, metavar="YAML", help="what it is to serve")
-    parser.add_argument("--out", type=Path, default=Path("space"), metavar="DIR", help="a new folder (%(default)s)")
+    parser.add_argument("--cfg-path", type=place, default=DEFAULT_CONFIG, metavar="YAML", help="what it is to serve")
+    parser.add_argument("--out", type=place, default=Path("space"), metavar="DIR", help="a new folder (%(default)s)")
     parser.add_argument("--title", help="of the Space (default: the model's name)")
     parser.add_argument(
         "--index", metavar="URL", help="where pip looks for packages, too: that of CPU builds of torch saves 3 GB"

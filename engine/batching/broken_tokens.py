@@ -43,6 +43,12 @@ class BrokenTokens:
         both.nan_to_num_(0, 0, 0)
         return both[:, : keys.shape[1]], both[:, keys.shape[1] :]
 
+    def note(self, are_broken: Tensor) -> None:
+        """[Q] bool: which tokens of a step had such numbers, in whose place something else has put 0."""
+        for peaks in self._peaks.values():
+            peaks.zero_()
+            peaks[0, : len(are_broken)].masked_fill_(are_broken.to(peaks.device), torch.inf)
+
     def of_requests(self, spans: Tensor) -> Tensor:
         """[R] bool, from the first and last + 1 token [2, R] of each."""
         first, *others = (~peaks.isfinite().all(0) for peaks in self._peaks.values())

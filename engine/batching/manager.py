@@ -26,8 +26,16 @@ from transformers.generation.continuous_batching.utils import stream_context
 from engine.batching.broken_tokens import BrokenTokens
 from engine.batching.cuda_graphs import GraphedRunner
 from engine.batching.mailbox import Mailbox
+from engine.batching.native_prompts import NativePrompts
 from engine.batching.paged_cache import place_pages
-from engine.batching.patches import count_reuse, end_broken_requests, leave_config_alone, use_fast_update, wait_once
+from engine.batching.patches import (
+    count_reuse,
+    end_broken_requests,
+    leave_config_alone,
+    use_fast_update,
+    use_native_prompts,
+    wait_once,
+)
 from engine.batching.request_sampler import RequestSampler
 from engine.batching.steady_decoder import SteadyDecoder, can_decode_steadily
 from engine.memory import ZerosFrom, no_zeros, zeros_on_demand
@@ -189,6 +197,9 @@ class Manager(ContinuousBatchingManager):
             if self._graph_context_tokens is not None:
                 processor.model_runner = GraphedRunner(processor.model_runner)
             elif self._copy_tokens and can_decode_steadily(processor.cache):
+                native = native_step(cast(PreTrainedModel, self.model))
+                if native is not None:
+                    use_native_prompts(processor, NativePrompts(self.model, native, processor.cache, broken))
                 self.steady = SteadyDecoder(
                     self.model,
                     processor,
@@ -196,7 +207,7 @@ class Manager(ContinuousBatchingManager):
                     max_tokens=self._copy_tokens,
                     cancellations=self.cancel_queue,
                     has_other_work=self._has_other_work,
-                    native=native_step(cast(PreTrainedModel, self.model)),
+                    native=native,
                 )
             end_broken_requests(processor, self.sampler, broken)
         return processor

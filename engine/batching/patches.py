@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, cast
 
-from torch import Tensor
+from torch import Tensor, nn
 from transformers.generation.continuous_batching.cache import PagedAttentionCache
 from transformers.generation.continuous_batching.continuous_api import ContinuousBatchProcessor
 from transformers.generation.continuous_batching.input_outputs import ContinuousBatchingIOs
@@ -17,6 +17,7 @@ from transformers.generation.continuous_batching.utils import attn_mask_is_neede
 
 from engine.batching.broken_tokens import BrokenTokens, end_unread
 from engine.batching.device_copies import CopiesWithoutWaiting
+from engine.batching.native_prompts import NativePrompts
 from engine.batching.paged_cache import fast_update
 from engine.batching.request_sampler import RequestSampler
 
@@ -118,3 +119,14 @@ def wait_once(processor: ContinuousBatchProcessor) -> None:
     replace_method(inputs, "prepare_batch_tensors", prepare_batch_tensors)
     replace_method(inputs, "prepare_batch_update", prepare_batch_update)
     replace_method(inputs, "retrieve_device_outputs", lambda: None)
+
+
+def use_native_prompts(processor: ContinuousBatchProcessor, prompts: NativePrompts) -> None:
+    """Let the library's steps ask this in the place of the model."""
+    runner = processor.model_runner
+    run = runner._forward_process_and_sample
+
+    def run_natively(_: nn.Module, *args: Any) -> None:
+        run(cast(nn.Module, prompts), *args)
+
+    replace_method(runner, "_forward_process_and_sample", run_natively)

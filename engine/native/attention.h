@@ -4,9 +4,7 @@
 
 #include "vectors.h"
 
-#define KEYS 128         // whose scores are there at a time
-#define MOST_SHARING 16  // heads that share keys
-#define MOST_WIDTH 256   // of a head
+#define KEYS 128 // whose scores are there at a time
 
 // Ask for so many numbers from an index on, which are needed soon.
 INLINE void fetch(const char *from, int64_t index, int count, const int is_bf16)

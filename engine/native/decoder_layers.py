@@ -20,6 +20,7 @@ from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer, Qwen2RMS
 from engine.image_tokens import ImageTokenEmbedding
 from engine.native.expert_layers import NativeExperts, experts_of
 from engine.native.operations import (
+    MOST_CHATS,
     MOST_EXPERTS,
     MOST_SHARING,
     MOST_WIDTH,
@@ -32,8 +33,10 @@ from engine.native.operations import (
 )
 from engine.native.weight_formats import PLAIN_FORMATS, NativeWeights, nf4_levels, weights_of
 from models.native.compiled import NoNativeCode
+from models.native.integer_products import integer_products
 from models.parts.phi import PostNormPhiLayer
 from models.parts.sparse_decoders import StableLmLayer
+from models.quantized.four_bits import levels_in_16_bits
 
 _RMS_NORMS = (LlamaRMSNorm, MistralRMSNorm, MixtralRMSNorm, Qwen2RMSNorm)  # with `variance_epsilon`
 _ACTIVATIONS = {
@@ -56,6 +59,7 @@ class DecoderWriter:
         self.products: list[NativeWeights] = []
         self._width: int = config.hidden_size
         self._hidden, self._normed, self._branch = (self.program.buffer(self._width) for _ in range(3))
+        self.hidden = self._hidden
         decoder: Any = model.model
         attention = decoder.layers[0].self_attn
         self.head_dim: int = attention.head_dim
@@ -73,9 +77,10 @@ class DecoderWriter:
             if write is None:
                 raise NoNativeCode(f"{type(layer).__name__} is none of the layers that it knows")
             write(self, layer)
-        self._norm(decoder.norm if hasattr(decoder, "norm") else decoder.final_layernorm, self._hidden, self._normed)
+        self.program.add(OperationKind.KEEP, self._hidden, self._normed, n=self._width)
+        self._norm(decoder.norm if hasattr(decoder, "norm") else decoder.final_layernorm, self._normed, self._normed)
         head = weights_of([model.get_output_embeddings()])
-        self.logits = self.program.buffer(sum(weights.outputs for weights in head))
+        self.logits = self.program.buffer(sum(weights.outputs for weights in head), most=MOST_CHATS)
         self._multiply(head, self._normed, self.logits)
 
     def _embed(self, embedding: nn.Module) -> None:
@@ -224,9 +229,12 @@ def product_of(
 ) -> Operation:
     """One product."""
     is_nf4 = weights.number_format == NumberFormat.NF4
+    many = integer_products() if is_nf4 else None
     return program.operation(
         OperationKind.PRODUCT, source, target, flags=OperationFlag.ADDING if adding else 0,
         format=weights.number_format, n=weights.outputs, k=weights.inputs, weights=weights.address,
         scales=None if weights.scales is None else program.address(weights.scales),
         bias=program.numbers(weights.bias), levels=program.address(nf4_levels()) if is_nf4 else None,
+        many=None if many is None else many.four_bits_address,
+        many_levels=None if many is None else program.address(levels_in_16_bits()),
     )  # fmt: skip

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import logging
 from collections.abc import Sequence
+from itertools import starmap
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,20 @@ from transformers import (
 )
 
 from engine.native.decoder_layers import DecoderWriter, product_of
-from engine.native.operations import MOST_TOKENS, OperationKind, Program, StepInputs, array_of
+from engine.native.operations import (
+    MOST_CHATS,
+    MOST_ROWS,
+    ChatSpan,
+    Operation,
+    OperationKind,
+    Program,
+    StepInputs,
+    array_of,
+)
+from engine.native.prompt_pieces import Piece, PieceRead
 from engine.native.weight_formats import NativeWeights
 from models.native.compiled import NoNativeCode, library
+from models.native.integer_products import WIDE
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +68,7 @@ def native_step(model: PreTrainedModel) -> NativeStep | None:
 
 
 class NativeStep:
-    """Decodes for at most MOST_TOKENS chats. Raises NoNativeCode where C can't do what the model does.
+    """Decodes for at most MOST_CHATS chats. Raises NoNativeCode where C can't do what the model does.
 
     Not for several threads at a time.
     """
@@ -76,19 +88,30 @@ class NativeStep:
         if missing:
             raise NoNativeCode(f"this processor lacks instructions for {', '.join(one.name for one in missing)}")
         self._compare(writer.products, model.dtype)
-        self._program, self._logits = writer.program, writer.logits
+        self._program, self._hidden, self._logits = writer.program, writer.hidden, writer.logits
         self._products = writer.products  # they hold what operations point to
         self._operations = array_of(writer.program.operations)
         self._vocabulary = writer.vocabulary
+        self.num_outputs: int = writer.program.widths[writer.logits.buffer]
         self._num_positions = self._room = 0
+        self._found = torch.empty(0, dtype=torch.int32)
 
     def _has(self, weights: NativeWeights) -> bool:
         return bool(self._library.formats() >> weights.number_format & 1)
 
     def takes(self, ids: Sequence[int]) -> bool:
         """Whether it can decode these tokens of so many chats now: where somebody looks into the model, it can't."""
-        is_watched = self._model._forward_pre_hooks or self._model._forward_hooks
-        return len(ids) <= MOST_TOKENS and max(ids) < self._vocabulary and not is_watched
+        return len(ids) <= MOST_CHATS and max(ids) < self._vocabulary and not self._is_watched
+
+    @property
+    def _is_watched(self) -> bool:
+        return bool(self._model._forward_pre_hooks or self._model._forward_hooks)
+
+    @property
+    def reads(self) -> bool:
+        """Whether it can read prompts now, and is quicker at that: with AMX, of which only oneDNN knows, it is not."""
+        is_quick = self._model.dtype == torch.float32 or not torch.cpu._is_amx_tile_supported()
+        return is_quick and not self._is_watched
 
     def run(
         self, ids: Sequence[int], positions: Sequence[int], starts: Sequence[int], length: int, cache: Sequence[Tensor]
@@ -112,6 +135,34 @@ class NativeStep:
         self._library.run(self._operations, len(self._operations), ctypes.byref(inputs))
         return self._memory[self._logits.buffer][:count]
 
+    def read(self, piece: Piece, rows: Tensor, pages: ctypes.Array[ctypes.c_void_p], *, is_bf16: bool) -> PieceRead:
+        """Read tokens of some prompts, and the newest of some answers; see Piece.
+
+        `rows` [keys of all chats] int64 are those of the pages in which these lie, `pages` by layer where the rows of
+        keys are and those of values, [K * D] each. New ones are written there; what is not finite becomes 0.
+        """
+        count = len(piece.ids)
+        self._make_room(count, max(piece.positions))
+        is_text = max(piece.ids) < self._vocabulary
+        if not is_text:
+            embedded = self._model.get_input_embeddings()(torch.tensor([piece.ids]))
+            self._memory[self._hidden.buffer][:count] = embedded[0]
+        are_broken = torch.zeros(count, dtype=torch.int32)
+        ids, positions = ((ctypes.c_int32 * count)(*values) for values in (piece.ids, piece.positions))
+        kept = (ctypes.c_int32 * len(piece.kept))(*piece.kept)
+        spans = (ChatSpan * len(piece.spans))(*starmap(ChatSpan, piece.spans))
+        inputs = StepInputs(
+            ids=ctypes.addressof(ids), positions=ctypes.addressof(positions), buffers=ctypes.addressof(self._buffers),
+            widths=ctypes.addressof(self._widths), scratch=self._scratch.data_ptr(), tokens=count, is_bf16=is_bf16,
+            threads=torch.get_num_threads(), spans=ctypes.addressof(spans), rows=rows.data_ptr(),
+            pages=ctypes.addressof(pages), are_broken=are_broken.data_ptr(), kept=ctypes.addressof(kept),
+            num_spans=len(spans), num_kept=len(kept), found=self._found.data_ptr(),
+        )  # fmt: skip
+        first = 0 if is_text else 1  # the first looks up the embedding of text
+        operations = ctypes.byref(self._operations, first * ctypes.sizeof(Operation))
+        self._library.run(operations, len(self._operations) - first, ctypes.byref(inputs))
+        return PieceRead(self._memory[self._logits.buffer][: len(kept)], are_broken.bool())
+
     def _make_room(self, count: int, position: int) -> None:
         """For so many chats, and for tables up to this position."""
         if count > self._room:
@@ -119,6 +170,8 @@ class NativeStep:
             self._memory, self._scratch = self._program.allocate(count)
             self._buffers = (ctypes.c_void_p * len(self._memory))(*(tensor.data_ptr() for tensor in self._memory))
             self._widths = (ctypes.c_int32 * len(self._memory))(*self._program.widths)
+        if torch.get_num_threads() > len(self._found):
+            self._found = torch.empty(torch.get_num_threads(), MOST_ROWS, WIDE, dtype=torch.int32)
         if position >= self._num_positions:
             self._num_positions = max(_LEAST_POSITIONS, 2 * position)
             positions = torch.arange(self._num_positions).unsqueeze(0)

@@ -15,7 +15,9 @@ import torch
 from torch import Tensor
 
 BLOCK = 64  # outputs whose weights lie together
-MOST_TOKENS = 64
+MOST_TOKENS = 256  # that go through the operations together
+MOST_ROWS = 2 * MOST_TOKENS  # of a product in integers
+MOST_CHATS = 64  # that get logits in a step
 MOST_EXPERTS = 64
 MOST_SHARING = 16  # heads that share keys
 MOST_WIDTH = 256  # of a head
@@ -30,7 +32,7 @@ class NumberFormat(IntEnum):
 class OperationKind(IntEnum):
     """See step.c."""
 
-    EMBED, NORM, PRODUCT, ROTATE, ATTEND, ACTIVATE, ADD, EXPERTS = range(8)
+    EMBED, NORM, PRODUCT, ROTATE, ATTEND, ACTIVATE, ADD, EXPERTS, KEEP = range(9)
 
 
 class OperationFlag(IntFlag):
@@ -47,7 +49,14 @@ class Operation(ctypes.Structure):
         *((name, ctypes.c_int32) for name in ("target_column", "n", "k", "count", "layer", "other")),
         ("value", ctypes.c_float),
         *((name, ctypes.c_void_p) for name in ("weights", "scales", "bias", "levels")),
+        *((name, ctypes.c_void_p) for name in ("many", "many_levels")),
     ]
+
+
+class ChatSpan(ctypes.Structure):
+    """The tokens of one chat in a step that reads prompts: C's `Span`; see vectors.h."""
+
+    _fields_ = [(name, ctypes.c_int32) for name in ("first", "count", "key", "num_keys")]
 
 
 class StepInputs(ctypes.Structure):
@@ -58,6 +67,9 @@ class StepInputs(ctypes.Structure):
         *((name, ctypes.c_void_p) for name in ("keys", "values")),
         *((name, ctypes.c_int64) for name in ("layer_stride", "request_stride", "head_stride")),
         *((name, ctypes.c_int32) for name in ("tokens", "length", "is_bf16", "threads")),
+        *((name, ctypes.c_void_p) for name in ("spans", "rows", "pages", "are_broken", "kept")),
+        *((name, ctypes.c_int32) for name in ("num_spans", "num_kept")),
+        ("found", ctypes.c_void_p),
     ]
 
 
@@ -79,12 +91,14 @@ class Program:
     def __init__(self) -> None:
         self.operations: list[Operation] = []
         self.widths: list[int] = []
+        self._most: list[int] = []
         self._kept: list[Any] = []
         self._widest = 0
 
-    def buffer(self, width: int) -> RowPlace:
-        """A new buffer of rows of so many numbers."""
+    def buffer(self, width: int, *, most: int = MOST_TOKENS) -> RowPlace:
+        """A new buffer of rows of so many numbers, of which there are at most `most`."""
         self.widths.append(width)
+        self._most.append(most)
         return RowPlace(len(self.widths) - 1)
 
     def add(self, kind: OperationKind, source: RowPlace, target: RowPlace, **fields: Any) -> None:
@@ -117,7 +131,7 @@ class Program:
 
     def allocate(self, tokens: int) -> tuple[list[Tensor], Tensor]:
         """Memory for the buffers [tokens, width] and what products make of their inputs."""
-        buffers = [torch.zeros(tokens, width) for width in self.widths]
+        buffers = [torch.zeros(min(tokens, most), width) for width, most in zip(self.widths, self._most, strict=True)]
         return buffers, torch.zeros(2 * tokens, (self._widest + 3) // 2, dtype=torch.int32)
 
 

@@ -4,13 +4,22 @@
 #define PRODUCTS_H
 
 #include "inputs.h"
+#include "many_tokens.h"
 
 #define GROUPS 64  // of 32 bits of weights of each of 64 outputs: 16 KiB, which stay near while all rows are multiplied
-#define TOGETHER 4 // rows whose sums are in registers at a time
+#define TOGETHER 5 // rows whose sums are in registers at a time, at most
+#define PANEL 48   // rows that meet all of a block's weights before the next rows do: their sums stay near, too
 #define AHEAD (256 * GROUPS) // bytes: while rows are multiplied with a tile, the next one comes from memory
 #define AHEAD_NF4 2048
 
-// The sums of 64 outputs for the rows of a product, as float or int32.
+// Some rows of a product, from row `first` on.
+typedef struct {
+    const uint32_t *words;
+    int64_t stride;
+    int first, count;
+} Panel;
+
+// The sums of 64 outputs for a row of a panel, as float or int32.
 typedef struct {
     __m512i lanes[BLOCK / LANES];
 } Sums;
@@ -29,7 +38,8 @@ typedef struct {
             for (int lane = from; lane < to; lane++)                                                                   \
                 _mm_prefetch(weights + AHEAD + 64 * lane, _MM_HINT_T0);                                                \
             for (int lane = 0; lane < 4; lane++) {                                                                     \
-                const __m512i weight = flip(_mm512_loadu_si512(weights + 64 * lane));                                  \
+                __m512i weight = flip(_mm512_loadu_si512(weights + 64 * lane));                                        \
+                __asm__("" : "+v"(weight)); /* gcc would read it anew for each row */                                  \
                 for (int row = 0; row < count; row++)                                                                  \
                     acc[row][lane] =                                                                                   \
                         multiply(acc[row][lane], weight, _mm512_set1_epi32((int)words[row * stride + group]));         \
@@ -99,21 +109,22 @@ INLINE void tile_nf4(const char *codes, __m512i levels, const uint32_t *words, i
     case 1: call(1); break;                                                                                            \
     case 2: call(2); break;                                                                                            \
     case 3: call(3); break;                                                                                            \
-    default: call(4);                                                                                                  \
+    case 4: call(4); break;                                                                                            \
+    default: call(5);                                                                                                  \
     }
 
-// One block of 64 outputs of oneDNN's layout for all rows.
+// One block of 64 outputs of oneDNN's layout for some rows. The first ones bring it from memory.
 #define BLOCK_PRODUCT(name, tile)                                                                                      \
-    static void name(const char *weights, const Rows *rows, int groups, Sums *sums)                                    \
+    static void name(const char *weights, const Panel *rows, int groups, Sums *sums)                                   \
     {                                                                                                                  \
         for (int start = 0; start < groups; start += GROUPS) {                                                         \
             const int some = groups - start < GROUPS ? groups - start : GROUPS;                                        \
-            for (int row = 0; row < rows->count; row += TOGETHER) {                                                    \
+            for (int row = 0, next; row < rows->count; row = next) {                                                   \
                 const uint32_t *words = rows->words + row * rows->stride + start;                                      \
                 const char *tiles = weights + 256 * (int64_t)start;                                                    \
-                const int after = row + TOGETHER < rows->count ? row + TOGETHER : rows->count;                         \
-                const int from = 4 * row / rows->count, to = 4 * after / rows->count;                                  \
-                BY_COUNT(rows->count - row, CALL_##tile)                                                               \
+                next = row + share_of(rows->count - row, TOGETHER);                                                    \
+                const int from = rows->first ? 0 : 4 * row / rows->count, to = rows->first ? 0 : 4 * next / rows->count; \
+                BY_COUNT(next - row, CALL_##tile)                                                                      \
             }                                                                                                          \
         }                                                                                                              \
     }
@@ -126,16 +137,17 @@ BLOCK_PRODUCT(block_bf16, tile_bf16)
 BLOCK_PRODUCT(block_int8, tile_int8)
 #endif
 
-// 32 outputs of NF4 for all rows, from output `first` on.
-static void block_nf4(const char *codes, const Operation *op, int first, const Rows *rows, int lane, Sums *sums)
+// 32 outputs of NF4 for some rows, from output `first` on.
+static void block_nf4(const char *codes, const Operation *op, int first, const Panel *rows, int lane, Sums *sums)
 {
     const __m512i levels = _mm512_loadu_si512(op->levels);
     const uint16_t *scales = (const uint16_t *)op->scales + first;
     for (int start = 0; start < op->k; start += 64, codes += 16 * 64, scales += op->n)
-        for (int row = 0; row < rows->count; row += TOGETHER) {
+        for (int row = 0, next; row < rows->count; row = next) {
             const uint32_t *words = rows->words + row * rows->stride + start / 2;
+            next = row + share_of(rows->count - row, TOGETHER);
 #define CALL_NF4(n) tile_nf4(codes, levels, words, rows->stride, n, scales, lane, sums + row)
-            BY_COUNT(rows->count - row, CALL_NF4)
+            BY_COUNT(next - row, CALL_NF4)
         }
 }
 
@@ -162,49 +174,30 @@ INLINE void plain_rows(const char *weights, const uint32_t *words, int64_t strid
         results[row * BLOCK] = _mm512_reduce_add_ps(acc[row]);
 }
 
-static void plain_output(const Operation *op, int output, const Rows *rows, int place, Sums *sums)
+static void plain_output(const Operation *op, int output, const Panel *rows, int place, Sums *sums)
 {
     const int is_bf16 = op->format == PLAIN_BF16;
     const char *weights = (const char *)op->weights + (int64_t)output * op->k * (is_bf16 ? 2 : 4);
-    for (int row = 0; row < rows->count; row += TOGETHER) {
+    for (int row = 0, next; row < rows->count; row = next) {
         const uint32_t *words = rows->words + row * rows->stride;
+        next = row + share_of(rows->count - row, TOGETHER);
         float *results = (float *)(sums + row) + place;
 #define CALL_PLAIN(n) plain_rows(weights, words, rows->stride, n, op->k, is_bf16, results)
-        BY_COUNT(rows->count - row, CALL_PLAIN)
-    }
-}
-
-// The inputs of a product as its format wants them.
-static void prepare(const Operation *op, const Step *step, Rows *rows)
-{
-    rows->count = step->tokens;
-    for (int token = 0; token < step->tokens; token++)
-        rows->token[token] = token;
-    if (op->format == FP32 || op->format == PLAIN_FP32) {
-        rows->words = (const uint32_t *)row_of(step, op->source, 0, op->source_column);
-        rows->stride = step->widths[op->source];
-        return;
-    }
-    rows->words = step->scratch;
-    rows->stride = op->format == INT8 ? op->k / 4 : (op->k + 1) / 2;
-    for (int token = 0; token < step->tokens; token++) {
-        const float *from = row_of(step, op->source, token, op->source_column);
-        if (op->format == INT8)
-            prepare_bytes(from, op->k, token, rows, step->scratch);
-        else
-            prepare_pairs(from, op->k, op->format == NF4, (uint16_t *)(step->scratch + token * rows->stride));
+        BY_COUNT(next - row, CALL_PLAIN)
     }
 }
 
 // Sums become outputs: with their scales and bias, and where they go.
-static void finish(const Operation *op, const Step *step, const Rows *rows, int first, int count, const Sums *sums)
+static void finish(const Operation *op, const Step *step, const Rows *rows, const Panel *panel, int first, int count,
+                   const Sums *sums)
 {
-    for (int row = 0; row < rows->count; row++) {
+    for (int place = 0; place < panel->count; place++) {
+        const int row = panel->first + place;
         const int is_rest = row >= step->tokens; // of a token that has its first sums already
         float *target = row_of(step, op->target, rows->token[row], op->target_column + first);
         for (int start = 0; start < count; start += LANES) {
             const __mmask16 mask = lanes_left(count - start);
-            const __m512i lanes = sums[row].lanes[start / LANES];
+            const __m512i lanes = sums[place].lanes[start / LANES];
             __m512 found = _mm512_castsi512_ps(lanes);
             if (op->format == INT8) {
                 const __m512i own = _mm512_sub_epi32(lanes, _mm512_set1_epi32(128 * rows->sum[row]));
@@ -222,7 +215,7 @@ static void finish(const Operation *op, const Step *step, const Rows *rows, int 
 }
 
 // The sums of 64 outputs, or as many as are left, from output `first` on.
-static void sums_of_block(const Operation *op, const Rows *rows, int first, int count, Sums *sums)
+static void sums_of_block(const Operation *op, const Panel *rows, int first, int count, Sums *sums)
 {
     const char *weights = op->weights;
     if (op->format == FP32)
@@ -243,16 +236,24 @@ static void sums_of_block(const Operation *op, const Rows *rows, int first, int 
 
 static void product(const Operation *op, const Step *step)
 {
+    if (op->many && step->spans) {
+        product_of_many(op, step);
+        return;
+    }
     Rows rows;
     prepare(op, step, &rows);
-    const int threads = threads_for(step, (int64_t)op->n * op->k);
+    const int threads = threads_for(step, (int64_t)op->n * op->k * step->tokens);
 #pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
     for (int first = 0; first < op->n; first += BLOCK) {
-        Sums sums[MOST_ROWS];
+        Sums sums[PANEL];
         const int count = op->n - first < BLOCK ? op->n - first : BLOCK;
-        memset(sums, 0, sizeof(Sums) * rows.count);
-        sums_of_block(op, &rows, first, count, sums);
-        finish(op, step, &rows, first, count, sums);
+        for (int row = 0, next; row < rows.count; row = next) {
+            next = row + share_of(rows.count - row, PANEL);
+            const Panel panel = {rows.words + row * rows.stride, rows.stride, row, next - row};
+            memset(sums, 0, sizeof(Sums) * panel.count);
+            sums_of_block(op, &panel, first, count, sums);
+            finish(op, step, &rows, &panel, first, count, sums);
+        }
     }
 }
 

@@ -3,11 +3,12 @@
 // Between the large products of a step PyTorch needs some ten microseconds for each norm, rotation, copy and sum, more
 // than a small model's products take. Numbers between products are fp32. What is computed of a token depends on no
 // other. T tokens, N outputs, K inputs, D head width.
-#include "attention.h"
-#include "products.h"
+#include "pages.h"
 
 static void embed(const Operation *op, const Step *step)
 {
+    const int threads = threads_for(step, (int64_t)step->tokens * op->n * 4);
+#pragma omp parallel for num_threads(threads) if (threads > 1)
     for (int token = 0; token < step->tokens; token++) {
         float *target = row_of(step, op->target, token, 0);
         for (int i = 0; i < op->n; i += LANES) {
@@ -23,6 +24,8 @@ static void embed(const Operation *op, const Step *step)
 static void norm(const Operation *op, const Step *step)
 {
     const float *weights = op->weights;
+    const int threads = threads_for(step, (int64_t)step->tokens * op->n * op->count * 4);
+#pragma omp parallel for num_threads(threads) if (threads > 1)
     for (int token = 0; token < step->tokens; token++)
         for (int run = 0; run < op->count; run++) {
             const float *from = row_of(step, op->source, token, op->source_column + run * op->n);
@@ -52,6 +55,8 @@ static void norm(const Operation *op, const Step *step)
 static void rotate(const Operation *op, const Step *step)
 {
     const int half = op->n / 2;
+    const int threads = threads_for(step, (int64_t)step->tokens * op->n * op->count * 4);
+#pragma omp parallel for num_threads(threads) if (threads > 1)
     for (int token = 0; token < step->tokens; token++) {
         const float *cosines = (const float *)op->weights + (int64_t)step->positions[token] * half;
         const float *sines = (const float *)op->scales + (int64_t)step->positions[token] * half;
@@ -70,6 +75,8 @@ static void rotate(const Operation *op, const Step *step)
 static void activate(const Operation *op, const Step *step)
 {
     const __m512 one = _mm512_set1_ps(1);
+    const int threads = threads_for(step, (int64_t)step->tokens * op->n * 4);
+#pragma omp parallel for num_threads(threads) if (threads > 1)
     for (int token = 0; token < step->tokens; token++) {
         const float *from = row_of(step, op->source, token, op->source_column);
         float *to = row_of(step, op->target, token, op->target_column);
@@ -92,6 +99,8 @@ static void activate(const Operation *op, const Step *step)
 
 static void add(const Operation *op, const Step *step)
 {
+    const int threads = threads_for(step, (int64_t)step->tokens * op->n * 4);
+#pragma omp parallel for num_threads(threads) if (threads > 1)
     for (int token = 0; token < step->tokens; token++) {
         const float *from = row_of(step, op->source, token, op->source_column);
         float *to = row_of(step, op->target, token, op->target_column);
@@ -157,6 +166,16 @@ static void experts(const Operation *op, const Step *step)
     }
 }
 
+// From here on there are only the tokens whose logits are asked for.
+static void keep(const Operation *op, Step *step)
+{
+    if (step->kept)
+        step->tokens = step->num_kept;
+    for (int token = 0; token < step->tokens; token++)
+        memcpy(row_of(step, op->target, token, 0), row_of(step, op->source, step->kept ? step->kept[token] : token, 0),
+               4 * op->n);
+}
+
 // Which formats these kernels have here, a bit for each.
 int formats(void)
 {
@@ -170,15 +189,17 @@ int formats(void)
 // The operations one after the other.
 void run(const Operation *operations, int count, const Step *step)
 {
+    Step own = *step;
     for (const Operation *op = operations; op < operations + count; op++)
         switch (op->kind) {
-        case EMBED: embed(op, step); break;
-        case NORM: norm(op, step); break;
-        case PRODUCT: product(op, step); break;
-        case ROTATE: rotate(op, step); break;
-        case ATTEND: attend(op, step); break;
-        case ACTIVATE: activate(op, step); break;
-        case ADD: add(op, step); break;
-        case EXPERTS: experts(op, step); break;
+        case EMBED: embed(op, &own); break;
+        case NORM: norm(op, &own); break;
+        case PRODUCT: product(op, &own); break;
+        case ROTATE: rotate(op, &own); break;
+        case ATTEND: own.spans ? attend_pages(op, &own) : attend(op, &own); break;
+        case ACTIVATE: activate(op, &own); break;
+        case ADD: add(op, &own); break;
+        case EXPERTS: experts(op, &own); break;
+        case KEEP: keep(op, &own); break;
         }
 }

@@ -10,15 +10,17 @@
 #define INLINE static inline __attribute__((always_inline))
 #define LANES 16       // numbers of 32 bits in a vector
 #define BLOCK 64       // outputs whose weights lie together
-#define MOST_TOKENS 64 // of a step, one for each chat
+#define MOST_TOKENS 256 // that go through the operations together
 #define MOST_EXPERTS 64
+#define MOST_SHARING 16 // heads that share keys
+#define MOST_WIDTH 256  // of a head
 #define MOST_ROWS (2 * MOST_TOKENS) // an 8-bit product may need a second row for a token
 
 // Numbers of weights. The first three are oneDNN's layout, [N / 64][K / g][64][g] with g numbers in 32 bits; NF4 is
 // bitsandbytes'; the last two are plain matrices [N][K].
 enum Format { FP32, BF16, INT8, NF4, PLAIN_FP32, PLAIN_BF16 };
 
-enum Kind { EMBED, NORM, PRODUCT, ROTATE, ATTEND, ACTIVATE, ADD, EXPERTS };
+enum Kind { EMBED, NORM, PRODUCT, ROTATE, ATTEND, ACTIVATE, ADD, EXPERTS, KEEP };
 enum Flags {
     CENTRED = 1,   // NORM: a LayerNorm, not an RMSNorm
     ADDING = 2,    // PRODUCT: to what is in the target
@@ -33,7 +35,14 @@ typedef struct {
     const void *weights, *scales;
     const float *bias;
     const uint16_t *levels; // NF4: the 16 numbers that codes stand for, twice
+    const void *many, *many_levels; // NF4: four_bits of models/native/integer_products.c for many tokens; its levels
 } Operation;
+
+// The tokens of one chat in a step that reads prompts: `count` of them from `first` on, the last of `num_keys`, which
+// lie in the rows of the pages that are listed from `key` on.
+typedef struct {
+    int32_t first, count, key, num_keys;
+} Span;
 
 typedef struct {
     const int32_t *ids, *positions, *starts;
@@ -43,6 +52,14 @@ typedef struct {
     char *keys, *values; // [layers][requests][heads][capacity][D], of which a stride is given for the first three
     int64_t layer_stride, request_stride, head_stride;
     int32_t tokens, length, is_bf16, threads;
+    // A step that reads prompts has these instead of `starts`, `keys` and `values`:
+    const Span *spans;
+    const int64_t *rows;
+    char *const *pages;  // by layer, the rows of keys and those of values, of all heads each
+    int32_t *are_broken; // [tokens]: whether a key or value was not finite, in whose place is zero
+    const int32_t *kept; // tokens that KEEP leaves, in their order; all of them where there is none
+    int32_t num_spans, num_kept;
+    int32_t *found; // [threads][MOST_ROWS][32] for four_bits
 } Step;
 
 INLINE __mmask16 lanes_left(int left) { return left >= LANES ? 0xFFFF : (__mmask16)((1u << left) - 1); }
@@ -105,6 +122,28 @@ INLINE __m512 exponential(__m512 x)
 
 // How many threads so many multiplications are worth: to wake the others takes as long as a few hundred thousand.
 INLINE int threads_for(const Step *step, int64_t products) { return products < 1 << 18 ? 1 : step->threads; }
+
+// Numbers in bfloat16: to the nearest, of two the even one; NaN stays NaN.
+INLINE __m256i halves_of(__m512 numbers)
+{
+#ifdef __AVX512BF16__
+    return (__m256i)_mm512_cvtneps_pbh(numbers);
+#else
+    const __m512i bits = _mm512_castps_si512(numbers);
+    const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+    const __m512i found = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7FFF)));
+    const __mmask16 is_nan = _mm512_cmp_ps_mask(numbers, numbers, _CMP_UNORD_Q);
+    const __m512i rounded = _mm512_mask_mov_epi32(found, is_nan, _mm512_set1_epi32(0x7FC00000));
+    return _mm512_cvtepi32_epi16(_mm512_srli_epi32(rounded, 16));
+#endif
+}
+
+// How many of `left` things to take now, so that parts of at most so many are of about the same size.
+INLINE int share_of(int left, int most)
+{
+    const int parts = (left + most - 1) / most;
+    return (left + parts - 1) / parts;
+}
 
 INLINE float *row_of(const Step *step, int buffer, int token, int column)
 {

@@ -33,7 +33,7 @@ from models.tensors.module_config import as_config_error
 from models.tensors.origins import Origin, origin_of
 from models.tensors.weights import Part, Rename, Tensors, first_names, rename, renamed_from, take_prefix
 from models.tokenizers.codegen import CodeGenTokenizer
-from models.tokenizers.pieces import PieceTokenizer
+from models.tokenizers.pieces import PieceTokenizer, usable
 from models.tokenizers.sentencepiece import SentencePieceTokenizer
 from models.tokenizers.tiktoken import TiktokenTokenizer, find_tiktoken_file
 from models.vision_language_model import ImageProcessor, Tokenizer, VisionLanguageModel
@@ -197,11 +197,12 @@ def tokenizer(files: ReleasedFiles) -> Tokenizer:
         return CodeGenTokenizer(folder)
     values = files.read_json(folder / "tokenizer_config.json")
     if backbone == "mistral" and values.get("legacy", True):  # pieces begin anew after a special token
-        added = {entry["content"]: int(n) for n, entry in values.get("added_tokens_decoder", {}).items()}
-        added |= files.read_json(folder / "added_tokens.json")
-        eos = values.get("eos_token", "</s>")
-        eos = eos["content"] if isinstance(eos, dict) else eos
-        return SentencePieceTokenizer(folder / "tokenizer.model", added_tokens=added, eos_token=eos)
+        with usable(folder):
+            added = {entry["content"]: int(n) for n, entry in values.get("added_tokens_decoder", {}).items()}
+            added |= files.read_json(folder / "added_tokens.json")
+            eos = values.get("eos_token", "</s>")
+            eos = eos["content"] if isinstance(eos, dict) else eos
+            return SentencePieceTokenizer(folder / "tokenizer.model", added_tokens=added, eos_token=eos)
     return PieceTokenizer(folder)
 
 

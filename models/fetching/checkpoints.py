@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from models.command_line import quoted
+from models.command_line import path_problem, quoted
 from models.errors import CheckpointMissing, ConfigError
 from models.family_config import FamilyConfig
 from models.fetching.table import find_released
@@ -88,9 +88,15 @@ def find_local(value: str, config: FamilyConfig) -> Path | None:
 
 
 def _places(value: str, config: FamilyConfig) -> list[Path]:
-    """Where a value can be; an absolute path stays what it is."""
-    path = Path(value).expanduser()
-    return [root / path for root in (config.source.parent, CHECKPOINTS_DIR)]
+    """Where a value can be; an absolute path stays what it is. Raises ConfigError for what can be no path."""
+    try:
+        path = Path(value).expanduser()
+    except RuntimeError as error:  # nobody's home
+        raise ConfigError(f"{config.source}: {value} can't be used ({error}).") from error
+    places = [root / path for root in (config.source.parent, CHECKPOINTS_DIR)]
+    if problem := next(filter(None, map(path_problem, places)), ""):
+        raise ConfigError(f"{config.source}: {value} can't be used ({problem}).")
+    return places
 
 
 def _broken_link(value: str, config: FamilyConfig) -> str:

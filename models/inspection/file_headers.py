@@ -12,7 +12,7 @@ from models.errors import CheckpointCorrupt, MiniVLMError
 from models.files.adapters import FULL_FILE, WEIGHTS_FILES, is_adapter_folder
 from models.files.json_file import json_values
 from models.tensors.folders import weight_files, weights_file
-from models.tensors.foreign import packed_by, refuse_foreign
+from models.tensors.foreign import packed_by, refuse_foreign, refuse_special
 from models.tensors.state_dicts import (
     beside_weights,
     is_state_dict,
@@ -69,6 +69,7 @@ def _read(path: Path) -> Headers:
     try:
         if path.is_dir():
             return _folder_headers(path)
+        refuse_special(path)
         size = path.stat().st_size
         if path.suffix == ".safetensors":
             return Headers(path, size, _safetensors_header(path))

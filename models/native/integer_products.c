@@ -33,6 +33,13 @@ typedef struct {
     int64_t tokens, num_rows, k;
 } Tokens;
 
+// Where results go: rows of numbers, `stride` of them from one to the next; in fp32 they may be added to what is there.
+typedef struct {
+    void *numbers;
+    int64_t stride;
+    int32_t is_bf16, is_adding;
+} Results;
+
 INLINE __m512 from_bf16(const uint16_t *numbers)
 {
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const void *)numbers)), 16));
@@ -155,9 +162,9 @@ static void multiply(const int8_t *rows, int64_t left, int64_t k, int64_t chunk,
     }
 }
 
-// 32 outputs of all tokens: sums -> numbers, with scales [32], a bias [32] or none, in fp32 or bf16, [T, stride].
-static void finish(const Tokens *tokens, const int32_t *found, const float *scales, const float *bias, void *out,
-                   int is_bf16, int64_t stride)
+// 32 outputs of all tokens, from the output `first` on: sums -> numbers, with scales [32], a bias [32] or none.
+static void finish(const Tokens *tokens, const int32_t *found, const float *scales, const float *bias,
+                   const Results *out, int64_t first)
 {
     for (int half = 0; half < WIDE; half += 16) {
         const __m512 scale = _mm512_mul_ps(_mm512_loadu_ps(scales + half), _mm512_set1_ps(1 / LEVELS));
@@ -171,11 +178,13 @@ static void finish(const Tokens *tokens, const int32_t *found, const float *scal
                 number = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), size, number);
             }
             number = _mm512_add_ps(number, added);
-            const int64_t place = token * stride + half;
-            if (is_bf16)
-                _mm256_storeu_si256((void *)((uint16_t *)out + place), to_bf16(number));
+            const int64_t place = token * out->stride + first + half;
+            if (out->is_adding)
+                number = _mm512_add_ps(number, _mm512_loadu_ps((float *)out->numbers + place));
+            if (out->is_bf16)
+                _mm256_storeu_si256((void *)((uint16_t *)out->numbers + place), to_bf16(number));
             else
-                _mm512_storeu_ps((float *)out + place, number);
+                _mm512_storeu_ps((float *)out->numbers + place, number);
         }
     }
 }
@@ -234,7 +243,7 @@ static void unpack(const uint8_t *codes, const uint16_t *scales, int64_t n, int6
 // Products with bitsandbytes' 4-bit weights in its own layout for CPUs (models/quantized/four_bits.py), `levels` being
 // what codes stand for, times 2^15. `found` is [threads][rows][32].
 void four_bits(const Tokens *tokens, const uint8_t *codes, const uint16_t *scales, const int16_t *levels,
-               const float *bias, int64_t n, int32_t *found, void *out, int is_bf16, int threads)
+               const float *bias, int64_t n, int32_t *found, const Results *out, int threads)
 {
     const int64_t k = tokens->k, size = tokens->num_rows * WIDE;
 #pragma omp parallel for num_threads(threads)
@@ -251,13 +260,13 @@ void four_bits(const Tokens *tokens, const uint8_t *codes, const uint16_t *scale
         }
         for (int row = 0; row < WIDE; row++)
             largest[row] *= 1 / LEVELS;
-        finish(tokens, own, largest, bias ? bias + first : 0, (char *)out + first * (is_bf16 ? 2 : 4), is_bf16, n);
+        finish(tokens, own, largest, bias ? bias + first : 0, out, first);
     }
 }
 
 // Products with 8-bit weights in oneDNN's layout, [N / 64][K / 4][64][4]. `found` as above.
 void eight_bits(const Tokens *tokens, const uint8_t *weights, const float *scales, const float *bias, int64_t n,
-                int32_t *found, void *out, int is_bf16, int threads)
+                int32_t *found, const Results *out, int threads)
 {
     const int64_t k = tokens->k, size = tokens->num_rows * WIDE;
 #pragma omp parallel for num_threads(threads)
@@ -269,6 +278,6 @@ void eight_bits(const Tokens *tokens, const uint8_t *weights, const float *scale
             const int64_t chunk = k - i < CHUNK ? k - i : CHUNK;
             multiply(tokens->rows + i, tokens->num_rows, k, chunk, here + i * 64, 256, _mm512_set1_epi8((char)0x80), own);
         }
-        finish(tokens, own, scales + first, bias ? bias + first : 0, (char *)out + first * (is_bf16 ? 2 : 4), is_bf16, n);
+        finish(tokens, own, scales + first, bias ? bias + first : 0, out, first);
     }
 }

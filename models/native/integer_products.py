@@ -29,6 +29,13 @@ class _Tokens(ctypes.Structure):
     )
 
 
+class _Results(ctypes.Structure):
+    """`Results` of integer_products.c."""
+
+    _fields_ = (("numbers", ctypes.c_void_p), ("stride", ctypes.c_int64), ("is_bf16", ctypes.c_int32),
+                ("is_adding", ctypes.c_int32))  # fmt: skip
+
+
 @dataclass(frozen=True)
 class IntegerProducts:
     """The compiled functions."""
@@ -43,6 +50,11 @@ class IntegerProducts:
     def eight_bits(self, tokens: Tensor, weights: int, scales: Tensor, bias: Tensor | None) -> Tensor:
         """The same of weights at an address, in oneDNN's layout, and of scales and a bias [N] fp32."""
         return self._run("eight_bits", tokens, len(scales), (weights, scales, bias))
+
+    @property
+    def four_bits_address(self) -> int | None:
+        """Where C finds the function."""
+        return ctypes.cast(self.functions.four_bits, ctypes.c_void_p).value
 
     def _run(self, name: str, tokens: Tensor, outputs: int, about: tuple[Tensor | int | None, ...]) -> Tensor:
         if tokens.dtype not in _FORMATS:
@@ -72,8 +84,7 @@ class IntegerProducts:
             *map(address, about),
             ctypes.c_int64(outputs),
             address(found),
-            address(out),
-            is_bf16,
+            ctypes.byref(_Results(out.data_ptr(), outputs, is_bf16, False)),
             threads,
         )
         return out

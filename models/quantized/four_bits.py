@@ -53,7 +53,7 @@ class FourBitLinear(nn.Module):
         """See the class."""
         tokens = inputs.reshape(-1, self.in_features)
         if self.is_fused and self._native is not None:
-            output = self._native.four_bits(tokens, self.codes, self.scales, _levels_in_16_bits(), self.bias)
+            output = self._native.four_bits(tokens, self.codes, self.scales, levels_in_16_bits(), self.bias)
         else:
             output = self._fused(tokens) if self.is_fused else self._by_tiles(tokens.float())
             if self.bias is not None:
@@ -130,7 +130,7 @@ def levels() -> Tensor:
 
 
 @cache
-def _levels_in_16_bits() -> Tensor:
+def levels_in_16_bits() -> Tensor:
     """The same times 2^15."""
     return (levels() * 2**15).round().clamp(max=2**15 - 1).to(torch.int16)
 

@@ -51,12 +51,22 @@ def refuse_foreign(path: Path, *, reads: str) -> bytes:
 
     `reads` is what the caller takes it for, `safetensors` or `pickle`: the other is named, as names say what is read.
     """
-    with path.open("rb") as file:
-        head = file.read(_HEAD)
+    refuse_special(path)
+    try:
+        with path.open("rb") as file:
+            head = file.read(_HEAD)
+    except OSError as error:
+        raise CheckpointCorrupt(f"{path} can't be read ({error.strerror}).") from error
     if (found := _told(path, head, reads)) is not None:
         what, what_to_do = found
         raise CheckpointCorrupt(f"{path} is {what}; {what_to_do}")
     return head
+
+
+def refuse_special(path: Path) -> None:
+    """Raises CheckpointCorrupt for a pipe, which would be waited for, and for a device, which may have no end."""
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise CheckpointCorrupt(f"{path} is a pipe, a socket or a device; put the file itself there.")
 
 
 def is_page(head: bytes) -> bool:

@@ -62,7 +62,7 @@ def plain_names(names: Collection[str]) -> Iterator[str]:
 
 def load_pickle(path: Path) -> Any:
     """What a pickled file holds, opened with `weights_only`. Raises CheckpointCorrupt."""
-    size, head = path.stat().st_size, refuse_foreign(path, reads="pickle")
+    head, size = refuse_foreign(path, reads="pickle"), path.stat().st_size
     try:
         # Only zip files (torch >= 1.6) can be memory-mapped.
         return torch.load(path, map_location="cpu", mmap=head.startswith(b"PK"), weights_only=True)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from models.errors import CheckpointCorrupt, CheckpointMismatch
 from models.tensors.folders import weight_files
-from models.tensors.foreign import refuse_foreign
+from models.tensors.foreign import refuse_foreign, refuse_special
 from models.tensors.origins import Origin, origin_of, recorded
 from models.tensors.state_dicts import read_state_dict
 
@@ -104,6 +104,7 @@ def read_tensors(path: Path) -> Tensors:
     """
     if path.is_dir():
         return _read_all(weight_files(path))
+    refuse_special(path)
     if path.suffix == ".safetensors":
         try:
             return recorded(load_file(path), str(path))
@@ -228,4 +229,4 @@ def check_lora_rank(lora: Lora, wanted: int | None, *, source: str) -> None:
 
 def merge_lora(weight: Tensor, lora_a: Tensor, lora_b: Tensor, *, alpha: float) -> Tensor:
     """W + alpha/rank * B @ A in fp32; [out, in]. Source: peft, `LoraLayer.get_delta_weight` (arXiv:2106.09685)."""
-    return weight.float() + (alpha / lora_a.shape[0]) * (lora_b.float() @ lora_a.float())
+    return torch.addmm(weight.float(), lora_b.float(), lora_a.float(), alpha=alpha / lora_a.shape[0])

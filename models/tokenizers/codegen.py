@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from models.errors import CheckpointCorrupt, CheckpointMissing
-from models.tokenizers.pieces import num_ids_of, open_tokenizer, special_tokens_of
+from models.tokenizers.pieces import TRIAL, num_ids_of, open_tokenizer, special_tokens_of, usable
 
 _CLEAN_UP = (" .", " ?", " !", " ,", " ' ", " n't", " 'm", " 's", " 've", " 're")
 
@@ -25,14 +25,16 @@ class CodeGenTokenizer:
             raise CheckpointMissing(
                 f"{folder} has no tokenizer (vocab.json and merges.txt, or tokenizer.json); download the whole folder."
             )
-        self._tokenizer = open_tokenizer(folder)
-        self.bos_token_id: int = self._tokenizer.bos_token_id
-        self.eos_token_id = self.pad_token_id = self.bos_token_id
-        self.special_tokens = special_tokens_of(self._tokenizer)
-        _check_merges(folder, self._tokenizer)
-        self._num_ids = num_ids_of(self._tokenizer)
-        self._special = set(self._tokenizer.all_special_ids)
-        self._added = set(self._tokenizer.added_tokens_decoder) - self._special
+        with usable(folder):
+            self._tokenizer = open_tokenizer(folder)
+            self.bos_token_id: int = self._tokenizer.bos_token_id
+            self.eos_token_id = self.pad_token_id = self.bos_token_id
+            self.special_tokens = special_tokens_of(self._tokenizer)
+            _check_merges(folder, self._tokenizer)
+            self._num_ids = num_ids_of(self._tokenizer)
+            self._special = set(self._tokenizer.all_special_ids)
+            self._added = set(self._tokenizer.added_tokens_decoder) - self._special
+            self.encode(TRIAL)
 
     def __len__(self) -> int:
         return self._num_ids

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
 from transformers import AutoTokenizer, LlamaTokenizer, PreTrainedConfig
 
-from models.errors import CheckpointCorrupt, CheckpointMissing
+from models.errors import CheckpointCorrupt, CheckpointMissing, MiniVLMError
 
 _FILES = ("tokenizer.model", "tokenizer.json", "vocab.json")
+TRIAL = "a"  # encoded once: some settings of a tokenizer_config.json are first read then
 
 
 class PieceTokenizer:
@@ -20,13 +22,15 @@ class PieceTokenizer:
     def __init__(self, folder: Path) -> None:
         if not any((folder / name).is_file() for name in _FILES):
             raise CheckpointMissing(f"{folder} has no tokenizer ({', '.join(_FILES)}); download the whole folder.")
-        self._tokenizer = open_tokenizer(folder)
-        self.eos_token_id: int = self._tokenizer.eos_token_id
-        self.bos_token_id: int = self._tokenizer.bos_token_id
-        self.special_tokens = special_tokens_of(self._tokenizer)
-        pad = self._tokenizer.pad_token_id
-        self.pad_token_id: int = self.eos_token_id if pad is None else pad
-        self._num_ids = num_ids_of(self._tokenizer)
+        with usable(folder):
+            self._tokenizer = open_tokenizer(folder)
+            self.eos_token_id: int = self._tokenizer.eos_token_id
+            self.bos_token_id: int = self._tokenizer.bos_token_id
+            self.special_tokens = special_tokens_of(self._tokenizer)
+            pad = self._tokenizer.pad_token_id
+            self.pad_token_id: int = self.eos_token_id if pad is None else pad
+            self._num_ids = num_ids_of(self._tokenizer)
+            self.encode(TRIAL)
 
     def __len__(self) -> int:
         return self._num_ids
@@ -46,6 +50,23 @@ class PieceTokenizer:
         return cast(dict[str, int], self._tokenizer.get_vocab()).get(piece)
 
 
+@contextmanager
+def usable(folder: Path) -> Iterator[None]:
+    """A tokenizer is made of a folder's files in the block, and tried. Raises CheckpointCorrupt, whatever goes wrong:
+    they may hold anything in any place, and neither transformers nor we look at all of it."""
+    try:
+        yield
+    except MiniVLMError:
+        raise
+    except Exception as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        if "custom code" in reason:
+            raise CheckpointCorrupt(f"{folder}: its tokenizer is code of its own, which is never run.") from error
+        raise CheckpointCorrupt(
+            f"{folder}: its tokenizer can't be used ({reason}); delete it and download it again."
+        ) from error
+
+
 def num_ids_of(tokenizer: Any) -> int:
     """One more than the largest id of a transformers tokenizer; added tokens may leave a gap before them."""
     return max(len(tokenizer), 1 + max(tokenizer.added_tokens_decoder, default=0))
@@ -63,7 +84,7 @@ def open_tokenizer(folder: Path) -> Any:
     Where nothing but `tokenizer.model` says how it is used, it is Llama's with the defaults that transformers had when
     these models were released: a BOS comes first, and a prefix space after every special token ("legacy").
     """
-    try:
+    with usable(folder):
         if (folder / "tokenizer.model").is_file() and not (folder / "tokenizer.json").is_file():
             file = folder / "tokenizer_config.json"
             values = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
@@ -71,10 +92,3 @@ def open_tokenizer(folder: Path) -> Any:
                 defaults: dict[str, Any] = {key: True for key in ("add_bos_token", "legacy") if values.get(key) is None}
                 return LlamaTokenizer.from_pretrained(folder, trust_remote_code=False, **defaults)
         return AutoTokenizer.from_pretrained(folder, config=PreTrainedConfig(), trust_remote_code=False)
-    except Exception as error:  # the tokenizers library raises nothing more special
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        if "custom code" in reason:
-            raise CheckpointCorrupt(f"{folder}: its tokenizer is code of its own, which is never run.") from error
-        raise CheckpointCorrupt(
-            f"{folder}: its tokenizer can't be used ({reason}); delete it and download it again."
-        ) from error

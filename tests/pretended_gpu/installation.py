@@ -79,6 +79,7 @@ def _kernels(rules: Rules, key: str) -> Iterator[None]:
 def _replacements(devices: Devices) -> Iterator[tuple[Any, str, Any]]:
     """What of torch is to be replaced by what."""
     yield torch, "empty", _without_pinning(torch.empty)
+    yield torch, "Generator", _generator_class(devices)
     yield torch.Tensor, "pin_memory", lambda tensor, device=None: tensor
     # Moving a module must not put a pretended tensor's insides into a plain parameter.
     yield torch.__future__, "_swap_module_params_on_conversion", True
@@ -177,6 +178,16 @@ def _without_pinning(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
         return make(*args, **kwargs)
 
     return empty
+
+
+def _generator_class(devices: Devices) -> type[torch.Generator]:
+    """What stands for torch.Generator: numbers for a pretended device are drawn on the CPU."""
+
+    class Generator(torch.Generator):
+        def __new__(cls, device: Any = "cpu") -> Generator:
+            return super().__new__(cls, "cpu" if torch.device(device).type == devices.kind else device)  # type: ignore[call-arg]
+
+    return Generator
 
 
 def _wait(devices: Devices, device: Any) -> None:

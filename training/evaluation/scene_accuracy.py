@@ -23,6 +23,7 @@ import transformers
 
 from engine.chat_engine import ChatEngine
 from engine.question_runner import QuestionRunner, TurnsAndSampling, answered
+from models.command_line import place
 from models.conversation import Sampling, Turn
 from models.disk import written_whole
 from models.errors import ConfigError, MiniVLMError
@@ -43,9 +44,9 @@ VQA_GOALS = ("count", "colour", "shape", "relation", "existence", "reading")
 """The kinds of question that make up the VQA mean; the others are reported as extras."""
 
 HELD_OUT_TASKS = ("refer", "identify", "colour", "shape")
-_BOX_TASKS = ("refer", "identify", "grounding", "detection", "absent", "absent_one")
+BOX_TASKS = ("refer", "identify", "grounding", "detection", "absent", "absent_one")
 _SEED_SPACE = 1_000_003  # more than training, whose second number is the step, ever has: seeds never meet
-_CONCURRENT = 32
+CONCURRENT = 32
 _TRACED_SCENES = 100  # at most, for the shares of experts: each is one more pass
 
 _GREEDY = Sampling(temperature=0.0, repetition_penalty=1.0, max_new_tokens=200)
@@ -79,7 +80,7 @@ def engine_answerer(engine: ChatEngine, kept: Predictions | None = None) -> Scen
         known = {} if kept is None else kept.answers
         left = [asked for asked in questions if _key(asked) not in known]
         new: dict[str, str] = {}
-        for asked, answer in answered(QuestionRunner(engine, prepare, at_once=_CONCURRENT).run(left)):
+        for asked, answer in answered(QuestionRunner(engine, prepare, at_once=CONCURRENT).run(left)):
             new[_key(asked)] = answer.text
             if kept is not None:
                 sample = asked[1]
@@ -99,7 +100,7 @@ def measure(answer_all: SceneAnswerer, *, boxes: bool, scenes: int, seed: int) -
     """Every figure of the table, in 0…1."""
     figures: dict[str, float] = {}
     well_formed: list[bool] = []
-    for task in ((*_BOX_TASKS, "caption") if boxes else ("caption", "chat_caption")) + tuple(VQA_MAKERS):
+    for task in ((*BOX_TASKS, "caption") if boxes else ("caption", "chat_caption")) + tuple(VQA_MAKERS):
         asked = ask_scenes(task, scenes, seed, boxes=boxes)
         answers = answer_all(asked)
         scored = score(task, [sample for _, sample in asked], answers)
@@ -220,7 +221,7 @@ def print_scenes(options: argparse.Namespace) -> None:
         title += " without its high-resolution tower"
     boxes = any(task.gives_boxes for task in model.info.tasks)
     torch.manual_seed(options.seed)
-    with ChatEngine(model, max_concurrent=_CONCURRENT, max_queue=_CONCURRENT, busy_prefill_tokens=512) as engine:
+    with ChatEngine(model, max_concurrent=CONCURRENT, max_queue=CONCURRENT, busy_prefill_tokens=512) as engine:
         kept = Predictions(options.predictions, task="scenes") if options.predictions else None
         answer_all = engine_answerer(engine, kept)
         figures = measure(answer_all, boxes=boxes, scenes=options.scenes, seed=options.seed)
@@ -240,21 +241,23 @@ def print_scenes(options: argparse.Namespace) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m training.evaluate", description=__doc__.splitlines()[0])
-    parser.add_argument("--cfg-path", type=Path, required=True, help="YAML of a checkpoint")
+    parser.add_argument("--cfg-path", type=place, required=True, help="YAML of a checkpoint")
     parser.add_argument("--options", nargs="+", default=[], metavar="KEY=VALUE", help="override keys of the YAML")
     parser.add_argument(
         "--task", choices=("scenes", *BENCHMARKS), default="scenes", help="drawn scenes, or a benchmark"
     )
     parser.add_argument("--scenes", type=int, default=300, help="fresh scenes per task")
     parser.add_argument("--seed", type=int, default=0, help="which scenes")
-    parser.add_argument("--output", type=Path, help="scenes: figures as a JSON file; benchmarks: folder of the results")
-    parser.add_argument("--predictions", type=Path, help="scenes: keep every answer in this file, and go on from it")
+    parser.add_argument(
+        "--output", type=place, help="scenes: figures as a JSON file; benchmarks: folder of the results"
+    )
+    parser.add_argument("--predictions", type=place, help="scenes: keep every answer in this file, and go on from it")
     parser.add_argument(
         "--low-resolution", action="store_true", help="scenes: leave out what Mini-Gemini's high-resolution tower adds"
     )
-    parser.add_argument("--annotations", type=Path, help="benchmarks: the annotation file")
-    parser.add_argument("--questions", type=Path, help="vqav2, okvqa: the official questions file")
-    parser.add_argument("--images", type=Path, default=Path(), help="benchmarks: the folder of the pictures")
+    parser.add_argument("--annotations", type=place, help="benchmarks: the annotation file")
+    parser.add_argument("--questions", type=place, help="vqav2, okvqa: the official questions file")
+    parser.add_argument("--images", type=place, default=Path(), help="benchmarks: the folder of the pictures")
     parser.add_argument("--limit", type=int, help="benchmarks: only the first so many questions")
     options = parser.parse_args(arguments)
     try:

@@ -18,6 +18,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from models.command_line import place
 from models.errors import CheckpointMismatch, ConfigError
 from models.parts.sparse_decoders import SparseDecoder
 from models.tensors.weights import Tensors, read_tensors
@@ -122,8 +123,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         prog="python -m training.sparse_upcycling",
         description="Turn a dense MoE-LLaVA stage-2 model into one with sparse experts.",
     )
-    parser.add_argument("source", type=Path, help="the stage-2 model's folder")
-    parser.add_argument("destination", type=Path, help="the new folder")
+    parser.add_argument("source", type=place, help="the stage-2 model's folder")
+    parser.add_argument("destination", type=place, help="the new folder")
     parser.add_argument("--mode", choices=MODES, default="sparse", help="which layers get experts")
     parser.add_argument("--experts", type=int, default=4, help="experts in each of these layers")
     parser.add_argument("--seed", type=int, default=0, help="of the new routers")

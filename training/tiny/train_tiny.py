@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 from accelerate import PartialState  # type: ignore[import-untyped]
 
+from models.command_line import place
 from models.errors import MiniVLMError
 from training.tiny.families.mini_gemini import MiniGemini
 from training.tiny.families.minigpt4 import MiniGPT4, finished_minigpt4
@@ -94,8 +95,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--only", choices=FAMILIES, nargs="+", default=list(FAMILIES), help="others are taken as they are"
     )
-    parser.add_argument("--output", type=Path, default=Path("checkpoints"), help="where tiny_*/ are written")
-    parser.add_argument("--work-dir", type=Path, default=Path(".training"), help="states of the stages")
+    parser.add_argument("--output", type=place, default=Path("checkpoints"), help="where tiny_*/ are written")
+    parser.add_argument("--work-dir", type=place, default=Path(".training"), help="states of the stages")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(1)  # the models are small; a second core is better used by a second process

@@ -197,6 +197,7 @@ def test_prompts_read_together_on_every_backbone(backbone: str, monkeypatch: pyt
         return attend_by_request(query, key, *args, **kwargs)
 
     monkeypatch.setattr(cpu_attention, "attend_by_request", counted)
+    monkeypatch.setattr("engine.batching.manager.native_step", lambda _: None)
     with ChatEngine(model, max_concurrent=3, page_size=8, update_interval=0) as engine:
         assert [answer.text for answer in together(engine, chats, [GREEDY] * 3)] == expected
     assert max(rows) > 1

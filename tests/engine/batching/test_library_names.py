@@ -57,7 +57,7 @@ NAMES = {
         "requests_in_batch", "retrieve_device_outputs",
     ),
     "runner": (
-        "_sample",
+        "_forward_process_and_sample", "_sample",
         "cache", "cb_config", "compute_batch", "do_sample", "inputs_and_outputs", "logit_processor", "maybe_pad_inputs",
         "pad_inputs", "return_logprobs", "run_one_warmup", "supports_logits_to_keep",
     ),
