@@ -160,7 +160,5 @@ def is_worth_a_line(record: logging.LogRecord) -> bool:
     """Whether to log it: not the seventy lines about a visitor who left while something was being sent, nor those about
     a request that was cut off because the server ends."""
     error = record.exc_info[1] if record.exc_info else None
-    return type(error).__name__ not in (
-        "ClientDisconnect",
-        "CancelledError",
-    )  # starlette's, which is gradio's to import
+    # By name, as starlette's is gradio's to import.
+    return type(error).__name__ not in ("ClientDisconnect", "CancelledError")

@@ -28,6 +28,7 @@ from models.quantized.loading import from_pretrained, quantized, quantized_befor
 from models.tensors.completeness import check_complete, expected_shapes
 from models.tensors.empty import empty_module, meta_module
 from models.tensors.freed import give_back_freed_memory
+from models.tensors.loading_threads import loading_threads
 from models.tensors.placing import PlacedTensors
 from models.tensors.tensor_reader import Progress, ReadBytes, TensorReader, no_progress
 from models.tensors.weights import Part
@@ -176,6 +177,7 @@ def check_parts(parts: Parts, empty: Mapping[str, nn.Module] | None = None) -> N
         check_complete(part, part.released_shapes(expected) if part.released_shapes else expected)
 
 
+@loading_threads()
 def materialise(
     part: Part,
     *,

@@ -13,6 +13,7 @@ import gradio.route_utils
 import gradio.routes
 from gradio.state_holder import SessionState, StateHolder
 
+from app.limits.budgets import ProcessorShare
 from app.limits.fair_queue import FairQueue
 from app.limits.refusal import Refused
 from app.limits.upload_forms import FormOfFiles, UploadProgress
@@ -66,8 +67,9 @@ class GradioApp:
             raise Refused(404, "There is no such function here.")
         return listener
 
-    def serve_in_turns(self) -> None:
-        """Begin the questions of all visitors by turns; from now on."""
+    def serve_in_turns(self, share: ProcessorShare) -> None:
+        """Begin the questions of all visitors by turns, and let each have its share of the processor; from now on."""
+        self._blocks.processor = share  # type: ignore[attr-defined]
         queue = self._blocks._queue
         queue.get_events = FairQueue(queue).get_events  # type: ignore[method-assign]
 

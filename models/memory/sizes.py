@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedConfig
 
 from models.memory.serving import Serving
+from models.tensors.deferred import DeferredTensor
 from models.tensors.tensor_reader import PIECE
 from models.tensors.weights import HEAD, Part
 
@@ -56,9 +57,11 @@ def loading_bytes(parts: Collection[Part], dtype: torch.dtype, quantization: str
 
     def beside(part: Part, name: str, tensor: Tensor) -> int:
         count = tensor.numel()
-        if part.lora is not None and name in part.lora.pairs:  # the weight, its update and their sum
-            return count * (tensor.dtype.itemsize + 3 * torch.float32.itemsize)
-        piece = min(count, PIECE) * (tensor.dtype.itemsize + dtype.itemsize)
+        is_merged = part.lora is not None and name in part.lora.pairs  # in fp32: the weight, and its sum with the rest
+        per_value = tensor.dtype.itemsize + (2 * torch.float32.itemsize if is_merged else dtype.itemsize)
+        piece = min(count, PIECE * torch.get_num_threads()) * per_value
+        if isinstance(tensor, DeferredTensor):
+            piece += count * tensor.dtype.itemsize
         if _bytes_per_value(part, name, tensor, dtype, quantization, on_cpu=True) == dtype.itemsize:
             return piece
         is_read_by_rows = name == HEAD and not part.is_quantized

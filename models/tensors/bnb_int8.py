@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 
 import torch
 from torch import Tensor
+
+from models.tensors.loading_threads import spread
 
 LEVELS = 127  # of a number above zero
 LEAST = 1e-30  # a row of zeros is divided by this
@@ -41,8 +42,7 @@ def quantize(rows: Tensor) -> tuple[Tensor, Tensor]:
     def quantize_piece(start: int) -> None:
         round_rows(rows[start : start + count], integers[start : start + count], largest[start : start + count])
 
-    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        list(pool.map(quantize_piece, range(0, len(rows), count)))
+    spread(quantize_piece, range(0, len(rows), count))
     return integers, largest
 
 

@@ -8,13 +8,13 @@ other, which is done with vector instructions; or compiled code does the same te
 from __future__ import annotations
 
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 
 import torch
 from torch import Tensor
 
 from models.native.block_codes import CODE_BLOCK, FORMATS, block_codes
+from models.tensors.loading_threads import spread
 
 # Values at a time: a multiple of every block's size, and so few that torch leaves each operation to the calling thread.
 # Its threads wait for each other in every one, which on a busy machine costs ten times what they save.
@@ -59,8 +59,7 @@ def quantize(weights: Tensor, block: int, kind: str, storage: torch.dtype) -> tu
         scaled = blocks * (1.0 / largest.clamp(min=_LEAST)).unsqueeze(-1)
         _pack(scaled.view(-1), limits, packed[start // 2 :])
 
-    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        list(pool.map(quantize_piece, range(0, whole, size)))
+    spread(quantize_piece, range(0, whole, size))
     if whole < values.numel():
         rest = values[whole:].float()
         scales[-1] = rest.abs().max().clamp(min=_LEAST)

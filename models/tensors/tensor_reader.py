@@ -15,10 +15,11 @@ from models.tensors.casting import convert_into, converted
 from models.tensors.completeness import origin
 from models.tensors.deferred import DeferredTensor, computed, release
 from models.tensors.finite import check_finite
+from models.tensors.loading_threads import spread
 from models.tensors.origins import Origin, origin_of
 from models.tensors.weights import Part, merge_lora
 
-PIECE = 2**22  # values that are read at a time: few enough for a CPU's cache
+PIECE = 2**20  # values that a thread reads at a time: few enough for a CPU's cache
 Progress = Callable[[int, int], None]  # bytes of the files' tensors that were read, of how many
 
 
@@ -68,16 +69,14 @@ class TensorReader:
         if isinstance(source, DeferredTensor):
             check_finite(tensor, place, self._dtype)
         elif not (self._part.is_checked and tensor.dtype == self._dtype):
-            self._in_pieces(tensor, place, lambda _: None)
+            self._in_pieces(tensor, place)
         if name in self._pairs:
             assert self._part.lora is not None
             lora_a, lora_b = self._pairs[name]
             for half in (lora_a, lora_b):
                 check_finite(half, origin_of(half, place), self._dtype)
             if self._merge:
-                tensor = merge_lora(tensor, lora_a, lora_b, alpha=self._part.lora.alpha)
-                check_finite(tensor, place, self._dtype)
-                tensor = tensor.to(self._dtype)
+                tensor = self._merged(tensor, lora_a, lora_b, place)
         release(source)
         self._on_read(source.nbytes)
         return tensor
@@ -109,10 +108,9 @@ class TensorReader:
 
     def read_into(self, name: str, result: Tensor) -> None:
         """Copy a tensor's values to where as many have room, in the number format that is there."""
-        source, places = self._part.tensors[name], iter(result.view(-1).split(PIECE))
+        source = self._part.tensors[name]
         if self.is_plain(name):
-            place = origin(self._part, name)
-            self._in_pieces(source, place, lambda piece: convert_into(piece, next(places)))
+            self._in_pieces(source, origin(self._part, name), result.view(-1))
             self._on_read(source.nbytes)
         else:
             result.view(-1).copy_(self.read(name).reshape(-1))
@@ -135,9 +133,30 @@ class TensorReader:
         """Whether a tensor is in the file as it is in the model, but for its number format."""
         return name not in self._pairs and not isinstance(self._part.tensors[name], DeferredTensor)
 
-    def _in_pieces(self, source: Tensor, place: Origin, use: Callable[[Tensor], object]) -> None:
-        """Check a tensor and use it, piece by piece, each of which gives its pages back."""
-        for piece in source.reshape(-1).split(PIECE):
+    def _merged(self, weight: Tensor, lora_a: Tensor, lora_b: Tensor, place: Origin) -> Tensor:
+        """A weight with its LoRA, in the model's number format. Some rows at a time, as it is done in fp32."""
+        assert self._part.lora is not None
+        alpha, result = self._part.lora.alpha, torch.empty(weight.shape, dtype=self._dtype)
+        lora_a, rows = lora_a.float(), max(1, PIECE // weight.shape[1])
+
+        def merge(start: int) -> None:
+            here = slice(start, start + rows)
+            merged = merge_lora(weight[here], lora_a, lora_b[here], alpha=alpha)
+            check_finite(merged, place, self._dtype)
+            result[here].copy_(merged)
+
+        spread(merge, range(0, len(weight), rows))
+        return result
+
+    def _in_pieces(self, source: Tensor, place: Origin, result: Tensor | None = None) -> None:
+        """Check a tensor and copy it, piece by piece, each of which gives its pages back."""
+        values = source.reshape(-1)
+
+        def read_piece(start: int) -> None:
+            piece = values[start : start + PIECE]
             check_finite(piece, place, self._dtype)
-            use(piece)
+            if result is not None:
+                convert_into(piece, result[start : start + PIECE])
             release(piece)
+
+        spread(read_piece, range(0, len(values), PIECE))

@@ -229,4 +229,4 @@ def check_lora_rank(lora: Lora, wanted: int | None, *, source: str) -> None:
 
 def merge_lora(weight: Tensor, lora_a: Tensor, lora_b: Tensor, *, alpha: float) -> Tensor:
     """W + alpha/rank * B @ A in fp32; [out, in]. Source: peft, `LoraLayer.get_delta_weight` (arXiv:2106.09685)."""
-    return weight.float() + (alpha / lora_a.shape[0]) * (lora_b.float() @ lora_a.float())
+    return torch.addmm(weight.float(), lora_b.float(), lora_a.float(), alpha=alpha / lora_a.shape[0])

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from models.tensors.loading_threads import loading_threads
 from models.tensors.tensor_reader import TensorReader
 from models.tensors.weights import Lora, Part, read_tensors
 from tests.own_memory import own_and_mapped
@@ -65,3 +66,12 @@ def test_a_lora_is_merged_on_the_way(tmp_path: Path) -> None:
     reader.read_into("small", result)
     for found in (result.view(2, 3), reader.read_as("small", torch.float32, CPU), reader.read_copy("small", BF16)):
         assert torch.equal(found.float(), expected)
+
+
+def test_every_row_gets_its_own_update(tmp_path: Path) -> None:
+    """Some rows are merged at a time, by several threads."""
+    lora_a, lora_b = torch.ones(1, 2**12), torch.arange(2.0**11).unsqueeze(1)
+    reader = reader_of(tmp_path / "file.pth", torch.float32, Lora(pairs={"wide": (lora_a, lora_b)}, alpha=1))
+    with loading_threads():
+        found = reader.read("wide")
+    assert torch.equal(found, torch.arange(VALUES).view(2**11, 2**12) % 7 / 8 + lora_b)
