@@ -30,7 +30,7 @@ test: $(VENV)/.installed-dev ## all tests, on all cores
 
 fuzz: $(VENV)/.installed-dev ## 10,000 made-up inputs of every kind, other ones with FUZZ_SEED=2 (minutes)
 	FUZZ_CASES=$${FUZZ_CASES:-10000} $(BIN)/python -m pytest -q tests/fuzz
-	FUZZ_CASES=$${FUZZ_CASES:-10000} $(BIN)/python -m pytest -q -m hypothesis tests
+	FUZZ_CASES=$${FUZZ_CASES:-10000} $(BIN)/python -m pytest -q -m hypothesis --hypothesis-seed $${FUZZ_SEED:-1} tests
 
 lint: $(VENV)/.installed-dev ## formatting and lint rules, nothing is changed
 	$(BIN)/ruff format --check .

@@ -104,13 +104,13 @@ def serve(
     limited.allow_share(share_url)
     add_api(app, models, stats, access(args, app), behind=limited.layer)
     assert limited.layer is not None
+    ending, are_left = Ending(args.grace), False  # before anybody is answered
     limited.layer.awaits_api = False
     set_aside()
     print("\n".join(f"Open {url} in a browser; Ctrl+C stops." for url in (local_url, share_url) if url), flush=True)
     print(f"Programs ask {local_url}v1 (docs/api.md).", flush=True)
     logging.getLogger("uvicorn.error").addFilter(is_worth_a_line)
     log_to_stderr()
-    ending, are_left = Ending(args.grace), False
     try:
         with usage or nullcontext():
             ending.wait(lambda: check(limited))

@@ -33,10 +33,11 @@ if TYPE_CHECKING:
     from models.vision_language_model import VisionLanguageModel
 
 
-# Made-up inputs are the same in every run, so that a change is judged by what it changes; `make fuzz` makes up others.
+# Made-up inputs are the same in every run, so that a change is judged by what it changes; `make fuzz` makes up others,
+# and as many as it is asked for, where a test has no number of its own.
 settings.register_profile("the same each time", derandomize=True)
-if "FUZZ_CASES" not in os.environ:
-    settings.load_profile("the same each time")
+settings.register_profile("many", max_examples=int(os.environ.get("FUZZ_CASES", "1")), deadline=None)
+settings.load_profile("many" if "FUZZ_CASES" in os.environ else "the same each time")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -60,7 +60,7 @@ def usable(folder: Path) -> Iterator[None]:
         raise
     except Exception as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        if "custom code" in reason:
+        if any(said in str(error) for said in ("custom code", "trust_remote_code")):
             raise CheckpointCorrupt(f"{folder}: its tokenizer is code of its own, which is never run.") from error
         raise CheckpointCorrupt(
             f"{folder}: its tokenizer can't be used ({reason}); delete it and download it again."

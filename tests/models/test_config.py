@@ -136,7 +136,7 @@ def test_a_file_that_exists_is_no_placeholder(tmp_path: Path, name: str) -> None
         assert resolve(load_config(write(tmp_path, f"family: minigpt_v2\ncheckpoint: {value}")), "checkpoint").is_file()
 
 
-@pytest.mark.parametrize("value", ["é" * 200, "x" * 300, "x/" * 3000, "~nobody of this machine/x"])
+@pytest.mark.parametrize("value", ["é" * 200, "x" * 300, "~nobody of this machine/x"])
 def test_what_can_be_no_path_is_one_line(value: str) -> None:
     config = load_config(ROOT / "eval_configs" / "tiny_minigpt_v2.yaml")
     with pytest.raises(ConfigError, match="can't be used") as caught:

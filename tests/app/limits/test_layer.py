@@ -14,6 +14,7 @@ import httpx
 import pytest
 from gradio_client import Client  # type: ignore[import-untyped]
 from PIL import Image
+from starlette.responses import Response
 
 from app.chat.pictures import STORE
 from app.limits.policy import PUBLIC, Limits
@@ -273,3 +274,14 @@ def test_an_api_that_is_not_there_yet_says_so(serve_limited: ServeLimited) -> No
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
     assert "still starting" in answer.json()["error"]["message"]
     assert httpx.get(url).status_code == 200
+
+
+def test_a_request_without_a_key_is_no_guess(serve_limited: ServeLimited) -> None:
+    """Any page that visitors have open can make their browsers send such; they could not log in for a while."""
+    url = serve_limited(Limits(logins_per_minute=5))
+    serve_limited.limited.layer.inside = Response(status_code=401)  # type: ignore[attr-defined]
+    assert {httpx.get(f"{url}v1/models").status_code for _ in range(20)} == {401}
+    guess = {"authorization": "Bearer x"}
+    guesses = [httpx.get(f"{url}v1/models", headers=guess).status_code for _ in range(8)]
+    assert guesses[:5] == [401] * 5
+    assert 429 in guesses
