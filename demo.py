@@ -13,11 +13,12 @@ import sys
 from argparse import Namespace
 from collections.abc import Sequence
 
-from app import arguments, config_list, launch, server
+from app import arguments, config_list, ending, launch, server
 from app.launch_elsewhere import serve_elsewhere
 from models.errors import MiniVLMError
 
 
+@ending.ctrl_c_ends_it()
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line. What the user can mend is one line on stderr and exit status 2; the rest is a bug."""
     args = arguments.parse_arguments(argv)
@@ -47,9 +48,8 @@ def serve(args: Namespace) -> None:
 
     with launch.make_library(args) as library:
         server.own_upload_folder()
-        default, has_choice = library.model(library.entries[0].offer.id), len(library.entries) > 1
-        scene = launch.new_scene if has_choice or default.info.is_toy else None
-        offered = library if has_choice else None
+        default, several = library.model(library.entries[0].offer.id), len(library.entries) > 1
+        scene, offered = launch.new_scene if several or default.info.is_toy else None, library if several else None
         kept, fetched = launch.feedback_file(args), launch.downloads(args, library)
         page = build_demo(default, new_scene=scene, library=offered, feedback=kept, downloads=fetched)
         server.run(page, args, port, library)

@@ -3,19 +3,45 @@
 from __future__ import annotations
 
 import atexit
-import contextlib
 import os
 import queue
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import NoReturn
 
+from models.disk import delete_scratch
+
 LOOK_SECONDS = 0.05
 SIGHUP = getattr(signal, "SIGHUP", None)  # the terminal was closed; Windows has none
+
+
+@contextmanager
+def ctrl_c_ends_it() -> Iterator[None]:
+    """Ctrl+C ends the program at once, until something else listens to it.
+
+    As an exception in the middle of an import it may come out of it as another, or end the program from C++, with a
+    hundred lines.
+    """
+
+    def end(number: int, frame: FrameType | None) -> None:
+        del number, frame
+        os.write(2, b"\nStopped.\n")
+        delete_scratch()
+        os._exit(130)
+
+    before = signal.getsignal(signal.SIGINT)
+    if before is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, end)
+    try:
+        yield
+    finally:
+        if signal.getsignal(signal.SIGINT) is end:  # else the server has its own, to the very end
+            signal.signal(signal.SIGINT, before)
 
 
 class Ending:
@@ -35,6 +61,7 @@ class Ending:
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         del frame
         if self._is_asked and number == signal.SIGINT:
+            delete_scratch()  # visitors' pictures
             os._exit(130)  # whoever presses twice means it; nothing here must be saved
         if number == SIGHUP:
             for file in self._terminals:  # where every line would be an error now
@@ -45,7 +72,7 @@ class Ending:
     def wait(self, look: Callable[[], None]) -> None:
         """Return once the program was asked to end; until then look after things every two seconds."""
         while not self._is_asked:
-            with contextlib.suppress(queue.Empty):
+            with suppress(queue.Empty):
                 self._asks.get(timeout=2)
             if not self._is_asked:
                 look()
@@ -73,6 +100,6 @@ def leave() -> NoReturn:
     """
     atexit._run_exitfuncs()  # scratch folders go all the same
     for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError):  # closed, or nobody reads it any more
+        with suppress(OSError, ValueError):  # closed, or nobody reads it any more
             stream.flush()
     os._exit(0)

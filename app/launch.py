@@ -6,6 +6,7 @@ torch, gradio and the model's code are imported where they are needed, so that w
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -141,7 +142,8 @@ def load(args: argparse.Namespace) -> VisionLanguageModel:
 
 
 def run_without_page(args: argparse.Namespace) -> None:
-    """Chat in the terminal, or answer a file of questions."""
+    """Chat in the terminal, or answer a file of questions; Ctrl+C is an exception in both."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     if args.ask:
         from app.batch.ask import answer_file
 

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import atexit
 import hmac
 import logging
 import os
-import shutil
 import socket
 import sys
-import tempfile
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from app.ending import Ending, leave
 from app.garbage import set_aside
+from models.disk import scratch_folder
 from models.errors import RequestError, ShutDown
 
 if TYPE_CHECKING:
@@ -59,8 +57,7 @@ def be_private() -> None:
 def own_upload_folder() -> None:
     """Keep uploads of this server apart from other programs', unless GRADIO_TEMP_DIR says where; deleted at the end."""
     if "GRADIO_TEMP_DIR" not in os.environ:
-        folder = os.environ["GRADIO_TEMP_DIR"] = tempfile.mkdtemp(prefix="minivlm-chat-uploads-")
-        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        os.environ["GRADIO_TEMP_DIR"] = str(scratch_folder("minivlm-chat-uploads-"))
 
 
 def run(demo: gr.Blocks, args: argparse.Namespace, port: int, library: ModelLibrary) -> None:
@@ -160,6 +157,8 @@ def access(args: argparse.Namespace, app: App) -> Access:
 
 
 def is_worth_a_line(record: logging.LogRecord) -> bool:
-    """Whether to log it: not the seventy lines about a visitor who left while something was being sent."""
+    """Whether to log it: not the seventy lines about a visitor who left while something was being sent, nor those about
+    a request that was cut off because the server ends."""
     error = record.exc_info[1] if record.exc_info else None
-    return type(error).__name__ != "ClientDisconnect"  # starlette's, which is gradio's to import
+    # By name, as starlette's is gradio's to import.
+    return type(error).__name__ not in ("ClientDisconnect", "CancelledError")

@@ -1,9 +1,12 @@
-"""Files that are there whole or not at all, and one line where the disk is full."""
+"""Files that are there whole or not at all, one line where the disk is full, and folders for one run alone."""
 
 from __future__ import annotations
 
+import atexit
 import errno
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -60,3 +63,20 @@ def written_whole(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             partial.unlink(missing_ok=True)
+
+
+_scratch: list[Path] = []
+
+
+def scratch_folder(prefix: str) -> Path:
+    """A new folder that only this user can read, for as long as the program runs."""
+    if not _scratch:
+        atexit.register(delete_scratch)
+    _scratch.append(Path(tempfile.mkdtemp(prefix=prefix)))
+    return _scratch[-1]
+
+
+def delete_scratch() -> None:
+    """Delete those folders; where the program ends without its usual end, before that."""
+    for folder in _scratch:
+        shutil.rmtree(folder, ignore_errors=True)

@@ -47,6 +47,15 @@ def failing(argv: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     return lines[-1]
 
 
+@pytest.mark.parametrize(
+    "option", ["--cfg-path", "--models-dir", "--feedback", "--output", "--ask", "--image", "--options"]
+)
+def test_a_name_that_no_file_can_have(option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    name = "é" * 200  # 400 bytes
+    line = failing([option, f"vision_tower={name}" if option == "--options" else name], capsys)
+    assert "can't be used (File name too long)" in line
+
+
 def modules_after(arguments: str) -> set[str]:
     """Top-level modules that are loaded once demo.py has run with these arguments, in a process of its own."""
     code = (

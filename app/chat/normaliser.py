@@ -16,11 +16,14 @@ from models.grounding import BINS, Box, canonical_boxes, format_box, parse_boxes
 from models.tasks import Task
 
 _LINE_ENDS = re.compile("\r\n|[\r\v\f\x1c-\x1e\x85\u2028\u2029]")
-# Control characters, marks of byte order and direction, spaces of no width. Joiners stay: emoji and scripts need them.
+# Control characters, marks of byte order and direction, spaces of no width, fillers, tags.
 _INVISIBLE = re.compile(
-    "[\x00-\x08\x0e-\x1b\x1f\x7f-\x84\x86-\x9f\xad\u200b\u202a-\u202e\u2060-\u2069\ufeff\ufff9-\ufffb]"
+    "[\x00-\x08\x0e-\x1b\x1f\x7f-\x84\x86-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180e\u200b\u200e\u200f"
+    "\u202a-\u202e\u2060-\u206f\u3164\ufeff\uffa0\ufff9-\ufffb\U0001d173-\U0001d17a\U000e0000-\U000e007f]"
 )
-_SPACES = re.compile("[\xa0\u2000-\u200a\u202f\u205f\u3000]")
+_JOINERS = "\u200c\u200d"  # they stay where they join something: emoji and scripts need them
+_LOOSE = re.compile(f"(?<![^\0-\x7f{_JOINERS}])[{_JOINERS}]+|[{_JOINERS}]+(?![^\0-\x7f])")
+_SPACES = re.compile("[\xa0\u1680\u2000-\u200a\u202f\u205f\u2800\u3000]")
 _NUMBER = r"-?\d{1,9}(?:\.\d{0,9})?"
 _FOUR = re.compile(rf"(?<![\d.-])[\[({{<]?\s*{_NUMBER}(?:(?:\s*,\s*|\s+){_NUMBER}){{3}}\s*[\])}}>]?\s*$")
 
@@ -46,7 +49,7 @@ def normalise(text: str, tasks: Sequence[Task]) -> str:
 def plain(text: str) -> str:
     """The text with one kind of line end and space, without what can't be seen, and with whole characters only."""
     text = _LINE_ENDS.sub("\n", well_formed(text))
-    return _SPACES.sub(" ", _INVISIBLE.sub("", text)).strip()
+    return _LOOSE.sub("", _SPACES.sub(" ", _INVISIBLE.sub("", text))).strip()
 
 
 def _typed_box(rest: str) -> str:

@@ -5,15 +5,14 @@ The files are pickles in a folder that only this user can read. Nothing but what
 
 from __future__ import annotations
 
-import atexit
 import gzip
 import pickle
 import secrets
-import shutil
-import tempfile
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+from models.disk import scratch_folder
 
 MAX_BYTES = 1 << 30
 COMPRESSION = 1  # drawings become a tenth, photographs a third less, at 100 MB/s
@@ -29,8 +28,7 @@ class Shelf:
     def put(self, something: Any) -> Path:
         """Write it; the file. Raises OSError where that is not possible, and leaves nothing half-written."""
         if self._folder is None:
-            self._folder = Path(tempfile.mkdtemp(prefix="minivlm-chat-"))
-            atexit.register(shutil.rmtree, self._folder, ignore_errors=True)
+            self._folder = scratch_folder("minivlm-chat-")
         file = self._folder / secrets.token_hex(8)
         try:
             with gzip.open(file, "xb", compresslevel=COMPRESSION) as stream:

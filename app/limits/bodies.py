@@ -21,7 +21,7 @@ MAX_DIGITS = 300  # of a number, more than any that can be used
 DRAIN_SECONDS, DRAIN_BYTES = 2.0, 32 * MIB  # of a refused body: who is still sending would not read the answer
 
 # A string may lack its end: tried again from each quote in it, it would take the square of its length.
-_NOT_STRUCTURE = re.compile(r'"(?:[^"\\]++|\\.)*+"?|[^\[\]{},"]++', re.DOTALL)
+_STRING_OR_STRUCTURE = re.compile(r'"(?:[^"\\]++|\\.)*+"?|([\[\]{},])', re.DOTALL)
 
 
 class LimitedBody:
@@ -145,12 +145,22 @@ def _no_number(name: str) -> float:
 
 
 def _check_structure(text: str) -> None:
-    """Look at the brackets and commas alone, before anything is made of them."""
-    structure = _NOT_STRUCTURE.sub("", text)
-    if len(structure) > MAX_PARTS:
-        raise Refused(400, "The request has too many parts.")
-    depth = 0
-    for char in structure:
+    """Look at the brackets and commas alone, before anything is made of them.
+
+    Not at all of them, and not for text that has few even if those in strings are counted, as nobody else is served
+    meanwhile: a body of 4 MiB took 60 ms.
+    """
+    opening = text.count("[") + text.count("{")
+    if opening <= MAX_DEPTH and opening + text.count("]") + text.count("}") + text.count(",") <= MAX_PARTS:
+        return
+    depth = parts = 0
+    for found in _STRING_OR_STRUCTURE.finditer(text):
+        char = found[1]
+        if char is None:
+            continue
+        parts += 1
         depth += (char in "[{") - (char in "]}")
+        if parts > MAX_PARTS:
+            raise Refused(400, "The request has too many parts.")
         if depth > MAX_DEPTH:
             raise Refused(400, f"The request is nested more than {MAX_DEPTH} deep.")

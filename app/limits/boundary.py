@@ -7,6 +7,7 @@ import time
 import traceback
 import uuid
 from dataclasses import dataclass
+from functools import partial
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import gradio as gr
 
 from app.limits.addresses import SCOPE_KEY
+from app.limits.budgets import Metered, ProcessorShare
 from engine.asker import ASKER, NOBODY
 from models.errors import MiniVLMError
 
@@ -38,13 +40,19 @@ class BoundedBlocks(gr.Blocks):
     """gr.Blocks whose listeners fail in one line, whatever is sent to them; gradio prints a traceback each time."""
 
     _failed: dict[str, _Place]
+    processor: ProcessorShare | None = None  # of the server's thread, once it serves others
 
     async def process_api(self, *args: Any, **settings: Any) -> Any:
         """As gr.Blocks.process_api. Raises gr.Error for everything that goes wrong."""
         scope = getattr(getattr(settings.get("request"), "request", None), "scope", {})
         ASKER.set(scope.get(SCOPE_KEY, NOBODY))  # for what comes out of the queue, whose task is not the request's
         try:
-            return await super().process_api(*args, **settings)
+            if self.processor is None or not settings.get("event_id"):
+                return await super().process_api(*args, **settings)
+            # A step of a question, out of the queue: no request counts it, and none has waited for it.
+            client = ASKER.get().client
+            await self.processor.turn(client)
+            return await Metered(super().process_api(*args, **settings), partial(self.processor.took, client))
         except gr.Error as error:
             error.print_exception = False  # gradio's own, about files that are not the visitor's, would print theirs
             raise

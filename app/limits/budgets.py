@@ -5,17 +5,18 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator, Hashable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from app.limits.refusal import Refused
 
 REMEMBERED = 16_384  # clients; the one that was idle longest is forgotten first
 WANTED_SECONDS = 2.0  # after who was served somebody else has no more than his share
-LEAST_WAIT = 0.1  # seconds, as a thousand connections that wait are each looked at again then
+T = TypeVar("T")
+MOST_OWED = 4  # times what a client may have at once: it never waits for long
 
 
 class Rate:
@@ -57,9 +58,10 @@ class Rate:
 
 
 class ProcessorShare:
-    """What of one processor each client takes in the server's own thread, and how long it waits for more.
+    """What of one processor each client takes in the server's own thread, and the lines in which it waits for more.
 
-    It has `share` of it and `at_once` seconds more while others want some, too; alone it may have all of it.
+    It has `share` of it and `at_once` seconds more while others want some, too; alone it may have all of it. A client
+    waits in one line, whatever for, and only the first of it is looked at: a thousand connections wait as one does.
     """
 
     def __init__(self, share: float, at_once: float, clock: Callable[[], float] = time.monotonic) -> None:
@@ -67,10 +69,11 @@ class ProcessorShare:
         self._clock = clock
         self._taken = Rate(share, at_once, lambda: self._clock())
         self._served: OrderedDict[str, float] = OrderedDict()  # when each client last was, the latest at the end
+        self._lines: dict[str, deque[PlaceInLine]] = {}
 
     def took(self, client: str, seconds: float) -> None:
         """So much went into what a client asked for. What is beyond all that it may owe is forgotten."""
-        self._taken.use(client, min(seconds, max(0.0, self._taken.left(client) + self._at_once)))
+        self._taken.use(client, min(seconds, max(0.0, self._taken.left(client) + MOST_OWED * self._at_once)))
         self._served[client] = self._clock()
         self._served.move_to_end(client)
         while len(self._served) > REMEMBERED:
@@ -81,25 +84,80 @@ class ProcessorShare:
         others = (when for other, when in reversed(self._served.items()) if other != client)
         if self._clock() - next(others, -math.inf) > WANTED_SECONDS:
             return 0.0
-        seconds = self._taken.seconds_in_debt(client)
-        return max(LEAST_WAIT, seconds) if seconds else 0.0
+        return self._taken.seconds_in_debt(client)
+
+    def must_wait(self, client: str) -> bool:
+        """Whether it may have no more now, or something of it waits already."""
+        return client in self._lines or self.waits(client) > 0
+
+    def line_up(self, client: str, begin: Callable[[], object]) -> PlaceInLine:
+        """Call `begin`, which takes a step, in this client's turn: not before the loop has looked at all others."""
+        place = PlaceInLine(begin)
+        if client in self._lines:
+            self._lines[client].append(place)
+        else:
+            self._lines[client] = deque([place])
+            asyncio.get_running_loop().call_soon(self._serve_line, client)
+        return place
+
+    async def turn(self, client: str) -> None:
+        """Wait until a client may have more."""
+        if not self.must_wait(client):
+            return
+        turn = asyncio.Event()
+        place = self.line_up(client, turn.set)
+        try:
+            await turn.wait()
+        finally:
+            place.cancel()
+
+    def _serve_line(self, client: str) -> None:
+        """Begin what is first in a line, if its client may have more, and come back when the next may begin."""
+        line, loop = self._lines[client], asyncio.get_running_loop()
+        while line and line[0].begin is None:
+            line.popleft()
+        if not line:
+            del self._lines[client]
+            return
+        if (seconds := self.waits(client)) > 0:
+            loop.call_later(seconds, self._serve_line, client)
+            return
+        begin = line.popleft().begin
+        loop.call_soon(self._after, client)  # behind what this begins, so that it has been counted
+        if begin is not None:
+            begin()
+
+    def _after(self, client: str) -> None:
+        asyncio.get_running_loop().call_soon(self._serve_line, client)
 
 
-class Metered(Awaitable[None]):
+class PlaceInLine:
+    """Something that waits in a client's line."""
+
+    def __init__(self, begin: Callable[[], object]) -> None:
+        self.begin: Callable[[], object] | None = begin
+
+    def cancel(self) -> None:
+        """It is not to begin any more."""
+        self.begin = None
+
+
+class Metered(Awaitable[T]):
     """A coroutine; while it is awaited, `took` hears the processor's time of each of its steps, in seconds."""
 
-    def __init__(self, coroutine: Coroutine[Any, Any, None], took: Callable[[float], None]) -> None:
+    def __init__(self, coroutine: Coroutine[Any, Any, T], took: Callable[[float], None]) -> None:
         self._coroutine, self._took = coroutine, took
 
-    def __await__(self) -> Generator[Any, Any, None]:
+    def __await__(self) -> Generator[Any, Any, T]:
         step: Callable[[Any], Any] = self._coroutine.send
         value: Any = None
         while True:
             begun = time.thread_time()
             try:
                 awaited = step(value)
-            except StopIteration:
-                return
+            except StopIteration as end:
+                result: T = end.value
+                return result
             finally:
                 self._took(time.thread_time() - begun)
             try:

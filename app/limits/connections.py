@@ -1,5 +1,4 @@
-"""Connections: how many each client has open, how long one may stay without a request or without reading, and how much
-of the processor a client's bytes may take before they are a request.
+"""Connections: how many each client has open, for how long, and what its bytes take before they are a request.
 
 A connection that sends nothing never reaches the program, so this is where uvicorn accepts it.
 """
@@ -20,10 +19,11 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from app.limits.addresses import Network, client_of, is_in
-from app.limits.budgets import ProcessorShare
+from app.limits.budgets import PlaceInLine, ProcessorShare
 from app.limits.policy import KIB, Limits
 
-PIECE = 8 * KIB  # read at once: a body in chunks of one byte takes a millisecond for some two hundred bytes
+LEAST, MOST = 256, 64 * KIB  # bytes that are looked at at once: as many as take about LONG
+LONG = 0.002  # seconds: a body in chunks of one byte takes that for some five hundred bytes, an upload for a megabyte
 FILES_KEPT = 256  # of those the process may have open: weights, pictures, logs
 ACCEPTED_AT_ONCE = 8  # connections, before the loop looks at what has come on the others
 BACKLOG = 1024  # that wait to be accepted: who finds no room there tries again a second later
@@ -69,9 +69,9 @@ class OpenConnections:
         if not connection.is_proxy:
             self.share.took(connection.limited_client, seconds)
 
-    def reading_waits(self, connection: LimitedProtocol) -> float:
-        """Seconds until more of its client's bytes may be looked at."""
-        return 0.0 if connection.is_proxy else self.share.waits(connection.limited_client)
+    def reading_waits(self, connection: LimitedProtocol) -> bool:
+        """Whether no more of its client's bytes may be looked at now."""
+        return not connection.is_proxy and self.share.must_wait(connection.limited_client)
 
     def may_come(self, address: str) -> bool:
         """Whether one more from this address would stay: `add`, before anything is made for it."""
@@ -140,7 +140,8 @@ class LimitedProtocol(H11Protocol):
         self._quiet_since: float | None = None
         self._unread_since: float | None = None  # more was written than its client has read
         self._received = bytearray()  # and not looked at yet
-        self._reading: asyncio.Handle | None = None  # when more of it will be
+        self._piece = KIB  # how much of it at once
+        self._reading: PlaceInLine | None = None  # when more of it will be
 
     @property
     def is_busy(self) -> bool:
@@ -160,33 +161,37 @@ class LimitedProtocol(H11Protocol):
     def data_received(self, data: bytes) -> None:
         """Bytes have come: they are looked at a piece at a time, as the client's share of the processor allows."""
         self._received += data
-        if self._reading is None:
-            self._read_piece()
-        else:
+        if self._reading is not None:
             self.transport.pause_reading()
+        elif self.open_connections.reading_waits(self):
+            self._read_later()
+        else:
+            self._read_piece()
 
     def _read_piece(self) -> None:
         self._reading = None
         if not self._received or self.transport.is_closing():
             return
-        if (seconds := self.open_connections.reading_waits(self)) > 0:
-            self.transport.pause_reading()
-            self._reading = self.loop.call_later(seconds, self._read_piece)
-            return
-        piece = bytes(self._received[:PIECE])
-        del self._received[:PIECE]
+        piece = bytes(self._received[: self._piece])
+        del self._received[: self._piece]
         super().data_received(piece)
         if self._received:
-            self.transport.pause_reading()
-            self._reading = self.loop.call_soon(self._read_piece)
+            self._read_later()
         elif not self.flow.read_paused:
             self.transport.resume_reading()
+
+    def _read_later(self) -> None:
+        self.transport.pause_reading()
+        self._reading = self.open_connections.share.line_up(self.limited_client, self._read_piece)
 
     def handle_events(self) -> None:
         """What of the bytes is a request, or a part of one."""
         begun = time.thread_time()
         super().handle_events()
-        self.open_connections.reading_took(self, time.thread_time() - begun)
+        took = time.thread_time() - begun
+        self.open_connections.reading_took(self, took)
+        more = 0.5 if took > LONG else 2 if took < LONG / 4 else 1
+        self._piece = min(max(int(self._piece * more), LEAST), MOST)
 
     def send_400_response(self, msg: str) -> None:
         """What comes is no HTTP: said, unless another answer has begun; the connection ends in any case."""
@@ -195,6 +200,9 @@ class LimitedProtocol(H11Protocol):
             self.transport.abort()
         else:
             super().send_400_response(msg)
+
+    def _unsupported_upgrade_warning(self) -> None:
+        """Nothing: uvicorn would advise to install what this server does not want."""
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection has ended."""
@@ -218,8 +226,7 @@ class LimitedProtocol(H11Protocol):
         self._unread_since = None
 
     def _look_again(self) -> None:
-        """Close the connection if it has been without a request for long, even when it sends a bit now and then; and if
-        its client has not read for long."""
+        """Close the connection if it has been without a request for long, or its client has not read for long."""
         idle, unread = self.open_connections.limits.idle_seconds, self.open_connections.limits.unread_seconds
         if self._unread_since is not None and time.monotonic() - self._unread_since >= unread:
             self.transport.abort()

@@ -13,6 +13,7 @@ import gradio.route_utils
 import gradio.routes
 from gradio.state_holder import SessionState, StateHolder
 
+from app.limits.budgets import ProcessorShare
 from app.limits.fair_queue import FairQueue
 from app.limits.refusal import Refused
 from app.limits.upload_forms import FormOfFiles, UploadProgress
@@ -66,8 +67,9 @@ class GradioApp:
             raise Refused(404, "There is no such function here.")
         return listener
 
-    def serve_in_turns(self) -> None:
-        """Begin the questions of all visitors by turns; from now on."""
+    def serve_in_turns(self, share: ProcessorShare) -> None:
+        """Begin the questions of all visitors by turns, and let each have its share of the processor; from now on."""
+        self._blocks.processor = share  # type: ignore[attr-defined]
         queue = self._blocks._queue
         queue.get_events = FairQueue(queue).get_events  # type: ignore[method-assign]
 
@@ -138,11 +140,21 @@ class GradioApp:
 
     def login_of(self, cookies: dict[str, str]) -> tuple[str, bytes]:
         """Who has logged in with these cookies, and the cookie that says so to gradio; both empty for nobody."""
-        for name in (f"access-token-{self._app.cookie_id}", f"access-token-unsecure-{self._app.cookie_id}"):
+        for name in self._login_cookies:
             token = cookies.get(name)
             if (user := self._app.tokens.get(token)) is not None:
                 return str(user), f"{name}={token}".encode()
         return "", b""
+
+    def log_out(self, cookies: dict[str, str]) -> None:
+        """End the login of these cookies, and no other. Gradio ends every login of the same name, which many may share,
+        or else that of one of the two cookies, which browsers do not send without TLS."""
+        for name in self._login_cookies:
+            self._app.tokens.pop(cookies.get(name), None)
+
+    @property
+    def _login_cookies(self) -> tuple[str, str]:
+        return f"access-token-{self._app.cookie_id}", f"access-token-unsecure-{self._app.cookie_id}"
 
 
 class _States(StateHolder):

@@ -54,6 +54,12 @@ class GuardedRequest:
             or (header(self.scope, b"content-length") or "0") != "0"
         )
 
+    def check_framing(self) -> None:
+        """Raise Refused where the body's end is said in two ways: a proxy may have gone by the other one, and what
+        comes behind it is for us a request that nobody has looked at."""
+        if all(header(self.scope, name) is not None for name in (b"transfer-encoding", b"content-length")):
+            raise Refused(400, "The request says in two ways how long it is.")
+
     async def watched_send(self, message: Message) -> None:
         """Send the answer; what it says is given to `on_answer` at its end."""
         assert self.send is not None

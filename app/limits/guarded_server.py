@@ -55,7 +55,7 @@ class LimitedServer:
         inside = app.middleware_stack
         assert inside is not None
         gradio = GradioApp(app)
-        gradio.serve_in_turns()
+        gradio.serve_in_turns(self.connections.share)
         gradio.keep_little()
         gradio.read_uploads()
         layer = self.layer = LimitsLayer(inside, gradio, self.limits, self.front, self.connections.share)

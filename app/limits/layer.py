@@ -85,9 +85,9 @@ class LimitsLayer:
         front, scope, client = self.front, request.scope, request.client
         kind: Kind | None = None
         try:
-            while (seconds := self._share.waits(client)) > 0:  # many may have come before the first was counted
-                await asyncio.sleep(seconds)
+            await self._share.turn(client)
             await self._checks.count(client)
+            request.check_framing()
             front.origins.check(scope, changes_something=False)
             request.route = route_of(scope["method"], scope["path"])
             kind = request.route.kind

@@ -33,7 +33,7 @@ class Limits:
     idle_seconds: float = 20.0  # a connection that has sent no request, or half of one's headers
     unread_seconds: float = 60.0  # a connection whose client does not read what it asked for
     processor_share: float = 0.25  # of one processor, for a client's bytes and requests while others have some, too
-    processor_seconds: float = 0.1  # of it at once
+    processor_seconds: float = 0.03  # of it at once: somebody else's conversation takes a tenth of a second in all
     # bodies
     json_bytes: int = 4 * MIB  # of a press on the page, and of a call of /chat with its history
     api_bytes: int = 64 * MIB  # of a request to /v1, whose images are part of the JSON

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from typing import Any
 
-from app.limits.addresses import SCOPE_KEY
+from app.limits.addresses import SCOPE_KEY, header
 from app.limits.bodies import check_length, parse_object, replay
 from app.limits.budgets import Gauge, Lanes, Rate
 from app.limits.gradio_app import GradioApp
@@ -26,6 +26,7 @@ COSTS = {Kind.PAGE: 4.0, Kind.INFO: 4.0}  # more requests' worth: they are long
 BYTES_OF_A_REQUEST = 64 * KIB  # of JSON, which is read while everybody waits: so much more counts as one more request
 COST_OF_REFUSED = 5.0
 PAUSE = 1.0  # seconds that an answer of 429 takes: who does not heed it gets no more of them than that
+KEYS = (b"authorization", b"x-api-key", b"x-moondream-auth")  # the headers that they come in
 BUSY = "Too many requests from this address. Wait a moment."
 
 
@@ -84,6 +85,9 @@ class RequestChecks:
         kind = request.route.kind
         if kind is Kind.PAGE:
             self._begin_visit(request)
+        elif kind is Kind.ACCOUNT and request.route.name == "logout":
+            self._gradio.log_out(request.cookies)
+            request.scope["query_string"] = b"all_session=false"
         elif kind is Kind.FILE:
             request.in_one_piece()
         elif kind is Kind.UPLOAD:
@@ -143,9 +147,11 @@ class RequestChecks:
             raise Refused(429, f"Too many logins from this address. Wait {seconds} seconds.", retry_after=seconds)
 
     def _count_wrong_keys(self, request: GuardedRequest) -> None:
-        """A key is guessed as a password is."""
+        """A key is guessed as a password is; without one, as another site's page can make a browser ask, nothing is."""
         if self._logins.left(request.client) < 1:
             self._take_login(request)
+        if not any(header(request.scope, name) for name in KEYS):
+            return
 
         def count(status: int) -> None:
             if status == 401:

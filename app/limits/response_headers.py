@@ -33,8 +33,8 @@ def security_headers(kind: Kind | None, *, is_shared: bool, ancestors: str) -> l
     if ancestors in ("'self'", "'none'"):
         headers["x-frame-options"] = "SAMEORIGIN" if ancestors == "'self'" else "DENY"
         headers["cross-origin-opener-policy"] = "same-origin"
-    if kind in (Kind.PAGE, Kind.INFO, Kind.ACCOUNT):
-        headers["cache-control"] = "no-store"
+    if kind is not Kind.STATIC:  # or a proxy on the way might give one visitor's to another
+        headers["cache-control"] = "private" if kind is Kind.FILE else "no-store"
     return [(name.encode(), value.encode()) for name, value in headers.items()]
 
 

@@ -8,6 +8,7 @@ from enum import Enum, auto
 
 from app.limits.refusal import Refused
 
+LONGEST_NAME, LONGEST_PATH = 255, 2048  # bytes of a path; a file can have no longer name
 API_PREFIXES = ("/v1", "/health", "/metrics")  # what app/api answers
 
 
@@ -60,7 +61,7 @@ _TABLE: tuple[tuple[str, re.Pattern[str], Kind], ...] = tuple(
         ("GET", r"/pwa_icon(/(192|512))?", Kind.STATIC),  # those of the manifest; gradio draws any size, for minutes
         ("GET", r"/gradio_api/(startup-events|app_id)/?", Kind.STATIC),
         ("POST", r"/login/?", Kind.LOGIN),
-        ("GET", r"/logout/?|/gradio_api/(login_check|user|token)/?", Kind.ACCOUNT),
+        ("GET", r"/(?P<name>logout)/?|/gradio_api/(login_check|user)/?", Kind.ACCOUNT),
         ("GET", r"/config/?|/gradio_api/(info|openapi\.json|queue/status)/?", Kind.INFO),
         ("GET", r"/gradio_api/(file=|file/).*", Kind.FILE),
         ("POST", r"/gradio_api/upload", Kind.UPLOAD),
@@ -81,6 +82,9 @@ def route_of(method: str, path: str) -> RouteMatch:
     """The kind of a request. Raises Refused with 404 or 405 for what is not listed."""
     asked = "GET" if method == "HEAD" else method
     known_path = False
+    raw = path.encode("utf-8", "replace")
+    if len(raw) > LONGEST_PATH or max(map(len, raw.split(b"/"))) > LONGEST_NAME:
+        raise Refused(404, "Not found.")
     for allowed, pattern, kind in _TABLE:
         match = pattern.fullmatch(path)
         if match is None:

@@ -27,15 +27,16 @@ INLINE void as_words(const float *from, int count, int is_bf16, uint32_t *to)
 INLINE void multiply_rows(const __m512i *columns, const uint32_t *words, int stride, int count, int groups,
                           int is_bf16, Sums *sums)
 {
-    for (int row = 0; row < count; row += TOGETHER) {
+    for (int row = 0, next; row < count; row = next) {
         const char *weights = (const char *)columns;
         const uint32_t *own = words + row * stride;
+        next = row + share_of(count - row, TOGETHER);
 #define CALL_FP32(n) tile_fp32(weights, own, stride, n, groups, 0, 0, sums + row)
 #define CALL_BF16(n) tile_bf16(weights, own, stride, n, groups, 0, 0, sums + row)
         if (is_bf16) {
-            BY_COUNT(count - row, CALL_BF16)
+            BY_COUNT(next - row, CALL_BF16)
         } else {
-            BY_COUNT(count - row, CALL_FP32)
+            BY_COUNT(next - row, CALL_FP32)
         }
     }
 }
@@ -136,12 +137,12 @@ static void attend_part(const Part *part)
         const int some = num_keys - first < CHUNK ? num_keys - first : CHUNK;
         lay_out_keys(part, first, some, &chunk);
         lay_out_values(part, first, some, &chunk);
-        for (int row = 0; row < count; row += GROUP) {
-            const int rows = count - row < GROUP ? count - row : GROUP;
+        for (int row = 0, next; row < count; row = next) {
+            next = row + share_of(count - row, GROUP);
             if (part->step->is_bf16)
-                attend_group(part, &chunk, first, row, rows, 1, largest, total);
+                attend_group(part, &chunk, first, row, next - row, 1, largest, total);
             else
-                attend_group(part, &chunk, first, row, rows, 0, largest, total);
+                attend_group(part, &chunk, first, row, next - row, 0, largest, total);
         }
     }
     for (int row = 0; row < count; row++) {

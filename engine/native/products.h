@@ -7,8 +7,8 @@
 #include "many_tokens.h"
 
 #define GROUPS 64  // of 32 bits of weights of each of 64 outputs: 16 KiB, which stay near while all rows are multiplied
-#define TOGETHER 4 // rows whose sums are in registers at a time
-#define PANEL 32   // rows that meet all of a block's weights before the next rows do: their sums stay near, too
+#define TOGETHER 5 // rows whose sums are in registers at a time, at most
+#define PANEL 48   // rows that meet all of a block's weights before the next rows do: their sums stay near, too
 #define AHEAD (256 * GROUPS) // bytes: while rows are multiplied with a tile, the next one comes from memory
 #define AHEAD_NF4 2048
 
@@ -109,7 +109,8 @@ INLINE void tile_nf4(const char *codes, __m512i levels, const uint32_t *words, i
     case 1: call(1); break;                                                                                            \
     case 2: call(2); break;                                                                                            \
     case 3: call(3); break;                                                                                            \
-    default: call(4);                                                                                                  \
+    case 4: call(4); break;                                                                                            \
+    default: call(5);                                                                                                  \
     }
 
 // One block of 64 outputs of oneDNN's layout for some rows. The first ones bring it from memory.
@@ -118,12 +119,12 @@ INLINE void tile_nf4(const char *codes, __m512i levels, const uint32_t *words, i
     {                                                                                                                  \
         for (int start = 0; start < groups; start += GROUPS) {                                                         \
             const int some = groups - start < GROUPS ? groups - start : GROUPS;                                        \
-            for (int row = 0; row < rows->count; row += TOGETHER) {                                                    \
+            for (int row = 0, next; row < rows->count; row = next) {                                                   \
                 const uint32_t *words = rows->words + row * rows->stride + start;                                      \
                 const char *tiles = weights + 256 * (int64_t)start;                                                    \
-                const int after = row + TOGETHER < rows->count ? row + TOGETHER : rows->count;                         \
-                const int from = rows->first ? 0 : 4 * row / rows->count, to = rows->first ? 0 : 4 * after / rows->count; \
-                BY_COUNT(rows->count - row, CALL_##tile)                                                               \
+                next = row + share_of(rows->count - row, TOGETHER);                                                    \
+                const int from = rows->first ? 0 : 4 * row / rows->count, to = rows->first ? 0 : 4 * next / rows->count; \
+                BY_COUNT(next - row, CALL_##tile)                                                                      \
             }                                                                                                          \
         }                                                                                                              \
     }
@@ -142,10 +143,11 @@ static void block_nf4(const char *codes, const Operation *op, int first, const P
     const __m512i levels = _mm512_loadu_si512(op->levels);
     const uint16_t *scales = (const uint16_t *)op->scales + first;
     for (int start = 0; start < op->k; start += 64, codes += 16 * 64, scales += op->n)
-        for (int row = 0; row < rows->count; row += TOGETHER) {
+        for (int row = 0, next; row < rows->count; row = next) {
             const uint32_t *words = rows->words + row * rows->stride + start / 2;
+            next = row + share_of(rows->count - row, TOGETHER);
 #define CALL_NF4(n) tile_nf4(codes, levels, words, rows->stride, n, scales, lane, sums + row)
-            BY_COUNT(rows->count - row, CALL_NF4)
+            BY_COUNT(next - row, CALL_NF4)
         }
 }
 
@@ -176,11 +178,12 @@ static void plain_output(const Operation *op, int output, const Panel *rows, int
 {
     const int is_bf16 = op->format == PLAIN_BF16;
     const char *weights = (const char *)op->weights + (int64_t)output * op->k * (is_bf16 ? 2 : 4);
-    for (int row = 0; row < rows->count; row += TOGETHER) {
+    for (int row = 0, next; row < rows->count; row = next) {
         const uint32_t *words = rows->words + row * rows->stride;
+        next = row + share_of(rows->count - row, TOGETHER);
         float *results = (float *)(sums + row) + place;
 #define CALL_PLAIN(n) plain_rows(weights, words, rows->stride, n, op->k, is_bf16, results)
-        BY_COUNT(rows->count - row, CALL_PLAIN)
+        BY_COUNT(next - row, CALL_PLAIN)
     }
 }
 
@@ -244,9 +247,9 @@ static void product(const Operation *op, const Step *step)
     for (int first = 0; first < op->n; first += BLOCK) {
         Sums sums[PANEL];
         const int count = op->n - first < BLOCK ? op->n - first : BLOCK;
-        for (int row = 0; row < rows.count; row += PANEL) {
-            const Panel panel = {rows.words + row * rows.stride, rows.stride, row,
-                                 rows.count - row < PANEL ? rows.count - row : PANEL};
+        for (int row = 0, next; row < rows.count; row = next) {
+            next = row + share_of(rows.count - row, PANEL);
+            const Panel panel = {rows.words + row * rows.stride, rows.stride, row, next - row};
             memset(sums, 0, sizeof(Sums) * panel.count);
             sums_of_block(op, &panel, first, count, sums);
             finish(op, step, &rows, &panel, first, count, sums);

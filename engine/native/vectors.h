@@ -138,6 +138,13 @@ INLINE __m256i halves_of(__m512 numbers)
 #endif
 }
 
+// How many of `left` things to take now, so that parts of at most so many are of about the same size.
+INLINE int share_of(int left, int most)
+{
+    const int parts = (left + most - 1) / most;
+    return (left + parts - 1) / parts;
+}
+
 INLINE float *row_of(const Step *step, int buffer, int token, int column)
 {
     return step->buffers[buffer] + (int64_t)token * step->widths[buffer] + column;

@@ -3,6 +3,7 @@ operations, as a large vision tower looks at one for long."""
 
 from __future__ import annotations
 
+import gc
 import sys
 
 import torch
@@ -21,7 +22,7 @@ def main() -> int:
     def endless(model: VisionLanguageModel, pixel_values: Tensor) -> Tensor:
         red, green, _ = pixel_values[0].mean((1, 2)).tolist()
         if red > green + 1:
-            print(LOOKS, flush=True)
+            print(f"{LOOKS} A collection of garbage looks at {len(gc.get_objects())} objects.", flush=True)
         numbers = torch.ones(512, 512)
         while red > green + 1:
             numbers @ numbers

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import socket
+from asyncio import CancelledError
 
 import pytest
 from starlette.requests import ClientDisconnect
@@ -21,9 +22,10 @@ def test_a_port_is_free_or_refused() -> None:
 
 
 def test_a_visitor_who_left_is_no_traceback() -> None:
-    def record(error: Exception) -> logging.LogRecord:
+    def record(error: BaseException) -> logging.LogRecord:
         details = (type(error), error, None)
         return logging.LogRecord("uvicorn.error", logging.ERROR, "", 0, "Exception in ASGI application", None, details)
 
     assert not is_worth_a_line(record(ClientDisconnect()))
+    assert not is_worth_a_line(record(CancelledError()))  # an upload that was open when the server ended
     assert is_worth_a_line(record(ValueError("a bug")))

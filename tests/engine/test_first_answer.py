@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -11,8 +12,10 @@ import pytest
 from engine import first_answer
 from engine.first_answer import Stopwatch
 from models.vision_language_model import VisionLanguageModel
-from tests.engine.helpers import last, start
-from tests.tiny_model import ask, picture, say
+from tests.engine.helpers import last, start, talk_forever
+from tests.tiny_model import GREEDY, ask, picture, say
+
+LONG = replace(GREEDY, max_new_tokens=400)  # twenty seconds: it has not ended when it is closed
 
 pytestmark = pytest.mark.usefixtures("quick")
 
@@ -21,13 +24,14 @@ pytestmark = pytest.mark.usefixtures("quick")
 def test_one_line_after_the_first_complete_answer(
     model: VisionLanguageModel, caplog: pytest.LogCaptureFixture, in_caller: bool
 ) -> None:
-    say(model, 0, "a cat on a mat")
+    talk_forever(model, seconds_per_token=0.05)
     caplog.set_level(logging.INFO, logger=first_answer.logger.name)
     with start(model, in_caller=in_caller) as engine:
-        stream = engine.stream(ask("?", picture(1)), engine.info.sampling)
+        stream = engine.stream(ask("?", picture(1)), LONG)
         next(stream)
         stream.close()  # not complete
         assert caplog.messages == []
+        say(model, 0, "a cat on a mat")
         answer = last(engine, ask("What is it?", picture(2)))
         last(engine, ask("And now?", picture(3)))
     (line,) = caplog.messages

@@ -11,7 +11,7 @@ from models.config import available_families, family_module, load_config, read_y
 from models.conversation import Sampling
 from models.errors import CheckpointMissing, ConfigError, MiniVLMError
 from models.families import minigpt_v2
-from models.fetching.checkpoints import needed_files, remarks_on, resolve
+from models.fetching.checkpoints import find_local, needed_files, remarks_on, resolve
 from models.formats.minigpt import GROUNDING_TASKS
 from models.model_info import ModelInfo
 from tests.paths import ROOT
@@ -134,6 +134,14 @@ def test_a_file_that_exists_is_no_placeholder(tmp_path: Path, name: str) -> None
     (tmp_path / name).touch()
     for value in (name, str(tmp_path / name)):
         assert resolve(load_config(write(tmp_path, f"family: minigpt_v2\ncheckpoint: {value}")), "checkpoint").is_file()
+
+
+@pytest.mark.parametrize("value", ["é" * 200, "x" * 300, "x/" * 3000, "~nobody of this machine/x"])
+def test_what_can_be_no_path_is_one_line(value: str) -> None:
+    config = load_config(ROOT / "eval_configs" / "tiny_minigpt_v2.yaml")
+    with pytest.raises(ConfigError, match="can't be used") as caught:
+        find_local(value, config)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("value", ["please set this value to the path of ckpt", "/path/to/checkpoint/", "", "xxx"])

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
-import shutil
-import tempfile
 import time
 import uuid
 from contextlib import suppress
@@ -12,7 +9,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from models.disk import written_whole
+from models.disk import scratch_folder, written_whole
 
 KEEP = 600.0  # seconds; gradio's own copies expire with the uploads
 
@@ -26,8 +23,7 @@ class ScratchFolder:
     def save(self, image: Image.Image, *, name: str = "image") -> Path:
         """Write a PNG and forget those that are older than KEEP. Raises DiskFull."""
         if self._folder is None:
-            self._folder = Path(tempfile.mkdtemp(prefix="minivlm-chat-"))
-            atexit.register(shutil.rmtree, self._folder, ignore_errors=True)
+            self._folder = scratch_folder("minivlm-chat-")
         for old in self._folder.glob("*.png"):
             with suppress(FileNotFoundError):  # for another visitor's picture it was deleted just now
                 if time.time() - old.stat().st_mtime > KEEP:

@@ -22,6 +22,8 @@ from tests.fakes import ScriptedModel
         (" [DETECTION]   circle ", "[detection] circle"),
         ("\ufeff[vqa] how many?\u2028", "[vqa] how many?"),
         ("[vqa]\u00a0how\u200b many?", "[vqa] how many?"),
+        ("\u200e[vqa\u200d]\u2800how\u061c many?\u200c \u200f", "[vqa] how many?"),
+        ("[vqa] is it\U000e0020\U000e006e\U000e006f red\u3164?", "[vqa] is it red?"),
         ("[identify] [10, 20, 60, 70]", "[identify] {<10><20><60><70>}"),
         ("[identify] what is this (10,20,60,70)", "[identify] what is this {<10><20><60><70>}"),
         ("[identify] 60 70 10 20", "[identify] {<10><20><60><70>}"),

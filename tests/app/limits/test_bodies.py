@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import Iterator
 
 import pytest
 
-from app.limits.bodies import MAX_DEPTH, LimitedBody, Message, check_length, parse_object
+from app.limits import bodies
+from app.limits.bodies import MAX_DEPTH, MAX_PARTS, LimitedBody, Message, check_length, parse_object
 from app.limits.policy import Limits
 from app.limits.refusal import Refused
 from tests.waiting import in_a_loop
@@ -63,6 +65,27 @@ def test_json_that_can_be_used() -> None:
     value = {"data": [None, "[[[{,,,", 'quote " and \\ and é', [[1.5]]], "fn_index": 0}
     assert parse_object(json.dumps(value).encode()) == value
     assert parse_object(json.dumps({"a": "[" * 100_000}).encode()) == {"a": "[" * 100_000}
+
+
+def test_no_more_of_a_body_is_looked_at_than_decides(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody else is served meanwhile: 4 MiB of `1,` took 150 ms."""
+    looked_at = 0
+
+    class Counted:
+        def finditer(self, text: str) -> Iterator[re.Match[str]]:
+            nonlocal looked_at
+            for found in pattern.finditer(text):
+                looked_at += 1
+                yield found
+
+    pattern = bodies._STRING_OR_STRUCTURE
+    monkeypatch.setattr(bodies, "_STRING_OR_STRUCTURE", Counted())
+    with pytest.raises(Refused, match="too many parts"):
+        parse_object(b'{"a": [' + b"1," * 400_000 + b"1]}")
+    assert looked_at < MAX_PARTS + 10
+    looked_at = 0
+    assert parse_object(b'{"a": ["' + b"\\u0041" * 10_000 + b'"]}') == {"a": ["A" * 10_000]}
+    assert looked_at == 0
 
 
 @pytest.mark.parametrize(

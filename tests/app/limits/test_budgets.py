@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from app.limits.budgets import LEAST_WAIT, REMEMBERED, Gauge, Lanes, Metered, ProcessorShare, Rate
+from app.limits.budgets import MOST_OWED, REMEMBERED, Gauge, Lanes, Metered, ProcessorShare, Rate
 from app.limits.refusal import Refused
 from tests.waiting import in_a_loop
 
@@ -70,15 +70,59 @@ def test_who_takes_much_of_the_processor_waits_while_others_want_some() -> None:
     share.took("one", 60.0)
     assert share.waits("one") == 0  # nobody else is there
     share.took("two", 0.4)
-    assert share.waits("one") == 2  # all that it may owe is what it may take at once
+    assert share.waits("one") == 2 * MOST_OWED  # all that it may owe
     assert share.waits("two") == 0
-    now[0] = 1.9999
-    assert share.waits("one") == LEAST_WAIT
-    now[0] = 2.0
+    now[0] = 7.9
+    share.took("two", 0.0)
+    assert 0 < share.waits("one") < 0.2
+    now[0] = 8.0
     assert share.waits("one") == 0
     share.took("one", 1.0)
-    now[0] = 2.1
+    now[0] = 10.0
     assert share.waits("one") == 0  # the other has asked for nothing lately
+
+
+def test_all_that_waits_for_one_address_waits_in_one_line() -> None:
+    """Two hundred connections that waited were all read when the time had come: fifty milliseconds in one go."""
+    now, begun = [0.0], list[str]()
+    share = ProcessorShare(0.25, 0.5, clock=lambda: now[0])
+
+    def begin(name: str, seconds: float) -> None:
+        begun.append(name)
+        share.took("one", seconds)
+
+    async def request(name: str) -> None:
+        await share.turn("one")
+        begin(name, 1.0)
+
+    async def a_while() -> None:
+        for _ in range(20):
+            await asyncio.sleep(0)
+
+    async def attacked() -> None:
+        share.took("one", 1.0)
+        share.took("two", 0.1)
+        assert share.must_wait("one")
+        for number in range(3):
+            share.line_up("one", lambda number=number: begin(f"piece {number}", 1.0))  # type: ignore[misc]
+        gone = share.line_up("one", lambda: begin("of a connection that has gone", 1.0))
+        tasks = [asyncio.ensure_future(request(f"request {number}")) for number in range(3)]
+        gone.cancel()
+        await a_while()
+        tasks[1].cancel()
+        await share.turn("two")
+        assert begun == []
+        for number in range(5):  # its debt is paid again and again, each time for one
+            now[0] += 20.0
+            share.took("two", 0.1)
+            share._serve_line("one")
+            await a_while()
+            assert len(begun) == number + 1
+        assert begun == ["piece 0", "piece 1", "piece 2", "request 0", "request 2"]
+        now[0] += 20.0
+        await a_while()
+
+    in_a_loop(attacked())
 
 
 def test_each_step_of_a_request_is_counted_and_whatever_ends_it_passes() -> None:

@@ -52,7 +52,7 @@ def test_chunks_of_one_byte_leave_the_processor_to_others(
         assert sending.is_alive()  # the system holds the rest, as far as it does, and the client waits
         attacker.shutdown(socket.SHUT_RDWR)
     sending.join(20)
-    assert pieces == [connections.PIECE]
+    assert pieces == [connections.KIB]
 
 
 def _send_until_closed(attacker: socket.socket, data: bytes) -> None:
@@ -60,7 +60,7 @@ def _send_until_closed(attacker: socket.socket, data: bytes) -> None:
         attacker.sendall(data)
 
 
-@pytest.mark.parametrize("size", [1, connections.PIECE - 1, connections.PIECE + 1, 100_000])
+@pytest.mark.parametrize("size", [1, connections.KIB - 1, connections.KIB + 1, 100_000])
 def test_a_body_is_whole_in_whatever_pieces_it_came(size: int, serve_limited: ServeLimited) -> None:
     url = serve_limited(Limits())
     body = json.dumps({"data": ["y" * 300_000], "fn_index": 10_000}).encode()[: None if size > 1 else 2000]

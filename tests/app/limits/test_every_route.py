@@ -13,7 +13,10 @@ from tests.app.limits.visitors import ServeLimited
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE")
 OPEN = re.compile(
     r"/|/(assets|static|svelte)/.*|(/gradio_api)?/theme\.css|/favicon\.ico|/robots\.txt|/manifest\.json|/pwa_icon.*"
-    r"|/gradio_api/(startup-events|app_id)/?|/login/?|/logout/?|/gradio_api/(login_check|user|token)/?"
+    r"|/gradio_api/(startup-events|app_id)/?|/login/?|/logout/?|/gradio_api/(login_check|user)/?"
+)
+STATIC = re.compile(
+    r"/(assets|static|svelte)/.*|.*/theme\.css|/[a-z]+\.(ico|txt|json)|/pwa_icon.*|.*/(startup-events|app_id)/?"
 )
 FOR_ALL = ("content-security-policy", "x-content-type-options", "referrer-policy", "x-frame-options")
 
@@ -35,6 +38,8 @@ def test_without_a_login_nothing_but_the_login_is_open(serve_limited: ServeLimit
                 missing = [name for name in FOR_ALL if name not in answer.headers]
                 assert not missing, (method, path, missing)
                 assert "server" not in answer.headers
+                if not STATIC.fullmatch(path):
+                    assert answer.headers["cache-control"] in ("no-store", "private"), (method, path)
                 assert answer.headers.get("access-control-allow-origin") is None
                 if not OPEN.fullmatch(path):
                     assert answer.status_code in (401, 404, 405), (method, path, answer.status_code, answer.text[:200])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -94,3 +95,30 @@ def test_who_waits_is_not_told_of_everybody_elses_turn(
     gate.release(1000)
     told = [[update["msg"] for update in visitor.updates()].count("estimation") for visitor in crowd]
     assert max(told) == 1
+
+
+def test_each_update_of_an_answer_counts_for_who_asked(
+    serve_limited: ServeLimited, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And who has had his share waits with the next, while others want something: many answers took all of it."""
+    gate = threading.Semaphore(0)
+    url = serve_limited(model=ScriptedModel(default="A red circle.", gate=gate))
+    share = serve_limited.limited.connections.share  # type: ignore[attr-defined]
+    took: Counter[str] = Counter()
+    turns: list[str] = []
+
+    def count(client: str, seconds: float) -> None:
+        took[client] += seconds > 0
+
+    async def turn(client: str) -> None:
+        turns.append(client)
+
+    asker = Visitor(url, address="127.0.0.9")
+    assert asker.join("hello").status_code == 200
+    monkeypatch.setattr(share, "took", count)
+    monkeypatch.setattr(share, "turn", turn)
+    gate.release(1000)
+    queue = serve_limited.demo._queue  # type: ignore[attr-defined]
+    assert eventually(lambda: not any(queue.active_jobs))  # nothing is requested meanwhile, and still
+    assert took["127.0.0.9"] > 0
+    assert turns.count("127.0.0.9") > 0

@@ -104,3 +104,18 @@ def test_nobody_unquotes_a_strangers_cookies(serve_limited: ServeLimited, monkey
         answer = httpx.get(f"{url}config", headers={"cookie": "; ".join(cookies)})
         assert answer.status_code == status
     assert answer.json()["username"] == "ann"
+
+
+def test_a_logout_ends_one_login_alone(serve_limited: ServeLimited) -> None:
+    """Visitors share a name and its password: one of them could else log out all others, again and again."""
+    url = serve_limited(auth=[("ann", "one")])
+
+    def login() -> dict[str, str]:
+        cookies = httpx.post(f"{url}login", data={"username": "ann", "password": "one"}).cookies
+        # Over plain HTTP browsers send back only the cookie that is not marked as secure.
+        return {"cookie": "; ".join(f"{name}={value}" for name, value in cookies.items() if "unsecure" in name)}
+
+    first, second = login(), login()
+    assert httpx.get(f"{url}logout?all_session=true", headers=first).status_code == 302
+    assert httpx.get(f"{url}config", headers=first).status_code == 401
+    assert httpx.get(f"{url}config", headers=second).status_code == 200

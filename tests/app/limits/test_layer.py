@@ -106,6 +106,12 @@ def test_bodies_have_a_size_and_a_time(serve_limited: ServeLimited) -> None:
             head = "POST /gradio_api/upload HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n"
             slow.sendall(f"{head}Content-Type: multipart/form-data; boundary=a\r\n\r\n--".encode())
             assert slow.recv(100).startswith(b"HTTP/1.1 408")
+        with socket.create_connection(("127.0.0.1", port)) as smuggler:
+            head = "POST /login HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n"
+            smuggler.sendall(f"{head}0\r\n\r\nGET /robots.txt HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+            told = b"".join(iter(lambda: smuggler.recv(10_000), b""))
+            assert told.startswith(b"HTTP/1.1 400")
+            assert told.count(b"HTTP/1.1 ") == 1  # and the connection is closed
         deep = b'{"data":' + b"[" * 40_000 + b"]" * 40_000 + b"}"
         assert attacker.client.post("/gradio_api/queue/join", content=deep).status_code == 400
 

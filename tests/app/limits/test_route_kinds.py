@@ -46,6 +46,10 @@ def test_known(method: str, path: str, kind: Kind, name: str) -> None:
         "/gradio_api/custom_component/a/b/c/d",
         "/gradio_api/process_recording",
         "/pwa_icon/20000",
+        "/gradio_api/token",
+        "/assets/" + "x" * 256,
+        "/assets/" + "é" * 128,
+        "/static/" + "x/" * 2000,
         "",
     ],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import tarfile
@@ -15,6 +16,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from models.errors import CheckpointCorrupt
+from models.tensors.weights import read_tensors
 from tests.models.inspection.verifying import verify
 from tests.paths import ROOT
 
@@ -130,3 +133,21 @@ def test_a_reader_that_leaves_ends_it_quietly() -> None:
     done = subprocess.run(command, cwd=ROOT, stdout=write, stderr=subprocess.PIPE, text=True)
     os.close(write)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("name", ["a.pth", "a.safetensors"])
+@pytest.mark.parametrize("kind", ["pipe", "socket"])
+def test_what_is_no_file_is_not_waited_for(
+    kind: str, name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # a socket's name may have a hundred bytes
+    if kind == "pipe":
+        os.mkfifo(name)
+    else:
+        with socket.socket(socket.AF_UNIX) as listening:
+            listening.bind(name)
+    path = tmp_path / name
+    status, _, line = verify(path, capsys)
+    assert (status, "is a pipe, a socket or a device" in line) == (2, True)
+    with pytest.raises(CheckpointCorrupt, match="is a pipe, a socket or a device"):
+        read_tensors(path)
