@@ -27,6 +27,7 @@ def load_bitsandbytes() -> None:
     On some CPUs and on Apple GPUs bitsandbytes 0.50 asks the package `kernels`, where that is installed, for a faster
     product, and that package downloads native code from a hub and runs it; where it is not installed, the user is
     advised to install it. Here nothing is fetched and nothing said, unless the environment has MINIVLM_HUB_KERNELS=1.
+    Nor is PyTorch's compiler imported, which takes a second, for functions that other code stands in for.
     """
     if os.environ.get(HUB_KERNELS) == "1":
         import bitsandbytes
@@ -38,15 +39,24 @@ def load_bitsandbytes() -> None:
         had_kernels, kernels = "kernels" in sys.modules, sys.modules.get("kernels")
         logger.setLevel(logging.ERROR)
         sys.modules["kernels"] = None  # type: ignore[assignment]  # importing it fails as if it were not installed
+        compiling = torch.compile
+        if not torch.backends.mps.is_available():  # elsewhere there are kernels for the same
+            torch.compile = _not_compiled  # type: ignore[assignment]
         try:
             import bitsandbytes  # noqa: F401
         finally:
+            torch.compile = compiling
             logger.setLevel(level)
             del sys.modules["kernels"]
             if had_kernels:
                 sys.modules["kernels"] = kernels  # type: ignore[assignment]
     if (apple := sys.modules.get("bitsandbytes.backends.mps.ops")) is not None:
         apple._kernel_load_failed = True  # type: ignore[attr-defined]  # it asks at its first product, and only once
+
+
+def _not_compiled(function: object = None, **_: object) -> object:
+    """In the place of `torch.compile`, as a decorator with arguments and without."""
+    return _not_compiled if function is None else function
 
 
 def wider_weights(part: Part, quantization: str) -> frozenset[str]:
