@@ -42,11 +42,15 @@ _BITS = {"fp32": 32, "16bit": 16, "8bit": 8, "4bit": 4.5}  # of a weight, with t
 
 
 def bytes_per_token(size: ModelSize, precision: str) -> float:
-    """What a step of one token reads of the weights: all matrices but the embedding; a head of 4 bits is one of 8."""
+    """What a step of one token reads of the weights: all matrices but the embedding.
+
+    Of 4 bits, the head and two decoder layers are in 8 (`wider_weights` in models/quantization.py).
+    """
+    bits = _BITS[precision]
     attention = size.hidden * size.hidden * (2 + 2 * size.key_value_heads / size.heads)
-    layers = size.layers * (attention + 3 * size.hidden * size.inner)
-    head = size.hidden * size.vocabulary
-    return (layers * _BITS[precision] + head * max(8, _BITS[precision])) / 8
+    layer = attention + 3 * size.hidden * size.inner
+    layers = layer * (size.layers * bits + min(2, size.layers) * (max(8, bits) - bits))
+    return (layers + size.hidden * size.vocabulary * max(8, bits)) / 8
 
 
 def values_of(name: str, found: Found, limits: dict[str, float], about: dict[str, Any]) -> dict[str, Any]:

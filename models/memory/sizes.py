@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedConfig
 
 from models.memory.serving import Serving
+from models.quantization import wider_weights
 from models.tensors.deferred import DeferredTensor
 from models.tensors.tensor_reader import PIECE
 from models.tensors.weights import HEAD, Part
@@ -44,8 +45,10 @@ def bytes_by_tensor(
     part: Part, dtype: torch.dtype, quantization: str, *, on_cpu: bool = False
 ) -> Iterator[tuple[str, int]]:
     """Each tensor's name, and its bytes once loaded."""
+    wider = wider_weights(part, quantization) if on_cpu else frozenset[str]()
     for name, tensor in part.tensors.items():
-        yield name, round(tensor.numel() * _bytes_per_value(part, name, tensor, dtype, quantization, on_cpu))
+        taken = "8bit" if name in wider else quantization
+        yield name, round(tensor.numel() * _bytes_per_value(part, name, tensor, dtype, taken, on_cpu))
 
 
 def loading_bytes(parts: Collection[Part], dtype: torch.dtype, quantization: str) -> int:
@@ -60,7 +63,7 @@ def loading_bytes(parts: Collection[Part], dtype: torch.dtype, quantization: str
         is_merged = part.lora is not None and name in part.lora.pairs  # in fp32: the weight, and its sum with the rest
         per_value = tensor.dtype.itemsize + (2 * torch.float32.itemsize if is_merged else dtype.itemsize)
         piece = min(count, PIECE * torch.get_num_threads()) * per_value
-        if isinstance(tensor, DeferredTensor):
+        if isinstance(tensor, DeferredTensor) and not part.is_quantized:
             piece += count * tensor.dtype.itemsize
         if _bytes_per_value(part, name, tensor, dtype, quantization, on_cpu=True) == dtype.itemsize:
             return piece

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import torch
@@ -23,14 +24,19 @@ def stand_in(weight: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.zeros(1, 1, dtype=dtype).expand(weight.shape)
 
 
-def arrange(module: nn.Module, head: Iterable[Tensor] | None = None) -> None:
+MatrixRows = Iterable[Tensor]  # of a matrix, as pieces of whole rows one after the other
+
+
+def arrange(module: nn.Module, head: MatrixRows | None = None, wider: Mapping[str, MatrixRows] | None = None) -> None:
     """Replace the layers of a module on a CPU that bitsandbytes has shrunk, one after the other, and its output head.
 
     Those of the same inputs become one, whose inputs are rounded once.
 
-    The head's weights are those of `head`, pieces of whole rows, or its own. One that is the embedding stays. The
-    module can only be used for inference afterwards, and its weights are in no `state_dict`.
+    The head's weights are those of `head`, or its own. One that is the embedding stays. Layers whose weights are named
+    in `wider` become layers of 8 bits, of these weights. The module can only be used for inference afterwards, and its
+    weights are in no `state_dict`.
     """
+    _widen(module, wider or {})
     _arrange_children(module)
     if isinstance(module, PreTrainedModel) and HEAD not in (module.all_tied_weights_keys or ()):
         output = module.get_output_embeddings()
@@ -41,6 +47,39 @@ def arrange(module: nn.Module, head: Iterable[Tensor] | None = None) -> None:
         release(weight)
         del output, weight, head
     give_back_freed_memory()
+
+
+def _widen(module: nn.Module, rows: Mapping[str, MatrixRows]) -> None:
+    """Make layers of 8 bits, of weights [N, K] that are given by name."""
+    names = [name.removesuffix(".weight") for name in rows]
+    for parent_name in sorted({name.rpartition(".")[0] for name in names}):
+        parent = module.get_submodule(parent_name)
+        left = [name for name, _ in parent.named_children() if f"{parent_name}.{name}" in names]
+        together = [some for some in SAME_INPUTS if set(some) <= set(left) and _have_one_width(parent, some)]
+        joined = {name for some in together for name in some}
+        for some in (*together, *((name,) for name in left if name not in joined)):
+            layers = [parent.get_submodule(name) for name in some]
+            sizes = [int(layer.out_features) for layer in layers]  # type: ignore[arg-type]
+            shape = torch.Size((sum(sizes), int(layers[0].in_features)))  # type: ignore[arg-type]
+            pieces = chain.from_iterable(rows[f"{parent_name}.{name}.weight"] for name in some)
+            layer = EightBitLinear(*quantize_rows(pieces, shape), _bias_of(layers))
+            if len(some) > 1:
+                put_joined(parent, some, layer, sizes)
+            else:
+                setattr(parent, some[0], layer)
+            del layers, layer
+            give_back_freed_memory()
+
+
+def _have_one_width(parent: nn.Module, names: Sequence[str]) -> bool:
+    """Whether these layers have inputs of one size, and all a bias or none."""
+    layers: list[Any] = [parent.get_submodule(name) for name in names]
+    return len({(layer.in_features, layer.bias is None) for layer in layers}) == 1
+
+
+def _bias_of(layers: Sequence[Any]) -> Tensor | None:
+    biases = [layer.bias for layer in layers if layer.bias is not None]
+    return torch.cat(biases) if biases else None
 
 
 def _arrange_children(parent: nn.Module) -> None:
@@ -86,8 +125,7 @@ def _arranged(layers: Sequence[Any]) -> EightBitLinear | FourBitLinear:
     """One layer with the outputs of all of them, which are let go."""
     import bitsandbytes
 
-    biases = [layer.bias for layer in layers if layer.bias is not None]
-    bias = torch.cat(biases) if biases else None
+    bias = _bias_of(layers)
     if isinstance(layers[0], bitsandbytes.nn.Linear8bitLt):
         largest = [layer.state.SCB if layer.weight.SCB is None else layer.weight.SCB for layer in layers]
         return EightBitLinear(_in_one(layers), torch.cat(largest) / LEVELS, bias)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from models.errors import MiniVLMError
-from models.quantization import check_quantized, quantization_config
+from models.quantization import check_quantized, quantization_config, wider_weights
 from models.quantized.arranged import arrange, stand_in
 from models.tensors.deferred import deferred
 from models.tensors.freed import give_back_freed_memory
@@ -44,9 +44,10 @@ def quantized(
             raise
 
     tensors = {name: deferred(partial(read, name), form=_form(tensor, dtype)) for name, tensor in part.tensors.items()}
-    if arranged and HEAD in tensors:  # it is read later, row by row
-        tensors[HEAD] = stand_in(tensors[HEAD], dtype)
-    options = {"quantization_config": quantization_config(quantization, dtype)}
+    wider = wider_weights(part, quantization) if arranged else frozenset[str]()
+    for name in (wider | {HEAD}) & tensors.keys() if arranged else ():  # they are read later, row by row
+        tensors[name] = stand_in(tensors[name], dtype)
+    options = {"quantization_config": quantization_config(quantization, dtype, wider)}
     try:
         module = from_pretrained(part, tensors, device_map, dtype, **options)
     except Exception:
@@ -54,9 +55,10 @@ def quantized(
             raise
     if wrong:
         raise wrong[0]
-    check_quantized(module, part, quantization)
+    check_quantized(module, part, quantization, wider)
     if arranged:
-        arrange(module, reader.read_rows(HEAD, dtype) if HEAD in tensors else None)
+        rows = {name: reader.read_rows(name, dtype) for name in wider}
+        arrange(module, reader.read_rows(HEAD, dtype) if HEAD in tensors else None, rows)
     return module
 
 

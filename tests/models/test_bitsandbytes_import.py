@@ -107,3 +107,17 @@ def test_drawing_imports_it_the_same_way(python: list[str], folder: Path) -> Non
         program=program.replace("import bitsandbytes\n", "import sys\nassert 'bitsandbytes' in sys.modules\n"),
     )
     assert not (folder / "fetched").exists()
+
+
+def test_pytorch_compiles_nothing_of_it(python: list[str], tmp_path: Path) -> None:
+    """Its compiler would be imported for that, which takes a second of every start with 8 or 4 bits."""
+    program = """
+import torch
+from models.quantization import load_bitsandbytes
+asked = []
+torch.compile = compiling = lambda *_, **__: asked.append(1) or (lambda function: function)
+load_bitsandbytes()
+assert torch.compile is compiling
+print(asked)
+"""
+    assert run(python, tmp_path, program=program).stdout.strip() == "[]"

@@ -61,7 +61,11 @@ QUANTIZED = [("mgm-7b", "4bit"), ("mgm-2b", "8bit"), ("moe-llava-stablelm", "4bi
 
 
 @pytest.mark.parametrize(("case", "quantization"), QUANTIZED)
-def test_quantized_weights_are_those_of_quantized_loading(case: str, quantization: str, tmp_path: Path) -> None:
+def test_quantized_weights_are_those_of_quantized_loading(
+    case: str, quantization: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """But for the layers that are in 8 bits where a CPU loads the released files in 4."""
+    monkeypatch.setattr("models.quantized.loading.wider_weights", lambda *_: frozenset())
     source = GOLDENS / case / "config.yaml"
     convert(source, tmp_path / "out", dtype="float32", quantization=quantization, report=quiet)
     expected = loaded(source, dtype="float32", quantization=quantization)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -17,6 +18,7 @@ from models.memory.sizes import (
     plan_keys_and_values,
     weight_bytes,
 )
+from models.quantization import wider_weights
 from models.tensors.tensor_reader import PIECE
 from models.tensors.weights import HEAD, Part
 from tests.models.layouts import minigpt_full_size as minigpt
@@ -46,12 +48,25 @@ def test_loading_takes_at_most_a_tenth_more_than_the_weights(dtype: torch.dtype,
         assert weights < worst <= 1.1 * weights, name
 
 
-def test_a_head_of_8_bits_counts_as_such_on_a_cpu_alone() -> None:
+def test_what_is_in_8_bits_counts_as_such_on_a_cpu_alone() -> None:
     for name, parts in released():
-        head = parts["language_model"].tensors.get(HEAD)
+        part = parts["language_model"]
+        head, wider = part.tensors.get(HEAD), wider_weights(part, "4bit")
         on_cpu, elsewhere = (weight_bytes(parts.values(), torch.bfloat16, "4bit", on_cpu=it) for it in (True, False))
-        assert elsewhere - on_cpu == pytest.approx(0 if head is None else head.numel(), rel=0.01), name
+        more = 0.44 * sum(part.tensors[weight].numel() for weight in wider)
+        assert elsewhere - on_cpu + more == pytest.approx(0 if head is None else head.numel(), rel=0.02, abs=2**21), (
+            name
+        )
         assert weight_bytes(parts.values(), torch.bfloat16, "none", on_cpu=True) > elsewhere
+
+
+def test_two_decoder_layers_of_every_released_model_are_wider_than_4_bits() -> None:
+    for name, parts in released():
+        part = parts["language_model"]
+        layers = part.config.num_hidden_layers
+        numbers = {int(re.search(r"layers\.(\d+)\.", weight)[1]) for weight in wider_weights(part, "4bit")}  # type: ignore[index]
+        assert numbers == {0, layers - 1}, name
+        assert not wider_weights(part, "8bit")
 
 
 def test_a_merge_needs_room_for_some_rows_in_full_precision(monkeypatch: pytest.MonkeyPatch) -> None:
