@@ -115,10 +115,11 @@ def test_each_update_of_an_answer_counts_for_who_asked(
 
     asker = Visitor(url, address="127.0.0.9")
     assert asker.join("hello").status_code == 200
+    queue = serve_limited.demo._queue  # type: ignore[attr-defined]
+    assert eventually(lambda: any(queue.active_jobs))
     monkeypatch.setattr(share, "took", count)
     monkeypatch.setattr(share, "turn", turn)
     gate.release(1000)
-    queue = serve_limited.demo._queue  # type: ignore[attr-defined]
     assert eventually(lambda: not any(queue.active_jobs))  # nothing is requested meanwhile, and still
     assert took["127.0.0.9"] > 0
     assert turns.count("127.0.0.9") > 0
