@@ -92,8 +92,8 @@ def test_the_routing_view_is_that_of_the_cpu() -> None:
 @pytest.mark.usefixtures("steady")
 def test_scenes_are_measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, gpus: Gpus) -> None:
     """`auto` is the GPU here, in bfloat16; the report says so."""
-    monkeypatch.setattr(scene_accuracy, "_CONCURRENT", 4)
-    monkeypatch.setattr(scene_accuracy, "_BOX_TASKS", ("refer",))
+    monkeypatch.setattr(scene_accuracy, "CONCURRENT", 4)
+    monkeypatch.setattr(scene_accuracy, "BOX_TASKS", ("refer",))
     monkeypatch.setattr(scene_accuracy, "VQA_MAKERS", {"count": None, "colour": None, "shape": None})
     monkeypatch.setattr(scene_accuracy, "VQA_GOALS", ("count", "colour", "shape"))
     report = tmp_path / "report.json"

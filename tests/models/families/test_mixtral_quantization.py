@@ -78,7 +78,8 @@ def test_every_expert_is_shrunk(quantization: str, layer: type, tolerance: float
     full = logits_of(load(released, "none"))
     model = load(released, quantization)
     names = [name for name, module in model.named_modules() if isinstance(module, layer) and name != "lm_head"]
-    assert len(names) == LINEAR
+    # In either case attention is in 8 bits in the first and in the last layer, which are all that there are here.
+    assert len(names) == (LINEAR if quantization == "8bit" else IN_EXPERTS)
     assert sum(".experts." in name for name in names) == IN_EXPERTS
     error = ((logits_of(model) - full).pow(2).mean() / full.var()).sqrt().item()
     assert 0 < error < tolerance
