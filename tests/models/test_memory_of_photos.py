@@ -17,6 +17,7 @@ from tests.paths import ROOT
 
 GOLDEN = ROOT / "tests" / "goldens" / "mgm-7b"
 SIZES = {"normal": (768, 1, False), "hd": (1536, 2, True)}
+KEPT = 8 << 20  # bytes that an allocator keeps for later
 # Peaks of the process in bytes: after preparing a picture of the crops' own size, the photo; after answering on both.
 PROGRAM = """
 import json, sys
@@ -79,4 +80,5 @@ def test_a_large_photo_needs_no_more_than_its_crops(kind: str, python: list[str]
     # `side` x 4000 pixels; a square of 4000 pixels and copies of the photo would be 120 MB.
     narrow = 4 * side * 4000
     assert prepared - first < crops + narrow
-    assert answered_photo - answered_small < crops + narrow
+    # Threads of the engine each keep a mebibyte or two of their own, when they happen to need it (1.2 MiB once).
+    assert answered_photo - answered_small < crops + narrow + KEPT

@@ -73,11 +73,12 @@ def test_a_page_that_draws_slowly_is_updated_as_slowly(monkeypatch: pytest.Monke
     live = LiveAnswer(model, TURNS, Sampling()).start()
     clock, pauses = iter([10, 13, 20, 20, 30, 30.0625, 40]), list[float]()
     monkeypatch.setattr(live_answer, "time", SimpleNamespace(monotonic=lambda: next(clock)))
-    monkeypatch.setattr(live._is_over, "wait", pauses.append)
+    monkeypatch.setattr(live._stopped, "wait", pauses.append)
+    monkeypatch.setattr(live._is_over, "wait", lambda more: pauses.append(pauses.pop() + more))
     updates = live.updates()
     for _ in range(4):
         next(updates)
-    assert pauses == [3, live_answer.UPDATE_INTERVAL, 3 * 0.0625]
+    assert pauses == pytest.approx([3, live_answer.UPDATE_INTERVAL, 3 * 0.0625])
     live.stop()
     model.open_gate()
     assert eventually(lambda: model.open_streams == 0)
