@@ -147,7 +147,8 @@ class Worker:
 
 
 class DecoderPool:
-    """At most `size` workers; who wants one waits for its turn, but not for all the pictures of somebody else."""
+    """At most `size` workers decode, and one is ready beside them; who wants one waits for its turn, but not for all
+    the pictures of somebody else, nor for a process to start where one was given up."""
 
     def __init__(self, size: int = SIZE) -> None:
         self._turns = Turns(size)
@@ -180,9 +181,11 @@ class DecoderPool:
     def _take(self) -> tuple[Worker, bool]:
         """A worker, and whether it has just been started."""
         with self._lock:
-            if self._idle:
-                return self._idle.pop(), False
-        return Worker(), True
+            is_new = not self._idle
+            worker = Worker() if is_new else self._idle.pop()
+            if not self._idle:
+                self._idle.append(Worker())
+            return worker, is_new
 
     def _give_back(self, worker: Worker) -> None:
         if worker.is_ended:
