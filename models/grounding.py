@@ -144,7 +144,12 @@ def _parse_box(text: str, bins: int) -> Box:
 
 def canonical_boxes(text: str, *, bins: int = BINS) -> str:
     """The text with every box as `parse_boxes` reads it: within the image, corners in order, without spaces."""
-    return replace_boxes(text, lambda box: format_box(box, bins=bins), bins=bins)
+    return re.sub(_BOX, lambda match: _canonical_box(match[0], bins), text)
+
+
+@lru_cache(maxsize=8192)  # a question may have a thousand boxes, most of them alike
+def _canonical_box(text: str, bins: int) -> str:
+    return format_box(parse_boxes(text, bins=bins)[0], bins=bins)
 
 
 def replace_boxes(text: str, write: Callable[[Box], str], *, bins: int = BINS) -> str:

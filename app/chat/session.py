@@ -102,12 +102,12 @@ class ChatSession:
         A question that can't be asked raises RequestError here, before anything has changed. Later errors are kept in
         `Exchange.error`.
         """
+        text = with_box(normalise(text, model.info.tasks), box, model.info.tasks)
         with _STARTING:
             self.check_free()
             if replacing is not None:
                 self.exchange(replacing)  # raises if it is not there
             index = len(self.exchanges) if replacing is None else replacing
-            text = with_box(normalise(text, model.info.tasks), box, model.info.tasks)
             has_image = bool(pictures) or self.picture_before(index) is not None
             for one in (model, *([rival.model] if rival else [])):
                 check_question(text, one.info, num_images=len(pictures), has_image=has_image)

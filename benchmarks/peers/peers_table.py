@@ -24,7 +24,7 @@ def as_markdown(values: Mapping[str, Any]) -> str:
     ]
     for cell in values["cells"]:
         found = cell["medians"]
-        shown = [f"{found[name]:.3g}" if name in found else "–" for name in names]
+        shown = [f"{found[name]:{'.0f' if found[name] >= 100 else '.3g'}}" if name in found else "–" for name in names]
         ratio = "" if cell["ratio"] is None else f"{cell['ratio']:.2f}"
         goal = "" if cell["goal"] is None else f"≥ {cell['goal']:g}"
         unit = "" if cell["unit"] == "tokens/s" else f", {cell['unit']}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from app.chat import session as sessions
 from app.chat.normaliser import normalise
 from app.chat.questions import task_of
 from app.chat.session import ChatSession
@@ -63,3 +64,16 @@ def test_shown_understood_and_sent_are_the_same() -> None:
 def test_long_texts_take_no_time() -> None:
     for text in ("[identify] " + " " * 200_000 + "x", "[identify] " + "1 " * 100_000, "{ <" * 100_000, "<p>" * 100_000):
         normalise(text, GROUNDING_TASKS)  # a square of the length would be minutes
+
+
+def test_a_question_is_read_while_others_may_be_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a thousand boxes that takes milliseconds, in which nobody could ask anything."""
+    seen = list[bool]()
+
+    def normalise(text: str, _: object) -> str:
+        seen.append(sessions._STARTING.locked())
+        return text
+
+    monkeypatch.setattr(sessions, "normalise", normalise)
+    assert list(ChatSession().ask(ScriptedModel(), "hello"))[-1].text
+    assert seen == [False]
