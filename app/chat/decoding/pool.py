@@ -147,8 +147,7 @@ class Worker:
 
 
 class DecoderPool:
-    """At most `size` workers decode, and one is ready beside them; who wants one waits for its turn, but not for all
-    the pictures of somebody else, nor for a process to start where one was given up."""
+    """At most `size` workers; who wants one waits for its turn, but not for all the pictures of somebody else."""
 
     def __init__(self, size: int = SIZE) -> None:
         self._turns = Turns(size)
@@ -181,11 +180,9 @@ class DecoderPool:
     def _take(self) -> tuple[Worker, bool]:
         """A worker, and whether it has just been started."""
         with self._lock:
-            is_new = not self._idle
-            worker = Worker() if is_new else self._idle.pop()
-            if not self._idle:
-                self._idle.append(Worker())
-            return worker, is_new
+            if self._idle:
+                return self._idle.pop(), False
+        return Worker(), True
 
     def _give_back(self, worker: Worker) -> None:
         if worker.is_ended:
