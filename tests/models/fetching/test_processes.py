@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -58,10 +59,17 @@ def big(hub: Hub, tmp_path: Path) -> tuple[bytes, Path]:
     return data, path
 
 
+def sizes_of(folder: Path, pattern: str) -> list[int]:
+    """Of the files there are; none where the process, which makes and deletes folders meanwhile, was just in the way."""
+    with suppress(FileNotFoundError):
+        return [path.stat().st_size for path in folder.rglob(pattern)]
+    return []
+
+
 def kill_while_it_comes(process: subprocess.Popen[str], folder: Path, pattern: str) -> None:
     """kill -9 once more than 50 kB of a file are here."""
     for _ in range(6_000):
-        if any(path.stat().st_size > 50_000 for path in folder.rglob(pattern)):
+        if any(size > 50_000 for size in sizes_of(folder, pattern)):
             break
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
