@@ -60,7 +60,7 @@ def big(hub: Hub, tmp_path: Path) -> tuple[bytes, Path]:
 
 
 def sizes_of(folder: Path, pattern: str) -> list[int]:
-    """Of the files there are; none where the process, which makes and deletes folders meanwhile, was just in the way."""
+    """Of the files there are; none where a folder, which the process makes and deletes, went while it was looked at."""
     with suppress(FileNotFoundError):
         return [path.stat().st_size for path in folder.rglob(pattern)]
     return []
