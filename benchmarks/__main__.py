@@ -12,7 +12,6 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 
@@ -20,7 +19,7 @@ from benchmarks import bundled, chats, experts, load_time, mixed_load, turns
 from benchmarks.measure import Clock, SpeedReport, one_thread
 from benchmarks.random_models import BACKBONES, SMALL, STANDARD, ModelSize
 from benchmarks.report import RESULTS, as_values, circumstances, missed, save
-from models.command_line import OneLineParser
+from models.command_line import OneLineParser, place
 
 FP32, BF16 = torch.float32, torch.bfloat16
 CHATS = {FP32: {"chats": 2.4, "first_token": 4.5, "one": 0.95}, BF16: {"chats": 2.8, "first_token": 4.5, "one": 0.95}}
@@ -99,7 +98,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", nargs="+", choices=names, default=names, help="these comparisons alone")
     parser.add_argument("--backbones", nargs="+", choices=tuple(BACKBONES), default=tuple(BACKBONES))
     parser.add_argument("--small", action="store_true", help="a few seconds, for trying out: times mean nothing")
-    parser.add_argument("--output", type=Path, default=RESULTS, help="folder for the report (%(default)s)")
+    parser.add_argument("--output", type=place, default=RESULTS, help="folder for the report (%(default)s)")
     args = parser.parse_args(argv)
     # bitsandbytes and transformers warn about choices that are made on purpose here.
     warnings.filterwarnings("ignore", category=UserWarning)

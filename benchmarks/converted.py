@@ -25,6 +25,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from benchmarks.full_size import write
 from benchmarks.released_files import ROOT, releases
+from models.command_line import place
 
 _GIB = 2**30
 _RESERVE = 2 * _GIB  # of the disk, left alone
@@ -83,10 +84,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     known = releases()
     parser = argparse.ArgumentParser(prog="python -m benchmarks.converted", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("family", choices=tuple(known))
-    parser.add_argument("--folder", type=Path, help="where the released files go and stay (default: a temporary one)")
+    parser.add_argument("--folder", type=place, help="where the released files go and stay (default: a temporary one)")
     parser.add_argument("--kinds", nargs="+", choices=tuple(_KINDS), default=list(_KINDS), help="of weights (all)")
     parser.add_argument("--repeats", type=int, default=3, help="of every pair of loadings (%(default)s)")
-    parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)  # the process that is measured
+    parser.add_argument("--measure", type=place, help=argparse.SUPPRESS)  # the process that is measured
     args = parser.parse_args(argv)
     if args.measure:
         print(json.dumps(measure(args.measure, args.kinds[0])))

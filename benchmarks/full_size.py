@@ -23,6 +23,7 @@ from typing import Any
 import yaml
 
 from benchmarks.released_files import ROOT, Release, releases
+from models.command_line import place
 
 _GIB = 2**30
 _RESERVE = 2 * _GIB  # of the disk, left alone
@@ -75,12 +76,12 @@ def write(release: Release, folder: Path) -> None:
     """All files and the YAML that names them. What is there already stays."""
     values = yaml.safe_load((ROOT / "eval_configs" / f"{release.config}.yaml").read_text(encoding="utf-8"))
     (folder / "model.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
-    for place, write_file in release.files.items():
-        if not (folder / place).exists():
+    for file, write_file in release.files.items():
+        if not (folder / file).exists():
             start = time.perf_counter()
-            write_file(folder / place)
+            write_file(folder / file)
             took = time.perf_counter() - start
-            print(f"  wrote {place}, {release.sizes[place] / _GIB:.1f} GiB in {took:.0f} s", flush=True)
+            print(f"  wrote {file}, {release.sizes[file] / _GIB:.1f} GiB in {took:.0f} s", flush=True)
 
 
 def measure(path: Path, *, dtype: str | None, quantization: str | None, options: Sequence[str], tokens: int) -> None:
@@ -171,7 +172,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     known = releases()
     parser = argparse.ArgumentParser(prog="python -m benchmarks.full_size", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("family", choices=tuple(known))
-    parser.add_argument("--folder", type=Path, help="where the files go and stay (default: a temporary one)")
+    parser.add_argument("--folder", type=place, help="where the files go and stay (default: a temporary one)")
     parser.add_argument("--dtype", help="numbers of the weights (default: as the program chooses)")
     parser.add_argument("--quantization", help="none, 8bit or 4bit (default: as the program chooses)")
     parser.add_argument("--options", nargs="+", default=[], metavar="KEY=VALUE", help="override keys of the YAML")

@@ -27,7 +27,7 @@ from benchmarks.measure import Figure, SpeedReport, one_thread
 from benchmarks.random_models import picture
 from benchmarks.report import RESULTS, circumstances
 from engine.generate import generate
-from models.command_line import OneLineParser
+from models.command_line import OneLineParser, place
 from models.conversation import Sampling, Turn
 from models.loader import load_model
 from models.vision_language_model import VisionLanguageModel
@@ -159,8 +159,8 @@ def as_markdown(values: Mapping[str, Any]) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Compare and write the report."""
     parser = OneLineParser(prog="python -m benchmarks.quantization", description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--configs", nargs="+", type=Path, default=CONFIGS, help="these alone")
-    parser.add_argument("--output", type=Path, default=RESULTS, help="folder for the report (%(default)s)")
+    parser.add_argument("--configs", nargs="+", type=place, default=CONFIGS, help="these alone")
+    parser.add_argument("--output", type=place, default=RESULTS, help="folder for the report (%(default)s)")
     args = parser.parse_args(argv)
     with one_thread():
         about = circumstances(torch.device("cpu"))

@@ -26,7 +26,7 @@ from benchmarks.random_models import picture
 from benchmarks.report import RESULTS, circumstances
 from engine.chat_engine import ChatEngine
 from engine.stats import IN_USE, EngineStats
-from models.command_line import ROOT, OneLineParser
+from models.command_line import ROOT, OneLineParser, place
 from models.conversation import Sampling, Turn
 from models.errors import Busy
 from models.loader import load_model
@@ -151,12 +151,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--chats", type=int, default=16, help="visitors at once (%(default)s)")
     parser.add_argument(
         "--cfg-path",
-        type=Path,
+        type=place,
         default=ROOT / "eval_configs" / "tiny_minigpt_v2.yaml",
         help="model (the bundled MiniGPT-v2)",
     )
     parser.add_argument("--http", action="store_true", help="as visitors of the page, each visit a new session")
-    parser.add_argument("--output", type=Path, default=RESULTS, help="folder for the report (%(default)s)")
+    parser.add_argument("--output", type=place, default=RESULTS, help="folder for the report (%(default)s)")
     args = parser.parse_args(argv)
     if args.http:
         return over_http(args)

@@ -24,7 +24,7 @@ from benchmarks.attacks.bystander import Bystander
 from benchmarks.attacks.runner import ATTACKS, AttackRunner, line_of
 from benchmarks.attacks.target import Target
 from benchmarks.soak_http import PageConfig, Visitor, served
-from models.command_line import ROOT, OneLineParser
+from models.command_line import ROOT, OneLineParser, place
 
 ATTACKER, BYSTANDER = "127.0.0.66", "127.0.0.2"
 
@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=12, help="of those that have no end (%(default)s)")
     parser.add_argument("--same-address", action="store_true", help="the bystander is behind the attacker's address")
     parser.add_argument("--any-core", action="store_true", help="let attacker and server share all processors")
-    parser.add_argument("--output", type=Path, help="also write the reports there, as JSON")
+    parser.add_argument("--output", type=place, help="also write the reports there, as JSON")
     args = parser.parse_args(argv)
     if unknown := [name for name in args.names if name not in ATTACKS]:
         parser.error(f"there is no attack {unknown[0]}; there are {', '.join(ATTACKS)}.")

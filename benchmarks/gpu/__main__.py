@@ -13,7 +13,6 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 
@@ -25,7 +24,7 @@ from benchmarks.gpu.published_speeds import GENERATE, GPT_FAST, VLLM
 from benchmarks.measure import Clock, SpeedReport
 from benchmarks.random_models import SMALL, STANDARD
 from benchmarks.report import RESULTS, as_values, circumstances, save
-from models.command_line import OneLineParser
+from models.command_line import OneLineParser, place
 
 _SECONDS = 600  # of a part
 
@@ -36,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--part", type=int, choices=tuple(PARTS), required=True, help="which models")
     parser.add_argument("--device", default="cuda", help="(%(default)s)")
     parser.add_argument("--small", action="store_true", help="small models, for trying out: times mean nothing")
-    parser.add_argument("--output", type=Path, default=RESULTS, help="folder for the report (%(default)s)")
+    parser.add_argument("--output", type=place, default=RESULTS, help="folder for the report (%(default)s)")
     args = parser.parse_args(argv)
     device = torch.device(args.device)
     if device.type == "cuda" and not torch.cuda.is_available():

@@ -25,7 +25,7 @@ from benchmarks.peers.peer_weights import SIZES, write_weights
 from benchmarks.peers.peers_table import as_markdown
 from benchmarks.random_models import ModelSize
 from benchmarks.report import RESULTS, circumstances
-from models.command_line import OneLineParser
+from models.command_line import OneLineParser, place
 
 # Long steps are worth fewer of them; a conversation of 1,500 tokens takes a minute to read at 1.1 B.
 WORK = {"134M": Work(), "1.1B": Work(new=12, chat_new=12, repeats=2, with_turn5=False), "small": SMALL}
@@ -99,11 +99,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--peers", nargs="*", choices=[peer.name for peer in PEERS], help="these alone (all)")
     parser.add_argument(
         "--folder",
-        type=Path,
+        type=place,
         default=Path.home() / ".cache" / "minivlm-peers",
         help="environments, weights (%(default)s)",
     )
-    parser.add_argument("--output", type=Path, default=RESULTS, help="folder for the report (%(default)s)")
+    parser.add_argument("--output", type=place, default=RESULTS, help="folder for the report (%(default)s)")
     args = parser.parse_args(argv)
     # Nearly 18 GiB for everybody's 1.1 billion weights in fp32 at once.
     precisions = args.precisions or (PRECISIONS[1:] if args.size == "1.1B" else PRECISIONS)

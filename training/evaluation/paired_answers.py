@@ -13,12 +13,10 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from math import comb
-from pathlib import Path
 
 import numpy as np
 
-from engine.chat_engine import ChatEngine
-from models.command_line import OneLineParser
+from models.command_line import OneLineParser, place
 from models.disk import written_whole
 from models.errors import MiniVLMError
 from models.loader import load_model
@@ -26,13 +24,13 @@ from models.vision_language_model import VisionLanguageModel
 from training.evaluation.public.benchmark_run import Predictions
 from training.evaluation.scene_accuracy import (
     BOX_TASKS,
-    CONCURRENT,
     VQA_GOALS,
     Asked,
     SceneAnswerer,
     ask_scenes,
     circumstances,
     engine_answerer,
+    scene_engine,
     score,
 )
 from training.scenes.samples import Sample
@@ -118,7 +116,7 @@ def answerer_of(model: VisionLanguageModel, kept: Predictions) -> SceneAnswerer:
     """Asks a model what is not kept; its engine runs for one call."""
 
     def answer_all(questions: Sequence[Asked]) -> list[str]:
-        with ChatEngine(model, max_concurrent=CONCURRENT, max_queue=CONCURRENT, busy_prefill_tokens=512) as engine:
+        with scene_engine(model) as engine:
             return engine_answerer(engine, kept)(questions)
 
     return answer_all
@@ -153,12 +151,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command line."""
     name = "python -m training.evaluation.paired_answers"
     parser = OneLineParser(prog=name, description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--cfg-path", type=Path, required=True, help="YAML of a checkpoint")
+    parser.add_argument("--cfg-path", type=place, required=True, help="YAML of a checkpoint")
     parser.add_argument("--scenes", type=int, default=500, help="fresh scenes per task and seed (%(default)s)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="which scenes; several are put together")
     parser.add_argument("--tasks", nargs="+", choices=(*BOX_TASKS, *_TASKS), help="these alone")
-    parser.add_argument("--answers", type=Path, required=True, help="folder that keeps every answer, to go on from")
-    parser.add_argument("--output", type=Path, help="the same as a JSON file")
+    parser.add_argument("--answers", type=place, required=True, help="folder that keeps every answer, to go on from")
+    parser.add_argument("--output", type=place, help="the same as a JSON file")
     try:
         run(parser.parse_args(arguments))
     except MiniVLMError as error:

@@ -28,6 +28,7 @@ from models.conversation import Sampling, Turn
 from models.disk import written_whole
 from models.errors import ConfigError, MiniVLMError
 from models.loader import load_model
+from models.vision_language_model import VisionLanguageModel
 from training.evaluation.expert_shares import expert_shares, share_figures
 from training.evaluation.low_resolution import leave_out_mining
 from training.evaluation.public.benchmark_run import Predictions, run_benchmark
@@ -67,6 +68,11 @@ def ask_scenes(task: str, count: int, seed: int, *, boxes: bool, held_out: HeldO
         sample = vary(rng, sample)
         asked.append((scene, sample if boxes else without_identifier(sample)))
     return asked
+
+
+def scene_engine(model: VisionLanguageModel) -> ChatEngine:
+    """An engine for many questions at once, not started."""
+    return ChatEngine(model, max_concurrent=CONCURRENT, max_queue=CONCURRENT, busy_prefill_tokens=512)
 
 
 def engine_answerer(engine: ChatEngine, kept: Predictions | None = None) -> SceneAnswerer:
@@ -221,7 +227,7 @@ def print_scenes(options: argparse.Namespace) -> None:
         title += " without its high-resolution tower"
     boxes = any(task.gives_boxes for task in model.info.tasks)
     torch.manual_seed(options.seed)
-    with ChatEngine(model, max_concurrent=CONCURRENT, max_queue=CONCURRENT, busy_prefill_tokens=512) as engine:
+    with scene_engine(model) as engine:
         kept = Predictions(options.predictions, task="scenes") if options.predictions else None
         answer_all = engine_answerer(engine, kept)
         figures = measure(answer_all, boxes=boxes, scenes=options.scenes, seed=options.seed)
