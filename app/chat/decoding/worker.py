@@ -19,8 +19,7 @@ from app.chat.decoding.decode import DecodeError, decode
 
 MAX_MEMORY = 1536 * 2**20  # bytes of address space that decoding may add: about 50 megapixels in three forms
 MAX_SECONDS = 20  # of processor time a picture may take; a photo of 200 megapixels takes about 2
-NICE = 3  # answers and pages go first, by half: at 10, ordinary pictures waited for seconds on a busy machine
-IDLE = 60.0  # seconds without a request after which the process ends
+IDLE = 600.0  # seconds without a request after which the process ends
 
 _LENGTH = struct.Struct(">Q")
 
@@ -29,8 +28,6 @@ def main() -> None:
     """Serve requests until the input ends or none has come for a while."""
     requests, answers = sys.stdin.buffer, os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     silence()
-    if hasattr(os, "nice"):
-        os.nice(NICE)
     limit_memory()
     while wait_for(requests):
         length = requests.read(_LENGTH.size)
