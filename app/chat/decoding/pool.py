@@ -29,6 +29,7 @@ ROOT = Path(__file__).resolve().parents[3]
 SIZE = 2  # pictures that are decoded at the same time
 MAX_SECONDS = 60.0  # a picture may take, on a busy machine; a worker limits the processor time itself, to less
 NICE = 3  # answers and pages go first, by half: at 10, ordinary pictures waited for seconds on a busy machine
+ENDING_SECONDS = 5.0  # that one which has closed its pipes has to end by itself, and to say how
 LOOK_SECONDS = 0.1  # between two looks at how long a picture has taken
 
 TOO_SLOW = "takes too long to read. Save it anew as an ordinary JPEG or PNG and upload that."
@@ -141,6 +142,8 @@ class Worker:
     @property
     def reason(self) -> str:
         """Why it is gone, as the end of a sentence about the file; empty if it had ended before, as idle ones do."""
+        with suppress(subprocess.TimeoutExpired):  # its pipes are closed a little earlier
+            self._process.wait(ENDING_SECONDS)
         status = self.close()
         if self._was_too_slow or status == -getattr(signal, "SIGXCPU", 0):
             return TOO_SLOW

@@ -7,6 +7,7 @@ pixels. pool.py is the other side.
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import select
@@ -14,6 +15,8 @@ import struct
 import sys
 import warnings
 from typing import Any, BinaryIO
+
+from PIL import Image
 
 from app.chat.decoding.decode import DecodeError, decode
 
@@ -28,6 +31,7 @@ def main() -> None:
     """Serve requests until the input ends or none has come for a while."""
     requests, answers = sys.stdin.buffer, os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     silence()
+    load_decoders()
     limit_memory()
     while wait_for(requests):
         length = requests.read(_LENGTH.size)
@@ -52,6 +56,14 @@ def silence() -> None:
     os.dup2(nowhere, 1)
     os.dup2(nowhere, 2)
     os.close(nowhere)
+
+
+def load_decoders() -> None:
+    """Decode two small pictures, so that nobody's picture is the one for which libraries are loaded."""
+    for kind in ("PNG", "JPEG"):
+        file = io.BytesIO()
+        Image.new("RGB", (8, 8)).save(file, kind)
+        decode(file.getvalue())
 
 
 def answer(data: bytes, answers: BinaryIO) -> None:
