@@ -6,11 +6,13 @@ Everything here that is private to gradio is in this file, fair_queue.py and upl
 from __future__ import annotations
 
 import re
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import gradio.route_utils
 import gradio.routes
+import gradio.utils
 from gradio.state_holder import SessionState, StateHolder
 
 from app.limits.budgets import ProcessorShare
@@ -77,8 +79,10 @@ class GradioApp:
         """From now on sessions keep what visitors did and no description of the page, and the queue no statistics.
 
         At the end of each question gradio would make a table of the last 10,000 with pandas, for a page that is closed
-        here: up to 20 ms in which nobody else is served.
+        here: up to 20 ms in which nobody else is served. At each step of each answer it would look for matplotlib,
+        which draws nothing here, twice, and where that is not installed, in every folder of the path.
         """
+        gradio.utils.MatplotlibBackendMananger = nullcontext  # type: ignore[assignment, misc]
         queue = self._blocks._queue
         queue.ANALYTICS_MAX_EVENTS = 0
         queue.compute_analytics_summary = lambda _: {}  # type: ignore[method-assign]

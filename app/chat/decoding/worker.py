@@ -7,6 +7,7 @@ pixels. pool.py is the other side.
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import select
@@ -15,12 +16,13 @@ import sys
 import warnings
 from typing import Any, BinaryIO
 
+from PIL import Image
+
 from app.chat.decoding.decode import DecodeError, decode
 
 MAX_MEMORY = 1536 * 2**20  # bytes of address space that decoding may add: about 50 megapixels in three forms
 MAX_SECONDS = 20  # of processor time a picture may take; a photo of 200 megapixels takes about 2
-NICE = 3  # answers and pages go first, by half: at 10, ordinary pictures waited for seconds on a busy machine
-IDLE = 60.0  # seconds without a request after which the process ends
+IDLE = 600.0  # seconds without a request after which the process ends
 
 _LENGTH = struct.Struct(">Q")
 
@@ -29,8 +31,7 @@ def main() -> None:
     """Serve requests until the input ends or none has come for a while."""
     requests, answers = sys.stdin.buffer, os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     silence()
-    if hasattr(os, "nice"):
-        os.nice(NICE)
+    load_decoders()
     limit_memory()
     while wait_for(requests):
         length = requests.read(_LENGTH.size)
@@ -55,6 +56,14 @@ def silence() -> None:
     os.dup2(nowhere, 1)
     os.dup2(nowhere, 2)
     os.close(nowhere)
+
+
+def load_decoders() -> None:
+    """Decode two small pictures, so that nobody's picture is the one for which libraries are loaded."""
+    for kind in ("PNG", "JPEG"):
+        file = io.BytesIO()
+        Image.new("RGB", (8, 8)).save(file, kind)
+        decode(file.getvalue())
 
 
 def answer(data: bytes, answers: BinaryIO) -> None:

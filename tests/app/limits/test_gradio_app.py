@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections import defaultdict
 from types import SimpleNamespace
@@ -70,6 +71,23 @@ def test_no_statistics_of_questions_are_made(serve_limited: ServeLimited, monkey
     queue = serve_limited.demo._queue  # type: ignore[attr-defined]
     assert eventually(lambda: not any(queue.active_jobs))
     assert not queue.event_analytics
+
+
+def test_nothing_is_looked_for_at_each_step_of_an_answer(
+    serve_limited: ServeLimited, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As gradio looks for matplotlib, in every folder of the path, with the loop that serves everybody."""
+    looked_for: list[str] = []
+
+    class Looks:
+        def find_spec(self, name: str, *_: object) -> None:
+            looked_for.append(name)
+
+    visitor = Visitor(serve_limited())
+    visitor.ask("hello")
+    monkeypatch.setattr(sys, "meta_path", [Looks(), *sys.meta_path])
+    assert "A red circle." in visitor.ask("hello")
+    assert looked_for == []
 
 
 def test_each_login_has_a_page_of_its_own(serve_limited: ServeLimited) -> None:

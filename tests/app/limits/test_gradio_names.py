@@ -8,6 +8,7 @@ from typing import Any
 
 import gradio as gr
 import gradio.routes
+import gradio.utils
 import pytest
 from gradio import http_server
 from gradio.queueing import Queue
@@ -39,6 +40,7 @@ NAMES = {
     "form": ("_current_files", "_current_part", "_files_to_close_on_error", "items", "on_headers_finished", "parse"),
     "progress": ("_signals", "_statuses", "is_tracked", "stop_tracking", "track"),
     "http_server": ("Server", "start_server"),
+    "utils": ("MatplotlibBackendMananger",),
 }  # fmt: skip
 FILES = (
     "app/limits/gradio_app.py",
@@ -71,6 +73,7 @@ def owners(no_stray_event_loops: None) -> dict[str, Any]:
         "form": GradioMultiPartParser(Headers(), Request({"type": "http"}).stream(), max_file_size=1),
         "progress": FileUploadProgress(),
         "http_server": http_server,
+        "utils": gradio.utils,
     }
 
 
