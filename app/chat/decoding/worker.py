@@ -13,6 +13,8 @@ import select
 import struct
 import sys
 import warnings
+from contextlib import suppress
+from pathlib import Path
 from typing import Any, BinaryIO
 
 from app.chat.decoding.decode import DecodeError, decode
@@ -32,6 +34,7 @@ def main() -> None:
     if hasattr(os, "nice"):
         os.nice(NICE)
     limit_memory()
+    go_first()
     while wait_for(requests):
         length = requests.read(_LENGTH.size)
         if len(length) < _LENGTH.size:
@@ -86,6 +89,12 @@ def limit_memory() -> None:
     limit = MAX_MEMORY + pages * resource.getpagesize()
     _lower(resource.RLIMIT_AS, limit)
     _lower(resource.RLIMIT_CORE, 0)
+
+
+def go_first() -> None:
+    """Where the machine or its container runs out of memory, the system ends this process and not the server."""
+    with suppress(OSError):  # another system than Linux
+        Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
 
 
 def limit_time() -> None:

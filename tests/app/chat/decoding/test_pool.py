@@ -186,6 +186,14 @@ def test_a_worker_leaves_the_processor_to_answers(pool: DecoderPool) -> None:
     assert os.getsid(worker) == os.getsid(0)  # its priority counts against the server's
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="what is ended where memory ends is Linux' to say")
+def test_where_memory_ends_the_system_ends_a_worker_before_the_server(pool: DecoderPool) -> None:
+    """With 2 GiB for a container, two large pictures and the server are more than there is."""
+    pool.decode(encode(scene()))
+    worker = Path(f"/proc/{pool._idle[0].pid}/oom_score_adj")
+    assert worker.read_text(encoding="ascii") == "1000\n"
+
+
 def test_the_worker_imports_nothing_large() -> None:
     code = "import sys, app.chat.decoding.worker; print({'torch', 'gradio', 'transformers'} & set(sys.modules))"
     assert subprocess.check_output([sys.executable, "-c", code], cwd=ROOT, text=True).strip() == "set()"
