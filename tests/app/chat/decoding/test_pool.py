@@ -121,6 +121,18 @@ def test_memory_is_limited_by_the_system(pool: DecoderPool, monkeypatch: pytest.
     assert pool.decode(encode(scene())).image.size == (200, 100)
 
 
+def test_with_little_memory_free_a_picture_gets_half_of_it(pool: DecoderPool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a container of 2 GiB, which the system may end as a whole where that is too little."""
+    program(monkeypatch, "sizes = iter([2**40, 2**27, 2**40])\nworker.free_memory = lambda: next(sizes)\n"
+            "worker.LEAST_MEMORY = 2**20\nmain()")  # fmt: skip
+    large = encode(Image.new("RGB", (6000, 6000)))
+    pool.decode(large)
+    with pytest.raises(DecodeError, match="needs too much memory"):
+        pool.decode(large)
+    pool.decode(large)
+    assert len(pool._idle) == 1
+
+
 def test_a_decoder_that_breaks_down_takes_only_its_own_process(
     pool: DecoderPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
