@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 import traceback
@@ -59,6 +60,11 @@ class BoundedBlocks(gr.Blocks):
             client = ASKER.get().client
             await self.processor.turn(client)
             return await Metered(super().process_api(*args, **settings), partial(self.processor.took, client))
+        except asyncio.CancelledError as error:
+            if settings.get("event_id"):
+                raise
+            # The server ends. For a press gradio takes that as any error, and would print each.
+            raise gr.Error("The server was stopped.", print_exception=False) from error
         except gr.Error as error:
             error.print_exception = False  # gradio's own, about files that are not the visitor's, would print theirs
             raise
