@@ -8,9 +8,11 @@ from concurrent.futures import ThreadPoolExecutor, wait
 
 import pytest
 
+from app.chat.conversation_store import ConversationStore
 from app.chat.decoding.decode import DecodeError
 from app.chat.pictures import STORE
 from app.limits.refusal import LINES_PER_MINUTE, AuditLog, Refused, RepeatedLines, printable
+from app.page.page_state import PageState
 from tests.app.limits.visitors import FILE, ServeLimited, Visitor, listener_index
 
 
@@ -47,6 +49,18 @@ def test_a_library_that_repeats_itself_is_heard_a_few_times() -> None:
     assert lines.filter(record("something else"))
     now[0] = 61
     assert lines.filter(record("accept failed"))
+
+
+def test_conversations_that_have_to_go_are_a_few_lines(
+    serve_limited: ServeLimited, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Many visitors with large pictures, or a full disk, wrote one for each question."""
+    serve_limited()
+    for number in range(100):
+        store: ConversationStore[PageState] = ConversationStore(max_bytes=0)
+        for key in ("one", "two"):
+            store.keep(f"{key} {number}", PageState(drawn=1))
+    assert 1 <= sum("A conversation was dropped" in line for line in caplog.messages) <= 10
 
 
 def test_presses_that_run_when_the_server_ends_are_no_tracebacks(
