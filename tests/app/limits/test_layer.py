@@ -225,9 +225,10 @@ def test_values_that_no_listener_expects_are_one_line(
     with a_bystander(url):
         attacker = Visitor(url)
         for value in values:
-            answer = attacker.press(listener_index(url, "undo"), [value] * 2)
-            assert answer.status_code in (200, 400, 500)
-            assert "Traceback" not in answer.text
+            for one in listeners:
+                answer = attacker.press(one["id"], [value] * len(one["inputs"]), event_data={"index": 0})
+                assert answer.status_code in (200, 500)
+                assert "Traceback" not in answer.text
         for value in (*values, *({"index": value} for value in (*values, -1, 99))):
             for one in listeners:
                 nothing = [None if number == 0 else {"text": "", "files": []} for number in range(len(one["inputs"]))]
