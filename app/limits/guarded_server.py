@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from gradio.routes import App
 
 LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")
+# Loggers whose lines visitors can have written as often as they like.
+REPEATED = ("uvicorn.error", "asyncio", "app.chat.conversation_store", "app.chat.decoding.pool")
 SPACE_PROXIES = ("10.0.0.0/8",)  # a Space is reached through proxies of its own network only
 SPACE_ANCESTORS = "'self' https://huggingface.co https://*.hf.space"
 
@@ -74,7 +76,7 @@ class LimitedServer:
         """While gradio launches: the server it starts counts connections, and believes no proxy by itself."""
         from gradio import http_server
 
-        for name in ("uvicorn.error", "asyncio"):
+        for name in REPEATED:
             logging.getLogger(name).addFilter(RepeatedLines())
         logging.getLogger("python_multipart").setLevel(logging.ERROR)  # it warns of each form that gets a 400
         original = http_server.start_server

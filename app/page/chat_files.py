@@ -86,11 +86,13 @@ class ChatFiles:
         file = json.dumps({"name": chat_file_name(exchanges, kind), "text": text})
         return file.replace("<", "\\u003c"), notice_of(page)  # gradio warns of a script that it would not run
 
-    def open(self, page: PageState, path: str) -> View:
+    def open(self, page: PageState, path: str | None) -> View:
         """The conversation of a saved file takes the place of the one that is there."""
-        name = Path(path).name
+        name = Path(path or "").name
         try:
             page.session.check_free()
+            if path is None:
+                raise RequestError("There is no file to open. Choose one.")
             exchanges = self._read(path, name, page)
         except MiniVLMError as error:
             return View(notice=notice_of(page, error))

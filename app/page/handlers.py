@@ -230,7 +230,10 @@ class Handlers:
         self, page: PageState, shown_key: str, tool: Any, event: gr.EventData, *settings: Any
     ) -> Iterator[View]:
         """An example card: its question is asked about its picture. What was typed stays."""
-        example = self._examples(self.models.of(page).info)[int(event.index)]
+        examples, index = self._examples(self.models.of(page).info), int(event.index)
+        if not 0 <= index < len(examples):
+            raise RequestError("There is no such example. Load the page again.")
+        example = examples[index]
         asked = {"text": example.question, "files": [str(example.path)]}
         yield from self._ask(page, shown_key, asked, tool, settings)
 

@@ -32,19 +32,20 @@ class QuestionPictures:
         attached = self._attached(page, self._attachments.file_of(picture))
         return view._replace(tool=attached.tool | {"clear": True}, files=attached.files)
 
-    def attach(self, page: PageState, value: dict[str, Any]) -> View:
+    def attach(self, page: PageState, value: dict[str, Any] | None) -> View:
         """Files were added or removed: refuse bad ones now, and show the box tool the image of the next question.
 
         What the page had to say before is outdated then. Removing a refused file triggers this once
         more; the reason for which it was refused must then stay.
         """
-        found = self._attachments.take(page, value["files"], self._handlers.models.of(page).info)
-        files = renamed(found.renamed) if found.renamed else gr.skip()
+        files = value["files"] if value else []
+        found = self._attachments.take(page, files, self._handlers.models.of(page).info)
+        shown = renamed(found.renamed) if found.renamed else gr.skip()
         notice = notice_of(page, found.problem) if found.problem or found.is_new else gr.skip()
         if found.pictures is None:
-            return View(notice=notice, files=files)
+            return View(notice=notice, files=shown)
         picture = found.pictures[-1] if found.pictures else page.picture
-        return View(notice=notice, tool=tool_value(picture, attached=found.pictures), files=files)
+        return View(notice=notice, tool=tool_value(picture, attached=found.pictures), files=shown)
 
     def crop(self, page: PageState, event: gr.EventData) -> View:
         """A part of a picture becomes the picture of the next question, in place of what is attached."""

@@ -139,6 +139,19 @@ def test_memory_is_limited_by_the_system(pool: DecoderPool, monkeypatch: pytest.
     assert pool.decode(encode(scene())).image.size == (200, 100)
 
 
+def test_with_little_memory_free_a_picture_gets_half_of_it(pool: DecoderPool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a container of 2 GiB, which the system may end as a whole where that is too little."""
+    program(monkeypatch, "sizes = iter([2**40, 2**27, 2**40])\nworker.free_memory = lambda: next(sizes)\n"
+            "worker.LEAST_MEMORY = 2**20\nmain()")  # fmt: skip
+    large = encode(Image.new("RGB", (6000, 6000)))
+    pool.decode(large)
+    pids = {worker.pid for worker in pool._idle}
+    with pytest.raises(DecodeError, match="needs too much memory"):
+        pool.decode(large)
+    pool.decode(large)
+    assert {worker.pid for worker in pool._idle} == pids
+
+
 def test_a_decoder_that_breaks_down_takes_only_its_own_process(
     pool: DecoderPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -228,6 +241,14 @@ worker.silence, worker.wait_for = lambda: None, files
 worker.main()
 """
     assert subprocess.check_output([sys.executable, "-c", code], cwd=ROOT, text=True).strip() == "[]"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="what is ended where memory ends is Linux' to say")
+def test_where_memory_ends_the_system_ends_a_worker_before_the_server(pool: DecoderPool) -> None:
+    """With 2 GiB for a container, two large pictures and the server are more than there is."""
+    pool.decode(encode(scene()))
+    worker = Path(f"/proc/{pool._idle[0].pid}/oom_score_adj")
+    assert worker.read_text(encoding="ascii") == "1000\n"
 
 
 def test_the_worker_imports_nothing_large() -> None:
