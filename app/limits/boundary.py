@@ -24,6 +24,7 @@ logger = logging.getLogger(__name__)
 SECONDS_BETWEEN_TRACEBACKS = 3600.0  # of one place in the code
 SECONDS_BETWEEN_LINES = 10.0  # about it
 PLACES = 256
+MOST_FILES = 100  # of one call
 
 
 @dataclass
@@ -63,6 +64,11 @@ class BoundedBlocks(gr.Blocks):
             message = f"That could not be done. The program's log says more under {number}."
             raise gr.Error(message, print_exception=False) from error
 
+    async def preprocess_data(self, block_fn: Any, inputs: list[Any], state: Any, explicit_call: bool = False) -> Any:
+        """As gr.Blocks.preprocess_data. Raises gr.Error for a file that is an address: gradio would fetch it."""
+        _check_files(inputs)
+        return await super().preprocess_data(block_fn, inputs, state, explicit_call)
+
     def get_state_ids_to_track(self, *_: Any) -> tuple[list[int], list[Any]]:
         """None: no listener waits for a change of a visitor's state, so gradio need not compare it after each call."""
         return [], []
@@ -85,3 +91,21 @@ class BoundedBlocks(gr.Blocks):
             place.traced = now
         logger.error("%s (%s)%s", name, place.number, more, exc_info=error if is_new else None)
         return place.number
+
+
+def _check_files(values: Any) -> None:
+    """Raise gr.Error where a file that is sent, wherever in these values, is elsewhere; or where there are too many."""
+    num_files, left = 0, [values]
+    while left:
+        value = left.pop()
+        if isinstance(value, list):
+            left += value
+        elif isinstance(value, dict):
+            left += value.values()
+            if isinstance(path := value.get("path"), str) and "meta" in value:
+                num_files += 1
+                if "://" in path:
+                    message = "This server fetches no address. Download the file, and upload it."
+                    raise gr.Error(message, print_exception=False)
+    if num_files > MOST_FILES:
+        raise gr.Error(f"{num_files} files at once; the limit is {MOST_FILES}. Remove some.", print_exception=False)

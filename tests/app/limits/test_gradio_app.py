@@ -16,7 +16,7 @@ from app.chat.answering import Rival
 from app.limits.gradio_app import GradioApp
 from app.page.page_state import PageState
 from tests.app.helpers import picture
-from tests.app.limits.visitors import ServeLimited, Visitor
+from tests.app.limits.visitors import FILE, ServeLimited, Visitor, listener_index
 from tests.fakes import ScriptedModel
 from tests.waiting import eventually
 
@@ -119,3 +119,33 @@ def test_a_logout_ends_one_login_alone(serve_limited: ServeLimited) -> None:
     assert httpx.get(f"{url}logout?all_session=true", headers=first).status_code == 302
     assert httpx.get(f"{url}config", headers=first).status_code == 401
     assert httpx.get(f"{url}config", headers=second).status_code == 200
+
+
+def test_no_address_is_fetched_for_a_visitor(serve_limited: ServeLimited, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gradio fetched what a listener was sent as a file, if it was an address, and what was asked for as one."""
+    asked: list[str] = []
+
+    async def validate(host: str) -> str:
+        asked.append(host)
+        raise ValueError(host)
+
+    monkeypatch.setattr("safehttpx.async_validate_url", validate)
+    url = serve_limited()
+    visitor, file = Visitor(url), {"path": "http://example.com/a.png", "meta": FILE}
+    refused = visitor.press(listener_index(url, "attach"), [None, {"text": "", "files": [file]}])
+    assert "fetches no address" in refused.text
+    assert visitor.join("hello", ["https://example.com/b.png"]).status_code == 200
+    assert "fetches no address" in str(visitor.updates())
+    body = {"data": [None, "hello", [{"role": "user", "content": file}], 0, 1, 5, 1, 0]}
+    event = visitor.client.post("/gradio_api/call/chat", json=body).json()["event_id"]
+    assert "fetches no address" in visitor.client.get(f"/gradio_api/call/chat/{event}").text
+    assert visitor.client.get("/gradio_api/file=http://example.com/a.png").status_code == 404
+    assert not asked
+
+
+def test_one_call_brings_so_many_files(serve_limited: ServeLimited) -> None:
+    url = serve_limited()
+    visitor = Visitor(url)
+    path = visitor.upload(b"x").json()[0]
+    many = [{"path": path, "meta": FILE}] * 101
+    assert "the limit is 100" in visitor.press(listener_index(url, "attach"), [None, {"text": "", "files": many}]).text
