@@ -68,11 +68,13 @@ def written_whole(path: Path) -> Iterator[Path]:
 _scratch: list[Path] = []
 
 
-def scratch_folder(prefix: str) -> Path:
-    """A new folder that only this user can read, for as long as the program runs."""
+def scratch_folder(prefix: str, *, within: Path | None = None) -> Path:
+    """A new folder that only this user can read, for as long as the program runs; in the system's, or `within`."""
     if not _scratch:
         atexit.register(delete_scratch)
-    _scratch.append(Path(tempfile.mkdtemp(prefix=prefix)))
+    if within is not None:
+        within.mkdir(parents=True, exist_ok=True)
+    _scratch.append(Path(tempfile.mkdtemp(prefix=prefix, dir=within)))
     return _scratch[-1]
 
 

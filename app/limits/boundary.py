@@ -16,6 +16,7 @@ import gradio as gr
 
 from app.limits.addresses import SCOPE_KEY
 from app.limits.budgets import Metered, ProcessorShare
+from app.limits.route_kinds import LONGEST_PATH
 from engine.asker import ASKER, NOBODY
 from models.errors import MiniVLMError
 
@@ -104,6 +105,8 @@ def _check_files(values: Any) -> None:
             left += value.values()
             if isinstance(path := value.get("path"), str) and "meta" in value:
                 num_files += 1
+                if len(path) > LONGEST_PATH:
+                    raise gr.Error("A file has a name that is too long.", print_exception=False)
                 if "://" in path:
                     message = "This server fetches no address. Download the file, and upload it."
                     raise gr.Error(message, print_exception=False)

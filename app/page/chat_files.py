@@ -81,8 +81,11 @@ class ChatFiles:
         except MiniVLMError as error:
             return "", notice_of(page, error)
         write = {"html": chat_html, "json": chat_json}[kind]
-        with self._turns.turn():
-            text = write(exchanges, saved=now())
+        try:
+            with self._turns.turn():
+                text = write(exchanges, saved=now())
+        except RequestError as error:
+            return "", notice_of(page, error)
         file = json.dumps({"name": chat_file_name(exchanges, kind), "text": text})
         return file.replace("<", "\\u003c"), notice_of(page)  # gradio warns of a script that it would not run
 

@@ -149,3 +149,26 @@ def test_one_call_brings_so_many_files(serve_limited: ServeLimited) -> None:
     path = visitor.upload(b"x").json()[0]
     many = [{"path": path, "meta": FILE}] * 101
     assert "the limit is 100" in visitor.press(listener_index(url, "attach"), [None, {"text": "", "files": many}]).text
+
+
+def test_names_of_files_that_are_not_there_are_forgotten(
+    serve_limited: ServeLimited, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Gradio keeps each path that it was ever sent, whether or not there is such a file."""
+    monkeypatch.setattr("app.limits.gradio_app.FILES_REMEMBERED", 9)
+    url = serve_limited()
+    visitor = Visitor(url)
+    path = visitor.upload(b"x").json()[0]
+    made_up = [{"path": f"{path}{number}", "meta": FILE} for number in range(50)]
+    visitor.press(
+        listener_index(url, "attach"), [None, {"text": "", "files": [{"path": path, "meta": FILE}, *made_up]}]
+    )
+    app = serve_limited.demo.app  # type: ignore[attr-defined]
+    sets = app.get_blocks().temp_file_sets
+    assert max(map(len, sets)) > 50
+    GradioApp(app).forget_files()
+    assert max(map(len, sets)) < 9
+    assert any(path in names for names in sets)
+    long = {"path": path + "x" * 3000, "meta": FILE}
+    told = visitor.press(listener_index(url, "attach"), [None, {"text": "", "files": [long]}]).text
+    assert "a name that is too long" in told
