@@ -16,6 +16,7 @@ import gradio as gr
 
 from app.limits.addresses import SCOPE_KEY
 from app.limits.budgets import Metered, ProcessorShare
+from app.limits.refusal import printable
 from app.limits.route_kinds import LONGEST_PATH
 from engine.asker import ASKER, NOBODY
 from models.errors import MiniVLMError
@@ -25,6 +26,7 @@ logger = logging.getLogger(__name__)
 SECONDS_BETWEEN_TRACEBACKS = 3600.0  # of one place in the code
 SECONDS_BETWEEN_LINES = 10.0  # about it
 PLACES = 256
+TRACEBACK_LINES, LONGEST_LINE = 60, 300
 MOST_FILES = 100  # of one call
 
 
@@ -90,8 +92,15 @@ class BoundedBlocks(gr.Blocks):
         place.number, place.written, place.unsaid = uuid.uuid4().hex[:8], now, 0
         if is_new:
             place.traced = now
-        logger.error("%s (%s)%s", name, place.number, more, exc_info=error if is_new else None)
+        logger.error("%s (%s)%s%s", name, place.number, more, _traceback(error) if is_new else "")
         return place.number
+
+
+def _traceback(error: Exception) -> str:
+    """Its last lines, of what a terminal shows and nothing else, and none that could be an entry of the log: a visitor
+    may have chosen what the error says."""
+    lines = "".join(traceback.format_exception(error)).splitlines()
+    return "".join(f"\n    {printable(line, LONGEST_LINE)}" for line in lines[-TRACEBACK_LINES:])
 
 
 def _check_files(values: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import secrets
 import time
@@ -13,10 +14,15 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from app.chat.picture_uri import picture_uri
+from benchmarks.attacks.hostile_pictures import encoded
 from benchmarks.attacks.target import FILE, Browser, Target, at_once, message
 from benchmarks.attacks.with_sessions import TELL
 from models.conversation import Sampling
+
+
+def data_uri(image: Image.Image, kind: str, **settings: object) -> str:
+    """An image as the files of saved chats have it: `kind` is png or jpeg."""
+    return f"data:image/{kind};base64,{base64.b64encode(encoded(image, kind.upper(), **settings)).decode()}"
 
 
 def noise(side: int) -> Image.Image:
@@ -72,21 +78,21 @@ def _pressed(
 
 
 def drawn_pictures_wanted(target: Target) -> object:
-    """Chats of 1,000 answers with the same drawn picture of 25 megapixels; pictures that it does not have are wanted"""
-    uri = picture_uri(Image.new("RGB", (5000, 5000), "red"), "png")
+    """Chats of 1,000 answers with the same large drawn picture; pictures that it does not have are wanted"""
+    uri = data_uri(Image.new("RGB", (5000, 5000), "red"), "png")
     event = {"wanted": [f"{number}" for number in range(200)]}
     return _pressed(target, saved_chat({"a": uri}, 1000, drawn="a"), "wanted_pixels", event_data=event)
 
 
 def pages_saved(target: Target) -> object:
     """Chats of 1,000 questions about the same picture, saved as pages all the time"""
-    uri = picture_uri(noise(1024), "jpeg", quality=80)
+    uri = data_uri(noise(1024), "jpeg", quality=80)
     return _pressed(target, saved_chat({"a": uri}, 1000, pictures=["a"]), "save_html")
 
 
 def large_questions_edited(target: Target) -> object:
-    """Questions about a picture of 25 megapixels of noise, which comes from a chat, are edited all the time"""
-    uri = picture_uri(noise(3000), "jpeg", quality=40)
+    """Questions about a picture of 9 megapixels of noise, which comes from a chat, are edited all the time"""
+    uri = data_uri(noise(3000), "jpeg", quality=40)
     box: list[Any] = [None, message("", [])]
     return _pressed(target, saved_chat({"a": uri}, 1, pictures=["a"]), "edit", box, event_data={"index": 0})
 

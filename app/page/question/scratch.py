@@ -11,7 +11,7 @@ from pathlib import Path
 from gradio.utils import get_upload_folder
 from PIL import Image
 
-from app.chat.decoding.fair_places import Turns
+from app.page.long_work import LongWork
 from models.disk import scratch_folder, written_whole
 
 KEEP = 600.0  # seconds
@@ -28,14 +28,14 @@ class ScratchFolder:
     def __init__(self, max_bytes: int = MOST_BYTES) -> None:
         self._max_bytes = max_bytes
         self._folder: Path | None = None
-        self._turns = Turns(1)
+        self._work = LongWork()
 
     def save(self, make: Callable[[], Image.Image], *, name: str = "image") -> Path:
         """Write the picture that `make` gives as PNG, by turns, and forget those that are old, or too many.
 
         Raises DiskFull.
         """
-        with self._turns.turn():
+        with self._work.turn():
             image = make()
             if self._folder is None:
                 self._folder = scratch_folder("minivlm-chat-", within=Path(get_upload_folder()))

@@ -172,3 +172,14 @@ def test_names_of_files_that_are_not_there_are_forgotten(
     long = {"path": path + "x" * 3000, "meta": FILE}
     told = visitor.press(listener_index(url, "attach"), [None, {"text": "", "files": [long]}]).text
     assert "a name that is too long" in told
+
+
+def test_an_error_can_forge_no_line_of_the_log(serve_limited: ServeLimited, caplog: pytest.LogCaptureFixture) -> None:
+    url = serve_limited()
+    file = {"path": "/etc/x\nrefused 429: forged\x1b[2J\u2028forged", "meta": FILE}
+    told = Visitor(url).press(listener_index(url, "attach"), [None, {"text": "", "files": [file]}])
+    assert told.status_code == 500
+    (line,) = [record.getMessage() for record in caplog.records if record.name == "app.limits.boundary"]
+    assert "Traceback" in line
+    assert "\x1b" not in line
+    assert [one for one in line.splitlines()[1:] if not one.startswith("    ")] == []

@@ -70,7 +70,7 @@ def test_pixels_are_those_of_the_page_alone() -> None:
 
 
 def test_what_identifies_a_drawn_picture_is_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One press read the same 25 megapixels a thousand times for each picture that was wanted: hours of a processor."""
+    """One press read the same nine megapixels a thousand times for each picture that was wanted: an hour."""
     page, drawn = PageState(), picture("green").image
     page.session.exchanges = [
         Exchange("draw it", (), Sampling(), IllustratedAnswer(text="", picture=drawn)) for _ in range(9)

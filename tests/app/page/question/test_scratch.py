@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from PIL import Image
 
+from app.page.long_work import LongWork
 from app.page.question.scratch import KEEP, ScratchFolder
 from tests.app.helpers import scene
 
@@ -33,7 +36,7 @@ def test_scratch_files_expire(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_scratch_files_have_a_budget_and_the_newest_stays() -> None:
-    """Parts of large pictures, cut out again and again, filled the disk with 75 MB each."""
+    """Parts of large pictures, cut out again and again, filled the disk with 28 MB each."""
     size = ScratchFolder().save(scene).stat().st_size
     scratch = ScratchFolder(max_bytes=2 * size)
     files = [scratch.save(scene) for _ in range(4)]
@@ -64,3 +67,21 @@ def test_large_pictures_are_written_one_at_a_time_and_not_compressed() -> None:
         files = list(threads.map(lambda _: scratch.save(large), range(4)))
     assert most == 1
     assert files[0].stat().st_size > 6_000_000
+
+
+def test_after_long_work_others_have_the_processor_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a pause a thread that never waits takes from the server's own several times its share."""
+    rests: list[tuple[float, Callable[[], None]]] = []
+    timer = lambda seconds, do: SimpleNamespace(start=lambda: rests.append((seconds, do)))  # noqa: E731
+    monkeypatch.setattr("app.page.long_work.threading", SimpleNamespace(Timer=timer))
+    clock = SimpleNamespace(thread_time=iter([0.0, 2.0, 2.0, 2.001]).__next__)
+    monkeypatch.setattr("app.page.long_work.time", clock)
+    work = LongWork()
+    with work.turn():
+        pass
+    ((seconds, end),) = rests
+    assert (seconds, len(work.turns._held)) == (6.0, 1)
+    end()
+    with work.turn():
+        pass
+    assert (len(rests), len(work.turns._held)) == (1, 0)
