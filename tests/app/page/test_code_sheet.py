@@ -74,6 +74,7 @@ def test_an_answer_that_is_not_there() -> None:
         shown(index=3)
 
 
+@pytest.mark.usefixtures("no_stray_event_loops")
 def test_code_of_a_long_chat_waits_for_its_turn() -> None:
     """Of four megabytes it took half a second, in as many threads as were asked for."""
     listeners: list[Callable[..., Any]] = []
