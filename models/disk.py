@@ -69,11 +69,16 @@ _scratch: list[Path] = []
 _is_ending = False
 
 
-def scratch_folder(prefix: str) -> Path:
-    """A new folder that only this user can read, for as long as the program runs. Raises OSError once it ends."""
+def scratch_folder(prefix: str, *, within: Path | None = None) -> Path:
+    """A new folder that only this user can read, for as long as the program runs; in the system's, or `within`.
+
+    Raises OSError once the program ends.
+    """
     if not _scratch:
         atexit.register(delete_scratch)
-    folder = Path(tempfile.mkdtemp(prefix=prefix))
+    if within is not None:
+        within.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=prefix, dir=within))
     _scratch.append(folder)
     if _is_ending:  # looked at last: whoever ends the program now either finds the folder or is seen here
         shutil.rmtree(folder, ignore_errors=True)

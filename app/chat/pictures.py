@@ -193,9 +193,12 @@ def open_picture(source: bytes | str | Path, *, name: str | None = None) -> Pict
     return STORE.open(source, name=name)
 
 
+_DRAWN: WeakValueDictionary[int, Picture] = WeakValueDictionary()  # by their images, which they keep alive
+
+
 def drawn_picture(image: Image.Image) -> Picture:
-    """A picture that a model has drawn."""
-    return Picture(image, "picture")
+    """A picture that a model has drawn. While it is in use there is one of each image: its key takes long to make."""
+    return _DRAWN.get(id(image)) or _DRAWN.setdefault(id(image), Picture(image, "drawn"))
 
 
 def check_beginning(path: str | Path) -> None:

@@ -17,6 +17,8 @@ import gradio as gr
 
 from app.limits.addresses import SCOPE_KEY
 from app.limits.budgets import Metered, ProcessorShare
+from app.limits.refusal import printable
+from app.limits.route_kinds import LONGEST_PATH
 from engine.asker import ASKER, NOBODY
 from models.errors import MiniVLMError
 
@@ -26,6 +28,8 @@ SECONDS_BETWEEN_TRACEBACKS = 3600.0  # of one place in the code
 SECONDS_BETWEEN_LINES = 10.0  # about it
 PLACES = 256
 NUMBERS = ("index", "step")  # in what the page's script sends with an event, where they are whole
+TRACEBACK_LINES, LONGEST_LINE = 60, 300
+MOST_FILES = 100  # of one call
 
 
 class UnusableValues(Exception):
@@ -76,7 +80,9 @@ class BoundedBlocks(gr.Blocks):
             raise gr.Error(message, print_exception=False) from error
 
     async def preprocess_data(self, block_fn: Any, inputs: list[Any], *args: Any, **settings: Any) -> Any:
-        """As gr.Blocks.preprocess_data. Raises UnusableValues for what a component can't take."""
+        """As gr.Blocks.preprocess_data. Raises UnusableValues for what a component can't take, and gr.Error for a file
+        that is an address, which gradio would fetch."""
+        _check_files(inputs)
         try:
             return await super().preprocess_data(block_fn, inputs, *args, **settings)
         except (gr.Error, OSError):  # a full disk is no fault of the values
@@ -106,7 +112,7 @@ class BoundedBlocks(gr.Blocks):
         place.number, place.written, place.unsaid = uuid.uuid4().hex[:8], now, 0
         if is_new:
             place.traced = now
-        logger.error("%s (%s)%s", name, place.number, more, exc_info=error if is_new else None)
+        logger.error("%s (%s)%s%s", name, place.number, more, _traceback(error) if is_new else "")
         return place.number
 
 
@@ -123,3 +129,30 @@ def _is_of_sender(error: Exception) -> bool:
     """Whether what was sent is no input of the listener, or an event lacks what it looks for."""
     lacks = isinstance(error, AttributeError) and isinstance(error.obj, gr.EventData)
     return lacks or isinstance(error, UnusableValues)
+
+
+def _traceback(error: Exception) -> str:
+    """Its last lines, of what a terminal shows and nothing else, and none that could be an entry of the log: a visitor
+    may have chosen what the error says."""
+    lines = "".join(traceback.format_exception(error)).splitlines()
+    return "".join(f"\n    {printable(line, LONGEST_LINE)}" for line in lines[-TRACEBACK_LINES:])
+
+
+def _check_files(values: Any) -> None:
+    """Raise gr.Error where a file that is sent, wherever in these values, is elsewhere; or where there are too many."""
+    num_files, left = 0, [values]
+    while left:
+        value = left.pop()
+        if isinstance(value, list):
+            left += value
+        elif isinstance(value, dict):
+            left += value.values()
+            if isinstance(path := value.get("path"), str) and "meta" in value:
+                num_files += 1
+                if len(path) > LONGEST_PATH:
+                    raise gr.Error("A file has a name that is too long.", print_exception=False)
+                if "://" in path:
+                    message = "This server fetches no address. Download the file, and upload it."
+                    raise gr.Error(message, print_exception=False)
+    if num_files > MOST_FILES:
+        raise gr.Error(f"{num_files} files at once; the limit is {MOST_FILES}. Remove some.", print_exception=False)

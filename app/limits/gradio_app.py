@@ -5,6 +5,7 @@ Everything here that is private to gradio is in this file, fair_queue.py and upl
 
 from __future__ import annotations
 
+import os
 import re
 from contextlib import nullcontext
 from types import SimpleNamespace
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from gradio.routes import App
 
 
+FILES_REMEMBERED = 1000  # names, of each component
 COOKIES = ("minivlm-", "access-token-")  # how the names of all begin that mean something here
 _PLAIN = re.compile(r"[A-Za-z0-9._~-]{1,256}")
 PAGES = ("frontend/index.html", "frontend/share.html")
@@ -130,6 +132,12 @@ class GradioApp:
         holder.time_last_used.pop(session, None)
         queue.pending_messages_per_session.pop(session, None)
         queue.pending_event_ids_session.pop(session, None)
+
+    def forget_files(self) -> None:
+        """Forget files that are gone or never were: gradio keeps the names of all that it was ever sent."""
+        for names in self._blocks.temp_file_sets:
+            if len(names) > FILES_REMEMBERED:
+                names -= {name for name in list(names) if not os.path.isfile(name)}
 
     # Login
 

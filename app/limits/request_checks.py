@@ -257,24 +257,24 @@ class RequestChecks:
         size = check_length(request.scope, self._limits.upload_bytes)
         if self._bytes.left(client) < max(size, 1):
             raise Refused(429, "Too much was uploaded from this address lately.", retry_after=60)
-        self._uploads.check_room(size)
+        self._uploads.check_room(size, client)
         FILES_OF_A_FORM.set(self._limits.upload_files)
 
         def count(part: bytes) -> None:
             self._bytes.use(client, len(part))
-            self._uploads.count(len(part))
+            self._uploads.count(upload, len(part))
             if self._bytes.left(client) < 0:
                 raise Refused(429, "Too much was uploaded from this address lately.", retry_after=60)
 
         def own(status: int, answer: bytes) -> None:
             if status == 200:
-                self._uploads.own(visit, json.loads(answer))
+                self._uploads.own(visit, json.loads(answer), client)
                 self._last_upload[visit] = self._visits.clock()
 
         request.limited(self._limits, self._limits.upload_bytes, count)
         request.uncompressed()
         request.on_answer = own
-        with self._uploads.running():
+        with self._uploads.running(client) as upload:
             yield
 
     def tidy(self) -> None:

@@ -49,18 +49,19 @@ class QuestionPictures:
 
     def crop(self, page: PageState, event: gr.EventData) -> View:
         """A part of a picture becomes the picture of the next question, in place of what is attached."""
-        picture, box = page.picture_named(str(event.key)), box_of({"box": event.box})
+        picture, box = page.pictures().get(str(event.key)), box_of({"box": event.box})
         if picture is None or box is None:
             return View()
         left, top, right, bottom = box.pixels(*picture.image.size)
-        part = picture.image.crop((left, top, max(right, left + 1), max(bottom, top + 1)))
-        return self._attached(page, str(self._attachments.scratch.save(part, name="part")))
+        area = (left, top, max(right, left + 1), max(bottom, top + 1))
+        part = self._attachments.scratch.save(lambda: picture.image.crop(area), name="part")
+        return self._attached(page, str(part))
 
     def new_scene(self, page: PageState) -> View:
         """Draw a fresh scene and attach it in place of what is attached."""
         if self._new_scene is None:
             return View()
-        return self._attached(page, str(self._attachments.scratch.save(self._new_scene(), name="scene")))
+        return self._attached(page, str(self._attachments.scratch.save(self._new_scene, name="scene")))
 
     def _attached(self, page: PageState, path: str) -> View:
         """One picture in place of what is attached. gradio tells of no change where one file replaces another, so the

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 from collections import defaultdict
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,10 +15,11 @@ import httpx
 import pytest
 
 from app.chat.answering import Rival
+from app.limits.boundary import BoundedBlocks
 from app.limits.gradio_app import GradioApp
 from app.page.page_state import PageState
 from tests.app.helpers import picture
-from tests.app.limits.visitors import ServeLimited, Visitor
+from tests.app.limits.visitors import FILE, ServeLimited, Visitor, listener_index
 from tests.fakes import ScriptedModel
 from tests.waiting import eventually
 
@@ -137,3 +139,68 @@ def test_a_logout_ends_one_login_alone(serve_limited: ServeLimited) -> None:
     assert httpx.get(f"{url}logout?all_session=true", headers=first).status_code == 302
     assert httpx.get(f"{url}config", headers=first).status_code == 401
     assert httpx.get(f"{url}config", headers=second).status_code == 200
+
+
+def test_no_address_is_fetched_for_a_visitor(serve_limited: ServeLimited, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gradio fetched what a listener was sent as a file, if it was an address, and what was asked for as one."""
+    asked: list[str] = []
+
+    async def validate(host: str) -> str:
+        asked.append(host)
+        raise ValueError(host)
+
+    monkeypatch.setattr("safehttpx.async_validate_url", validate)
+    url = serve_limited()
+    visitor, file = Visitor(url), {"path": "http://example.com/a.png", "meta": FILE}
+    refused = visitor.press(listener_index(url, "attach"), [None, {"text": "", "files": [file]}])
+    assert "fetches no address" in refused.text
+    assert visitor.join("hello", ["https://example.com/b.png"]).status_code == 200
+    assert "fetches no address" in str(visitor.updates())
+    body = {"data": [None, "hello", [{"role": "user", "content": file}], 0, 1, 5, 1, 0]}
+    event = visitor.client.post("/gradio_api/call/chat", json=body).json()["event_id"]
+    assert "fetches no address" in visitor.client.get(f"/gradio_api/call/chat/{event}").text
+    assert visitor.client.get("/gradio_api/file=http://example.com/a.png").status_code == 404
+    assert not asked
+
+
+def test_one_call_brings_so_many_files(serve_limited: ServeLimited) -> None:
+    url = serve_limited()
+    visitor = Visitor(url)
+    path = visitor.upload(b"x").json()[0]
+    many = [{"path": path, "meta": FILE}] * 101
+    assert "the limit is 100" in visitor.press(listener_index(url, "attach"), [None, {"text": "", "files": many}]).text
+
+
+def test_names_of_files_that_are_not_there_are_forgotten(
+    serve_limited: ServeLimited, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Gradio keeps each path that it was ever sent, whether or not there is such a file."""
+    monkeypatch.setattr("app.limits.gradio_app.FILES_REMEMBERED", 9)
+    url = serve_limited()
+    visitor = Visitor(url)
+    path = visitor.upload(b"x").json()[0]
+    made_up = [{"path": f"{path}{number}", "meta": FILE} for number in range(50)]
+    visitor.press(
+        listener_index(url, "attach"), [None, {"text": "", "files": [{"path": path, "meta": FILE}, *made_up]}]
+    )
+    app = serve_limited.demo.app  # type: ignore[attr-defined]
+    sets = app.get_blocks().temp_file_sets
+    assert max(map(len, sets)) > 50
+    GradioApp(app).forget_files()
+    assert max(map(len, sets)) < 9
+    assert any(path in names for names in sets)
+    long = {"path": path + "x" * 3000, "meta": FILE}
+    told = visitor.press(listener_index(url, "attach"), [None, {"text": "", "files": [long]}]).text
+    assert "a name that is too long" in told
+
+
+def test_an_error_can_forge_no_line_of_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    try:
+        Path("/etc/x\nrefused 429: forged\x1b[2J\u2028forged").read_text(encoding="utf-8")
+    except OSError as error:
+        BoundedBlocks()._log(error)
+    (line,) = [record.getMessage() for record in caplog.records if record.name == "app.limits.boundary"]
+    assert "Traceback" in line
+    assert "forged" in line
+    assert "\x1b" not in line
+    assert [one for one in line.splitlines()[1:] if not one.startswith("    ")] == []

@@ -247,7 +247,7 @@ worker.main()
 def test_where_memory_ends_the_system_ends_a_worker_before_the_server(pool: DecoderPool) -> None:
     """With 2 GiB for a container, two large pictures and the server are more than there is."""
     pool.decode(encode(scene()))
-    worker = Path(f"/proc/{pool._idle[0].pid}/oom_score_adj")
+    worker = Path(f"/proc/{pool._idle[-1].pid}/oom_score_adj")
     assert worker.read_text(encoding="ascii") == "1000\n"
 
 
