@@ -10,10 +10,12 @@ from starlette.types import Message, Receive, Scope, Send
 
 from app.limits.addresses import header
 from app.limits.bodies import LimitedBody, check_length
+from app.limits.budgets import OPENING
 from app.limits.gradio_app import cookies_of
 from app.limits.policy import KIB, MIB, Limits
 from app.limits.refusal import Refused
 from app.limits.route_kinds import Kind, RouteMatch
+from engine.asker import Asker
 
 _ONE_RANGE = re.compile(rb"bytes=\d{1,12}-\d{0,12}")
 PIECE = 256 * KIB  # of an answer: the next one is sent once most of those before it were read
@@ -26,6 +28,7 @@ class GuardedRequest:
     def __init__(self, scope: Scope, client: str, receive: Receive) -> None:
         self.scope = scope
         self.client = client
+        self.visit: str | None = None  # whose signed cookie came with it
         self.raw_receive = self.receive = receive
         self.route = RouteMatch(Kind.STATIC)
         self.headers: list[tuple[bytes, bytes]] = []  # that the answer gets
@@ -39,6 +42,16 @@ class GuardedRequest:
         if self.cookies:
             kept.append((b"cookie", "; ".join("=".join(cookie) for cookie in self.cookies.items()).encode()))
         scope["headers"] = kept
+
+    @property
+    def asker(self) -> Asker:
+        """Whom it counts for: a browser, or all that came from this address without a cookie."""
+        return Asker(self.client, self.visit or "")
+
+    @property
+    def payer(self) -> Asker:
+        """In whose line it waits: who opens the page is no part of the crowd without a cookie."""
+        return Asker(self.client, OPENING) if self.visit is None and self.scope["path"] == "/" else self.asker
 
     @property
     def refused(self) -> Refused | None:
