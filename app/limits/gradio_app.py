@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import re
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
+import gradio.processing_utils
 import gradio.route_utils
 import gradio.routes
+from gradio.exceptions import Error
 from gradio.state_holder import SessionState, StateHolder
 
 from app.limits.budgets import ProcessorShare
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
 COOKIES = ("minivlm-", "access-token-")  # how the names of all begin that mean something here
 _PLAIN = re.compile(r"[A-Za-z0-9._~-]{1,256}")
 PAGES = ("frontend/index.html", "frontend/share.html")
+FETCHERS = ("async_ssrf_protected_get", "async_ssrf_protected_download", "ssrf_protected_download", "save_url_to_cache")
+NOT_FETCHED = "This server fetches no address; download the file, and upload it."
 
 
 class GradioApp:
@@ -91,6 +95,15 @@ class GradioApp:
         gradio.route_utils.GradioMultiPartParser = FormOfFiles  # type: ignore[misc]
         gradio.routes.file_upload_statuses = UploadProgress()
 
+    def fetch_nothing(self) -> None:
+        """From now on an address in the place of a file is refused, in every server of this process.
+
+        Gradio would ask public ones for their files, of any size, for whoever names them, and Google for their names.
+        """
+        for name in FETCHERS:
+            setattr(gradio.processing_utils, name, _fetch_for_listener)
+        gradio.routes.secure_url_stream_response = _fetch_for_request  # type: ignore[assignment]
+
     # Sessions
 
     def is_answering(self, session: str) -> bool:
@@ -155,6 +168,14 @@ class GradioApp:
     @property
     def _login_cookies(self) -> tuple[str, str]:
         return f"access-token-{self._app.cookie_id}", f"access-token-unsecure-{self._app.cookie_id}"
+
+
+def _fetch_for_listener(*_: object, **__: object) -> NoReturn:
+    raise Error(NOT_FETCHED, print_exception=False)
+
+
+async def _fetch_for_request(*_: object) -> NoReturn:
+    raise Refused(403, NOT_FETCHED)
 
 
 class _States(StateHolder):

@@ -58,6 +58,7 @@ class LimitedServer:
         gradio.serve_in_turns(self.connections.share)
         gradio.keep_little()
         gradio.read_uploads()
+        gradio.fetch_nothing()
         layer = self.layer = LimitsLayer(inside, gradio, self.limits, self.front, self.connections.share)
         layer.awaits_api = self.awaits_api
         app.middleware_stack = layer

@@ -6,17 +6,19 @@ import threading
 from collections import defaultdict
 from types import SimpleNamespace
 from typing import Any
+from urllib.parse import quote
 
 import gradio.queueing
 import gradio.route_utils
 import httpx
 import pytest
+import safehttpx
 
 from app.chat.answering import Rival
 from app.limits.gradio_app import GradioApp
 from app.page.page_state import PageState
 from tests.app.helpers import picture
-from tests.app.limits.visitors import ServeLimited, Visitor
+from tests.app.limits.visitors import FILE, ServeLimited, Visitor, listener_index
 from tests.fakes import ScriptedModel
 from tests.waiting import eventually
 
@@ -36,6 +38,41 @@ def test_a_question_with_two_answers_counts_twice() -> None:
     assert gradio.num_unanswered("mine") == 1
     for model in models:
         model.open_gate()
+
+
+ADDRESSES = (
+    "https://example.com/a.png",
+    "http:///x",
+    "HTTP://8.8.8.8/a.png",
+    " https://example.com",
+    "ht\ttp:/\t/a.b/c",
+)
+
+
+def test_no_address_is_fetched_for_a_visitor(serve_limited: ServeLimited, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wherever it stands in the place of a file; gradio streams what it finds there, or keeps it on the disk."""
+    asked: list[str] = []
+
+    async def resolve(host: str) -> str:
+        asked.append(host)
+        raise ValueError(host)
+
+    monkeypatch.setattr(safehttpx, "async_validate_url", resolve)
+    url = serve_limited()
+    folder = serve_limited.limited.layer.uploads.folder  # type: ignore[attr-defined]
+    visitor, attach = Visitor(url), listener_index(url, "attach")
+    for address in ADDRESSES:
+        for place in (f"file={quote(address)}", f"file/{quote(address)}"):
+            for method in ("GET", "HEAD"):
+                assert visitor.client.request(method, f"/gradio_api/{place}").status_code in (403, 404, 405)
+        attached = visitor.press(attach, [None, {"text": "", "files": [{"path": address, "meta": FILE}]}])
+        assert attached.status_code == 500
+        visitor.ask("what is it?", [address])
+        answer = {"path": address, "meta": FILE}
+        called = visitor.client.post("/gradio_api/call/chat", json={"data": [answer, "hello"]}).json()["event_id"]
+        assert "event: error" in visitor.client.get(f"/gradio_api/call/chat/{called}").text
+    assert asked == []
+    assert not folder.exists() or list(folder.iterdir()) == []
 
 
 def test_the_page_is_made_once_for_all_who_ask(serve_limited: ServeLimited, monkeypatch: pytest.MonkeyPatch) -> None:
