@@ -6,16 +6,12 @@ A connection that sends nothing never reaches the program, so this is where uvic
 from __future__ import annotations
 
 import asyncio
-import logging
 import resource
-import socket
 import time
 from collections.abc import Sequence
-from functools import partial
 from itertools import islice
 from typing import Any
 
-import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from app.limits.addresses import Network, client_of, is_in
@@ -25,9 +21,8 @@ from app.limits.policy import KIB, Limits
 LEAST, MOST = 256, 64 * KIB  # bytes that are looked at at once: as many as take about LONG
 LONG = 0.002  # seconds: a body in chunks of one byte takes that for some five hundred bytes, an upload for a megabyte
 FILES_KEPT = 256  # of those the process may have open: weights, pictures, logs
-ACCEPTED_AT_ONCE = 8  # connections, before the loop looks at what has come on the others
-BACKLOG = 1024  # that wait to be accepted: who finds no room there tries again a second later
 LOOKED_AT = 64  # connections, to find one that makes room: under a flood this is done for each that comes
+FEW = 8  # of one client, as many as a browser has
 
 
 def allowed_connections(limits: Limits) -> int:
@@ -46,8 +41,8 @@ def allowed_connections(limits: Limits) -> int:
 class OpenConnections:
     """All open connections by client. One too many makes an idle one of the same client close, or is closed itself.
 
-    Where all together are too many, whoever has most of them loses an idle one, so that connections which ask for
-    nothing keep nobody out, however many addresses they come from.
+    Where all together are too many, whoever has most of them loses one, so that neither connections which ask for
+    nothing nor such as never end keep anybody out, however many addresses they come from.
     """
 
     def __init__(self, limits: Limits, trusted: Sequence[Network]) -> None:
@@ -106,17 +101,28 @@ class OpenConnections:
         return min(self.limits.connections_per_client, self.allowed * 3 // 4)
 
     def _one_to_spare(self, client: str) -> LimitedProtocol | None:
-        """An idle one: of this client where it has its number, else of those that began first one of the client that
-        has most."""
+        """Of this client an idle one, where it has its number. Else of those that began first one of the client that
+        has most: an idle one, if that client has not fewer than this one, which would always come back for more; or
+        one in use, if it has far more."""
         own = self._by_client.get(client, {})
-        connections = own if len(own) >= self._most_of_client else self._all
-        found: list[LimitedProtocol] = []
+        is_own = len(own) >= self._most_of_client
+        connections = own if is_own else self._all
+        idle: list[LimitedProtocol] = []
+        busy: list[LimitedProtocol] = []
         for connection in list(islice(connections, LOOKED_AT)):
             if connection.is_busy:
                 connections[connection] = connections.pop(connection)  # looked at again once all others were
-            else:
-                found.append(connection)
-        return max(found, key=lambda one: len(self._by_client[one.limited_client]), default=None)
+                busy.append(connection)
+            elif len(own) < FEW or self._number_beside(connection) >= len(own):
+                idle.append(connection)
+        if idle or is_own:
+            return max(idle, key=self._number_beside, default=None)
+        most = max(busy, key=lambda one: (self._number_beside(one), one.is_unread), default=None)
+        enough = max(FEW, 2 * (len(own) + 1))
+        return most if most is not None and self._number_beside(most) > enough and not most.is_proxy else None
+
+    def _number_beside(self, connection: LimitedProtocol) -> int:
+        return len(self._by_client[connection.limited_client])
 
     def remove(self, connection: LimitedProtocol) -> None:
         """Count a connection that has ended; twice is once."""
@@ -148,11 +154,16 @@ class LimitedProtocol(H11Protocol):
         """Whether a request is being read or answered."""
         return self.cycle is not None and not self.cycle.response_complete
 
+    @property
+    def is_unread(self) -> bool:
+        """Whether its client has not read what was written."""
+        return self._unread_since is not None
+
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A client has connected."""
         super().connection_made(transport)
-        address = self.client[0] if self.client else ""
-        if not self.open_connections.add(self, address):
+        # Whoever has gone before it was accepted has no address any more, and nobody to count for.
+        if self.client is None or not self.open_connections.add(self, self.client[0]):
             transport.abort()
             return
         self._quiet_since = time.monotonic()
@@ -239,60 +250,6 @@ class LimitedProtocol(H11Protocol):
             self.transport.abort()
             return
         self._watch = self.loop.call_later(idle / 4, self._look_again)
-
-
-class Listener:
-    """Takes over from asyncio to accept connections: few at once, so that others are served between them, and without
-    making anything for those that may not stay."""
-
-    def __init__(self, opened: OpenConnections, server: uvicorn.Server, listening: asyncio.Server) -> None:
-        self._opened, self._server, self._listening = opened, server, listening
-        self._loop = listening.get_loop()
-        self._tasks: set[asyncio.Task[Any]] = set()
-
-    def take_over(self) -> None:
-        """From the next moment of the loop on, whose thread may be another."""
-        if isinstance(self._loop, asyncio.SelectorEventLoop):
-            self._loop.call_soon_threadsafe(self._listen)
-
-    def _listen(self) -> None:
-        for one in self._listening.sockets:  # none once it is closed
-            with one.dup() as same:
-                same.listen(BACKLOG)
-            self._loop.add_reader(one.fileno(), partial(self._accept, one))  # in place of asyncio's own
-
-    def _accept(self, listening: socket.socket) -> None:
-        same = socket.socket(listening.family, listening.type, listening.proto, listening.fileno())
-        try:
-            for _ in range(ACCEPTED_AT_ONCE):
-                connection, address = same.accept()
-                if not self._opened.may_come(address[0]):
-                    connection.close()
-                    continue
-                connection.setblocking(False)
-                made = self._loop.connect_accepted_socket(self._protocol, connection, ssl=self._server.config.ssl)
-                task = self._loop.create_task(made)
-                self._tasks.add(task)
-                task.add_done_callback(self._made)
-        except (BlockingIOError, InterruptedError, ConnectionAbortedError):
-            pass
-        except OSError as error:  # no more files
-            logging.getLogger("asyncio").error("connections can't be accepted: %s", error)
-            self._loop.remove_reader(listening.fileno())
-            self._loop.call_later(1, self._listen)
-        finally:
-            same.detach()  # it is asyncio's, which closes it
-
-    def _protocol(self) -> asyncio.Protocol:
-        config, server = self._server.config, self._server
-        make: Any = config.http_protocol_class
-        made: asyncio.Protocol = make(config=config, server_state=server.server_state, app_state=server.lifespan.state)
-        return made
-
-    def _made(self, task: asyncio.Task[Any]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled():
-            task.exception()  # of one that has gone before it was there, as after a failed handshake
 
 
 def protocol_for(open_connections: OpenConnections) -> type[LimitedProtocol]:

@@ -6,6 +6,7 @@ Everything here that is private to gradio is in this file, fair_queue.py and upl
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -78,7 +79,8 @@ class GradioApp:
         queue.get_events = FairQueue(queue).get_events  # type: ignore[method-assign]
 
     def keep_little(self) -> None:
-        """From now on sessions keep what visitors did and no description of the page, and the queue no statistics.
+        """From now on sessions keep what visitors did and no description of the page, the queue no statistics, and the
+        page no names of files that have come: it would keep them for ever.
 
         At the end of each question gradio would make a table of the last 10,000 with pandas, for a page that is closed
         here: up to 20 ms in which nobody else is served.
@@ -89,6 +91,9 @@ class GradioApp:
         states = _States()
         states.set_blocks(self._blocks)
         self._app.state_holder = states
+        self._blocks.upload_file_set = _Forgetful()
+        for block in self._blocks.blocks.values():
+            block.temp_files = _Forgetful()
 
     def read_uploads(self) -> None:
         """Read forms and keep their progress with our own classes; from now on, in every server of this process."""
@@ -117,10 +122,11 @@ class GradioApp:
         values = list(kept.state_data.values()) if kept is not None else []
         return asked + sum(getattr(value, "more_answers", 0) for value in values)
 
-    def unread(self, session: str) -> int:
-        """How many messages about its answers the session has not fetched."""
+    def check_unread(self, session: str, most: int) -> None:
+        """Raise Refused where the session has not fetched more messages about its answers than these."""
         messages = self._blocks._queue.pending_messages_per_session
-        return messages[session].qsize() if session in messages else 0
+        if session in messages and messages[session].qsize() > most:
+            raise Refused(429, "This page has not read the answers to its last questions. Load it again.")
 
     def session_of_event(self, event: str) -> str:
         """The session that a call belongs to; a call that named none has its own name for one."""
@@ -176,6 +182,14 @@ def _fetch_for_listener(*_: object, **__: object) -> NoReturn:
 
 async def _fetch_for_request(*_: object) -> NoReturn:
     raise Refused(403, NOT_FETCHED)
+
+
+class _Forgetful(set[str]):
+    def add(self, _: str) -> None:
+        """Nothing."""
+
+    def update(self, *_: Iterable[str]) -> None:
+        """Nothing."""
 
 
 class _States(StateHolder):

@@ -15,10 +15,10 @@ from app.limits.gradio_app import GradioApp
 from app.limits.guarded_request import GuardedRequest
 from app.limits.policy import KIB, Limits
 from app.limits.refusal import Refused
-from app.limits.route_kinds import CALLS, OPEN, STREAMS, Kind
+from app.limits.route_kinds import CALLS, FILES, OPEN, STREAMS, Kind
 from app.limits.upload_forms import FILES_OF_A_FORM
-from app.limits.uploads import UploadFolder
-from app.limits.visits import COOKIE, NO_VISIT, TOO_MANY_WAITING, Session, Visits
+from app.limits.uploads import LEAST, UploadFolder
+from app.limits.visits import COOKIES, NO_VISIT, TOO_MANY_WAITING, Session, Visits, new_cookie
 from engine.asker import ASKER, Asker
 
 QUERY_BYTES = 4096
@@ -88,8 +88,10 @@ class RequestChecks:
         elif kind is Kind.ACCOUNT and request.route.name == "logout":
             self._gradio.log_out(request.cookies)
             request.scope["query_string"] = b"all_session=false"
-        elif kind is Kind.FILE:
+        elif kind in FILES:
             request.in_one_piece()
+            if kind is Kind.FILE:
+                request.uncompressed()
         elif kind is Kind.UPLOAD:
             stack.enter_context(self._upload(request))
         elif kind is Kind.API:
@@ -122,15 +124,14 @@ class RequestChecks:
         return asker
 
     def _visit_of(self, request: GuardedRequest) -> str | None:
-        return self._visits.visit_of(request.cookies.get(COOKIE))
+        return next(filter(None, (self._visits.visit_of(request.cookies.get(name)) for name in COOKIES)), None)
 
     def _begin_visit(self, request: GuardedRequest) -> None:
         if self._visit_of(request) is not None:
             return
         if not self._new_visits.take(request.client):
             raise Refused(429, BUSY, retry_after=self._new_visits.seconds_until(request.client))
-        where = "SameSite=None; Secure; Partitioned" if self._secure_cookie else "SameSite=Lax"
-        cookie = f"{COOKIE}={self._visits.new_visit()}; Path=/; HttpOnly; {where}"
+        cookie = new_cookie(self._visits.new_visit(), is_third=self._secure_cookie, has_tls=request.has_tls)
         request.headers.append((b"set-cookie", cookie.encode()))
 
     def _visit_or_program(self, request: GuardedRequest) -> str:
@@ -164,7 +165,8 @@ class RequestChecks:
     def _check_call(self, request: GuardedRequest, body: dict[str, Any], stack: AsyncExitStack) -> None:
         kind, gradio = request.route.kind, self._gradio
         if kind is Kind.CANCEL:
-            self._own_session(request, body.get("session_hash"))
+            own = self._own_session(request, body.get("session_hash"))
+            gradio.check_unread(own.name, self._limits.unread_messages)  # each adds one to them
         elif kind is Kind.RUN:
             listener = gradio.listener(body.get("fn_index"), queued=False)
             self._use(request, body.get("session_hash"), is_public=False)
@@ -176,8 +178,7 @@ class RequestChecks:
             if not is_public:
                 _check_values(body, len(listener.inputs))
             stack.enter_context(self._visits.asking(session))
-            if gradio.unread(session.name) > self._limits.unread_messages:
-                raise Refused(429, "This page has not read the answers to its last questions. Load it again.")
+            gradio.check_unread(session.name, self._limits.unread_messages)
         else:
             gradio.public_listener(request.route.name)
             self._call(request, body.get("session_hash"), stack)
@@ -268,7 +269,9 @@ class RequestChecks:
 
         def own(status: int, answer: bytes) -> None:
             if status == 200:
-                self._uploads.own(visit, json.loads(answer))
+                files = json.loads(answer)
+                self._bytes.use(client, LEAST * len(files))
+                self._uploads.own(visit, files)
                 self._last_upload[visit] = self._visits.clock()
 
         request.limited(self._limits, self._limits.upload_bytes, count)

@@ -8,8 +8,12 @@ from app.limits.route_kinds import Kind
 
 SHARED_FRONTEND = "https://gradio.s3-us-west-2.amazonaws.com"  # gradio's page of a share link loads its script there
 
-# What gradio's page needs: scripts and styles in the HTML itself, functions made from text (its gr.HTML), workers and
-# pictures from blobs. Everything comes from this server; nothing can be sent elsewhere.
+OWN_SCRIPTS = b"x-own-scripts"  # on an answer's way out: which scripts are the page's own, as a policy names them
+_ANY_SCRIPT = b"'unsafe-inline' 'unsafe-eval'"
+
+# What gradio's page needs: scripts and styles in the HTML itself (of a page that is kept only its own: what a mistake
+# lets into it does not run), functions made from text (its gr.HTML), workers and pictures from blobs. Everything comes
+# from this server; nothing can be sent elsewhere.
 _PAGE = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:{more}; "
     "style-src 'self' 'unsafe-inline'{more}; img-src 'self' data: blob:; media-src 'self' data: blob:; "
@@ -38,16 +42,23 @@ def security_headers(kind: Kind | None, *, is_shared: bool, ancestors: str) -> l
     return [(name.encode(), value.encode()) for name, value in headers.items()]
 
 
-def with_headers(send: Send, headers: list[tuple[bytes, bytes]], *, foreign: bool) -> Send:
-    """A `send` that adds them to the answer; with `foreign`, what gradio grants to other origins is taken away."""
+def with_headers(send: Send, headers: list[tuple[bytes, bytes]], *, foreign: bool, has_tls: bool) -> Send:
+    """A `send` that adds them to the answer; with `foreign`, what gradio grants to other origins is taken away.
+
+    Of the two cookies of a login, one for TLS alone and one for any connection, the second is left out with `has_tls`.
+    """
     names = {name for name, _ in headers} - {b"set-cookie"}
 
     async def send_with_headers(message: Message) -> None:
         if message["type"] == "http.response.start":
-            kept = [(key, value) for key, value in message.get("headers", []) if key.lower() not in names]
+            given = message.get("headers", [])
+            kept = [(key, value) for key, value in given if key.lower() not in names and key != OWN_SCRIPTS]
+            own = b"".join(value + b" 'unsafe-eval'" for key, value in given if key == OWN_SCRIPTS) or _ANY_SCRIPT
             if foreign:
                 kept = [(key, value) for key, value in kept if not key.lower().startswith(b"access-control-")]
-            message["headers"] = [*kept, *headers]
+            if has_tls:
+                kept = [(key, value) for key, value in kept if not value.startswith(b"access-token-unsecure-")]
+            message["headers"] = [*kept, *((key, value.replace(_ANY_SCRIPT, own)) for key, value in headers)]
         await send(message)
 
     return send_with_headers

@@ -9,10 +9,11 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from app.limits.policy import Limits
+from app.limits.policy import KIB, Limits
 from app.limits.refusal import Refused
 
 UNOWNED_SECONDS = 600.0  # that a file of nobody stays where room is short
+LEAST = 256 * KIB  # that a file counts as, however few bytes it has: its name and folder take room, and time to look at
 CUT_OFF_SECONDS = 60.0  # an upload writes more often than that, or is refused as too slow
 FULL = "The server has no room for uploads now. Try again later."
 
@@ -71,9 +72,10 @@ class UploadFolder:
                     self._delete_of(visit)
 
     def own(self, visit: str, files: Iterable[object]) -> None:
-        """These files are a visit's; what does not lie in the folder is nobody's."""
+        """These files have come and are a visit's; what does not lie in the folder is nobody's."""
         for file in files:
             if isinstance(file, str) and (path := Path(file)).is_relative_to(self.folder):
+                self._since += LEAST
                 self._owners.setdefault(path, set()).add(visit)
 
     def visits(self) -> set[str]:
@@ -115,9 +117,10 @@ class UploadFolder:
                     path.unlink()
                     continue
                 self._unchanged[path] = state, since
-                total += stat.st_size
+                size = max(stat.st_size, LEAST)
+                total += size
                 if path not in self._owners:
-                    unowned.append((since, stat.st_mtime, stat.st_size, path))
+                    unowned.append((since, stat.st_mtime, size, path))
         for since, _, size, path in sorted(unowned):  # copies that gradio made of pictures in answers, and the like
             if total <= 0.8 * self._limits.disk_bytes or since > now - UNOWNED_SECONDS:
                 break

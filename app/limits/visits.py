@@ -24,7 +24,8 @@ from typing import Protocol
 from app.limits.policy import Limits
 from app.limits.refusal import Refused
 
-COOKIE = "minivlm-visit"
+# The second is for pages that came by TLS: without it a browser neither sends it nor lets anything be put in its place.
+COOKIES = ("minivlm-visit", "minivlm-visit-tls")
 _SESSION = re.compile(r"[A-Za-z0-9_-]{1,64}")
 TOO_MANY_WAITING = "Too many questions are waiting already. Try again once some are answered."
 NO_VISIT = "This page was opened before the server started, or without its cookie. Load it again."
@@ -157,3 +158,10 @@ class Visits:
             yield
         finally:
             self._asking.remove(session)
+
+
+def new_cookie(value: str, *, is_third: bool, has_tls: bool) -> str:
+    """The header that gives a visit to a browser; `is_third` where pages of other sites frame this one."""
+    if is_third:
+        return f"{COOKIES[0]}={value}; Path=/; HttpOnly; SameSite=None; Secure; Partitioned"
+    return f"{COOKIES[has_tls]}={value}; Path=/; HttpOnly; SameSite=Lax{'; Secure' * has_tls}"

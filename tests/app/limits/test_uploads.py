@@ -15,7 +15,7 @@ import pytest
 from app.limits.policy import Limits
 from app.limits.refusal import Refused
 from app.limits.upload_forms import PROGRESSES, UploadProgress
-from app.limits.uploads import UploadFolder
+from app.limits.uploads import LEAST, UploadFolder
 from tests.app.limits.visitors import ServeLimited, Visitor
 from tests.waiting import in_a_loop
 
@@ -29,16 +29,34 @@ def stored(folder: Path, name: str, size: int = 10, age: float = 0) -> str:
 
 
 def test_what_is_received_counts_until_it_is_measured(tmp_path: Path) -> None:
-    uploads = UploadFolder(tmp_path, Limits(disk_bytes=100, disk_reserve=0))
-    uploads.count(60)
+    uploads = UploadFolder(tmp_path, Limits(disk_bytes=2 * LEAST, disk_reserve=0))
+    uploads.count(LEAST)
     with pytest.raises(Refused) as refused:
-        uploads.check_room(50)
+        uploads.check_room(LEAST + 1)
     assert refused.value.status == 507
     with pytest.raises(Refused):
-        uploads.count(50)
-    stored(tmp_path, "hash/a.png", 20)
+        uploads.count(LEAST + 1)
+    stored(tmp_path, "hash/a.png", LEAST + 9)
     uploads.tidy()
-    assert uploads.used == 20
+    assert uploads.used == LEAST + 9
+
+
+def test_a_small_file_counts_as_more_than_its_bytes(serve_limited: ServeLimited) -> None:
+    """Each has a name that is kept, and a folder of its own: many thousand in a minute filled memory, not the quota."""
+    visitor = Visitor(serve_limited(Limits(disk_bytes=20 * LEAST, upload_bytes_per_hour=10 * LEAST)))
+    demo, layer = serve_limited.demo, serve_limited.limited.layer  # type: ignore[attr-defined]
+
+    def send(first: int) -> httpx.Response:
+        files = [("files", (f"{number}.png", b"%d" % number)) for number in range(first, first + 8)]
+        return visitor.client.post("/gradio_api/upload", files=files)
+
+    paths = send(0).json()
+    visitor.ask("what is it?", paths[:1])
+    assert [send(8).status_code, send(16).status_code] == [200, 429]
+    layer.uploads.tidy()
+    assert layer.uploads.used == 16 * LEAST
+    kept = [demo.upload_file_set, *(block.temp_files for block in demo.blocks.values())]
+    assert not any(path in names for names in kept for path in paths)
 
 
 def test_a_full_disk_takes_no_uploads(tmp_path: Path) -> None:
@@ -106,7 +124,7 @@ def test_what_was_cut_off_is_deleted_and_what_runs_is_not(tmp_path: Path) -> Non
 
 def test_where_little_room_is_left_nobodys_files_go(tmp_path: Path) -> None:
     now = [0.0]
-    uploads = UploadFolder(tmp_path, Limits(disk_bytes=100), clock=lambda: now[0])
+    uploads = UploadFolder(tmp_path, Limits(disk_bytes=2 * LEAST), clock=lambda: now[0])
     old, owned = stored(tmp_path, "h1/a.png", 60, age=-5000), stored(tmp_path, "h2/b.png", 39, age=9000)
     uploads.own("visit", [owned])
     uploads.tidy()
@@ -131,6 +149,11 @@ REFUSED_FORMS = {
     "a file of another name": (400, part('name="x"; filename="a.png"') + END),
     "no form": (400, b"no form at all"),
 }
+UNREADABLE = (
+    (f"multipart/form-data; boundary={'b' * 300}", part(FILE)),
+    ("multipart/form-data; boundary=REAL; charset=undefined", part(FILE)),
+    ("multipart/form-data; boundary=REAL; charset=unicode_escape", part('name="files"; filename="\\\\ud800.png"')),
+)
 KINDS = (
     ["multipart/form-data; boundary=REAL"],
     ["multipart/form-data; xboundary=AAA; boundary=REAL"],
@@ -151,6 +174,7 @@ def test_a_form_is_of_few_files_and_nothing_else(serve_limited: ServeLimited, ca
     for kind in KINDS:
         answers = {name: send(form, kind, upload_id="mine").status_code for name, (_, form) in REFUSED_FORMS.items()}
         assert answers == {name: status for name, (status, _) in REFUSED_FORMS.items()}
+    assert [send(form + END, [kind]).status_code for kind, form in UNREADABLE] == [400] * len(UNREADABLE)
     assert send(part(FILE) + END[:4], KINDS[0]).status_code == 200  # a browser that was closed
     assert list(folder.rglob("*.*")) == list(folder.glob("tmp*")) == []
     assert [one for one in caplog.record_tuples if one[1] >= logging.WARNING and one[0] != "app.limits.refusal"] == []
