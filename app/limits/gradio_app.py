@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from gradio.routes import App
 
 
-COOKIES = ("minivlm-", "access-token-")  # how the names of all begin that mean something here
+COOKIES = ("minivlm-", "__Host-minivlm-", "access-token-")  # how the names of all begin that mean something here
 _PLAIN = re.compile(r"[A-Za-z0-9._~-]{1,256}")
 PAGES = ("frontend/index.html", "frontend/share.html")
 FETCHERS = ("async_ssrf_protected_get", "async_ssrf_protected_download", "ssrf_protected_download", "save_url_to_cache")

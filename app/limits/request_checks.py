@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from typing import Any
 
-from app.limits.addresses import SCOPE_KEY, header
+from app.limits.addresses import SCOPE_KEY, guesser_of, header
 from app.limits.bodies import check_length, parse_object, replay
 from app.limits.budgets import Gauge, Lanes, Rate
 from app.limits.gradio_app import GradioApp
@@ -143,20 +143,21 @@ class RequestChecks:
         raise Refused(401, "Not authenticated")
 
     def _take_login(self, request: GuardedRequest) -> None:
-        if not self._logins.take(request.client):
-            seconds = self._logins.seconds_until(request.client)
+        guesser = guesser_of(request.client)
+        if not self._logins.take(guesser):
+            seconds = self._logins.seconds_until(guesser)
             raise Refused(429, f"Too many logins from this address. Wait {seconds} seconds.", retry_after=seconds)
 
     def _count_wrong_keys(self, request: GuardedRequest) -> None:
         """A key is guessed as a password is; without one, as another site's page can make a browser ask, nothing is."""
-        if self._logins.left(request.client) < 1:
+        if self._logins.left(guesser_of(request.client)) < 1:
             self._take_login(request)
         if not any(header(request.scope, name) for name in KEYS):
             return
 
         def count(status: int) -> None:
             if status == 401:
-                self._logins.take(request.client)
+                self._logins.take(guesser_of(request.client))
 
         request.on_status = count
 

@@ -46,8 +46,10 @@ def with_headers(send: Send, headers: list[tuple[bytes, bytes]], *, foreign: boo
     """A `send` that adds them to the answer; with `foreign`, what gradio grants to other origins is taken away.
 
     Of the two cookies of a login, one for TLS alone and one for any connection, the second is left out with `has_tls`.
+    Other sites' pages bring none of them along, unless they may show this one.
     """
     names = {name for name, _ in headers} - {b"set-cookie"}
+    is_framed = not any(name == b"x-frame-options" for name, _ in headers)
 
     async def send_with_headers(message: Message) -> None:
         if message["type"] == "http.response.start":
@@ -58,6 +60,8 @@ def with_headers(send: Send, headers: list[tuple[bytes, bytes]], *, foreign: boo
                 kept = [(key, value) for key, value in kept if not key.lower().startswith(b"access-control-")]
             if has_tls:
                 kept = [(key, value) for key, value in kept if not value.startswith(b"access-token-unsecure-")]
+            if not is_framed:
+                kept = [(key, value.replace(b"; SameSite=none", b"; SameSite=lax")) for key, value in kept]
             message["headers"] = [*kept, *((key, value.replace(_ANY_SCRIPT, own)) for key, value in headers)]
         await send(message)
 

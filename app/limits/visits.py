@@ -24,8 +24,8 @@ from typing import Protocol
 from app.limits.policy import Limits
 from app.limits.refusal import Refused
 
-# The second is for pages that came by TLS: without it a browser neither sends it nor lets anything be put in its place.
-COOKIES = ("minivlm-visit", "minivlm-visit-tls")
+# The second is for pages that came by TLS: without it a browser does not send it, and nobody else may put one there.
+COOKIES = ("minivlm-visit", "__Host-minivlm-visit")
 _SESSION = re.compile(r"[A-Za-z0-9_-]{1,64}")
 TOO_MANY_WAITING = "Too many questions are waiting already. Try again once some are answered."
 NO_VISIT = "This page was opened before the server started, or without its cookie. Load it again."
