@@ -21,6 +21,7 @@ from urllib.parse import parse_qsl
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.limits.addresses import header
+from app.limits.bodies import replay
 from app.limits.gradio_app import GradioApp, cookies_of
 from app.limits.refusal import Refused
 from app.limits.response_headers import OWN_SCRIPTS
@@ -135,13 +136,14 @@ class KeptPages:
         asked |= {"query_string": wanted.query, "raw_path": (wanted.path or "/").encode()}
         parts: list[Message] = []
 
-        async def receive() -> Message:
-            return {"type": "http.request", "body": b"", "more_body": False}
+        async def stay() -> Message:
+            never: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
+            return await never  # whoever asks does not leave before the end
 
         async def take(message: Message) -> None:
             parts.append(message)
 
-        await inside(asked, receive, take)
+        await inside(asked, replay(b"", stay), take)
         names = (b"content-length", b"vary")
         told = tuple(item for item in parts[0]["headers"] if item[0].lower() not in names)
         if parts[0]["status"] != 200 or any(name.lower() in (b"set-cookie", b"content-encoding") for name, _ in told):

@@ -29,7 +29,9 @@ class FormOfFiles(GradioMultiPartParser):
         limit = FILES_OF_A_FORM.get()
         if self._current_files > limit:
             raise Refused(413, f"Too many files at once; the limit is {limit}.")
-        self._current_part.file.filename.encode()  # half characters, which a form's charset may bring, name no file
+        (
+            self._current_part.file.filename or ""
+        ).encode()  # half characters, which a form's charset may bring, name no file
 
     async def parse(self) -> FormData:
         """As gradio's. Raises Refused for a boundary, a charset or a name that can't be used."""

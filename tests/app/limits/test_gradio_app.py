@@ -9,6 +9,7 @@ import time
 import zlib
 from collections import defaultdict
 from contextlib import suppress
+from itertools import count
 from types import SimpleNamespace
 from typing import Any
 from urllib.parse import quote
@@ -17,7 +18,7 @@ import gradio.queueing
 import gradio.route_utils
 import httpx
 import pytest
-import safehttpx
+import safehttpx  # type: ignore[import-untyped]
 from gradio.brotli_middleware import BrotliResponder
 
 from app.chat.answering import Rival
@@ -130,22 +131,24 @@ def test_scripts_are_packed_once_for_all_who_ask(serve_limited: ServeLimited, mo
 def test_a_file_comes_piece_by_piece_as_its_clients_share_allows(serve_limited: ServeLimited) -> None:
     url = serve_limited(Limits(processor_seconds=0.5))
     share = serve_limited.limited.connections.share  # type: ignore[attr-defined]
-    took, begun, owing = share.took, time.monotonic(), {"127.0.0.7": 0.0}
-    path = Visitor(url).upload(bytes(8_000_000)).json()[0]
+    took, begun, steps = share.took, time.monotonic(), count()
+
+    def took_long(client: str, _: float) -> None:
+        took(client, 1.0 if client == "127.0.0.7" and next(steps) > 60 else 0.0)  # in the middle of the file
+
+    path = Visitor(url).upload(bytes(20_000_000)).json()[0]
     with pytest.MonkeyPatch.context() as patch, a_bystander(url), socket.socket() as one:
-        patch.setattr(share, "took", lambda client, _: took(client, owing.get(client, 0.0)))
+        patch.setattr(share, "took", took_long)
         patch.setattr(share, "_clock", lambda: begun)  # nobody gets more than what there is at once
-        one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
         one.bind(("127.0.0.7", 0))
         one.connect(("127.0.0.1", int(url.rsplit(":", 1)[1].strip("/"))))
         one.sendall(f"GET /gradio_api/file={path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
         assert one.recv(100).startswith(b"HTTP/1.1 200")
-        owing["127.0.0.7"] = 1.0
         one.setblocking(False)
 
         def waits_for_more() -> bool:
             with suppress(BlockingIOError):
-                assert one.recv(1_000_000) != b""
+                one.recv(1_000_000)
             return "127.0.0.7" in share._lines
 
         assert eventually(waits_for_more)
