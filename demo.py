@@ -18,7 +18,7 @@ from app.launch_elsewhere import serve_elsewhere
 from models.errors import MiniVLMError
 
 
-@ending.ctrl_c_ends_it()
+@ending.signals_end_it()
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line. What the user can mend is one line on stderr and exit status 2; the rest is a bug."""
     args = arguments.parse_arguments(argv)

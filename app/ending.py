@@ -21,27 +21,33 @@ SIGHUP = getattr(signal, "SIGHUP", None)  # the terminal was closed; Windows has
 
 
 @contextmanager
-def ctrl_c_ends_it() -> Iterator[None]:
-    """Ctrl+C ends the program at once, until something else listens to it.
+def signals_end_it() -> Iterator[None]:
+    """Ctrl+C and SIGTERM end the program at once, until something else listens to them.
 
     As an exception in the middle of an import it may come out of it as another, or end the program from C++, with a
-    hundred lines.
+    hundred lines. By SIGTERM the program dies as it would by itself, but leaves no scratch folder.
     """
 
     def end(number: int, frame: FrameType | None) -> None:
-        del number, frame
-        os.write(2, b"\nStopped.\n")
+        del frame
         delete_scratch()
-        os._exit(130)
+        if number == signal.SIGINT:
+            os.write(2, b"\nStopped.\n")
+        else:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        os._exit(128 + number)  # in a container, too, whose first process does not die by that
 
-    before = signal.getsignal(signal.SIGINT)
-    if before is not signal.SIG_IGN:
-        signal.signal(signal.SIGINT, end)
+    ends = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    ends = {number: before for number, before in ends.items() if before is not signal.SIG_IGN}
+    for number in ends:
+        signal.signal(number, end)
     try:
         yield
     finally:
-        if signal.getsignal(signal.SIGINT) is end:  # else the server has its own, to the very end
-            signal.signal(signal.SIGINT, before)
+        for number, before in ends.items():
+            if signal.getsignal(number) is end:  # else the server has its own, to the very end
+                signal.signal(number, before)
 
 
 class Ending:

@@ -72,19 +72,33 @@ def written_whole(path: Path) -> Iterator[Path]:
 
 
 _scratch: list[Path] = []
+_is_ending = False
 
 
-def scratch_folder(prefix: str) -> Path:
-    """A new folder that only this user can read, for as long as the program runs."""
+def scratch_folder(prefix: str, *, within: Path | None = None) -> Path:
+    """A new folder that only this user can read, for as long as the program runs; in the system's, or `within`.
+
+    Raises OSError once the program ends.
+    """
     if not _scratch:
         atexit.register(delete_scratch)
-    _scratch.append(Path(tempfile.mkdtemp(prefix=prefix)))
-    return _scratch[-1]
+    if within is not None:
+        within.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=prefix, dir=within))
+    _scratch.append(folder)
+    if _is_ending:  # looked at last: whoever ends the program now either finds the folder or is seen here
+        shutil.rmtree(folder, ignore_errors=True)
+        raise OSError("the program ends")
+    return folder
 
 
 def delete_scratch() -> None:
     """Delete those folders; where the program ends without its usual end, before that."""
-    for folder in _scratch:
+    global _is_ending
+    _is_ending = True
+    for folder in list(_scratch):
+        with suppress(OSError):
+            folder = folder.rename(f"{folder}-gone")  # or a thread that still writes a file would keep it there
         shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -227,6 +227,12 @@ def test_no_checkpoint_runs_code(path: Path) -> None:
                 value = said.get("trust_remote_code")
                 is_false = isinstance(value, ast.Constant) and value.value is False
                 assert is_false, f"{relative(path)}:{node.lineno} loads without trust_remote_code=False"
+                source = node.args[0] if node.args else None
+                if relative(path).startswith("models/") and not isinstance(source, ast.Constant):
+                    is_here = isinstance(
+                        said.get("local_files_only"), ast.Constant
+                    )  # a folder that went would be asked for
+                    assert is_here, f"{relative(path)}:{node.lineno} loads without local_files_only=True"
             if node.func.attr == "load" and isinstance(node.func.value, ast.Name) and node.func.value.id == "torch":
                 value = said.get("weights_only")
                 is_true = isinstance(value, ast.Constant) and value.value is True

@@ -6,6 +6,7 @@ A key can't be guessed and is known to one visitor's browser only, so having it 
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections import Counter, OrderedDict
@@ -24,7 +25,8 @@ LIFETIME = 3600.0  # seconds that a conversation is kept after its page has gone
 GRACE = 30.0  # seconds that an answer goes on after its page has gone: a lost connection comes back sooner
 MAX_BYTES = 1 << 30  # in memory
 STOPPING = 1.0  # seconds between two checks whether a stopped answer has ended
-FAIR_SHARE = 1 / 4  # of the budget: who holds more than that loses conversations before others do
+LEAST = 1 / 16_384  # of the budget: a conversation counts as that much, however short, and a file takes as much disk
+SECONDS_BETWEEN_LINES = 10.0  # of the log, about conversations that were dropped
 
 
 class Keepable(Protocol):
@@ -91,6 +93,7 @@ class ConversationStore(Generic[Kept]):
         self._changed = threading.Condition()
         self._caretaker: threading.Thread | None = None
         self._has_news = False  # something was left since the caretaker looked
+        self._dropped, self._said_dropped = 0, -math.inf
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -103,7 +106,8 @@ class ConversationStore(Generic[Kept]):
 
     def keep(self, key: str, conversation: Kept) -> None:
         """Keep a conversation, or note that its page is there and uses it; the oldest over the budget are forgotten."""
-        entry = _Entry(conversation, conversation.sizes(), ASKER.get())
+        sizes = {**conversation.sizes(), f"conversation {key}": int(LEAST * self.max_bytes)}
+        entry = _Entry(conversation, sizes, ASKER.get())
         with self._changed:
             self._drop_file(key)
             self._entries[key] = entry
@@ -192,8 +196,10 @@ class ConversationStore(Generic[Kept]):
                 return
             entry.conversation, entry.sizes, entry.file, entry.file_size = None, {}, file, size
             conversation.forget()  # gradio may still hold it for a while
-            sizes = {key: {key: entry.file_size} for key, entry in self._entries.items() if entry.file}
-            self._shrink(key, sizes, self._shelf.max_bytes)
+            most = self._shelf.max_bytes
+            least = int(LEAST * most)
+            sizes = {key: {key: max(entry.file_size, least)} for key, entry in self._entries.items() if entry.file}
+            self._shrink(key, sizes, most)
 
     def _take_care(self) -> None:
         while True:
@@ -234,29 +240,33 @@ class ConversationStore(Generic[Kept]):
     def _shrink(self, but: str, sizes: Mapping[str, Mapping[str, int]], budget: int) -> None:
         """Drop some of these until the budget holds, never running answers nor `but`.
 
-        First those of whoever holds much, then left ones, then those used longest ago.
+        First those of the address that holds most, and of its browsers of the one that does; of these left ones, then
+        those used longest ago.
         """
         kept = dict(sizes)
-        if _total(kept.values()) <= budget:
-            return
-        held: Counter[object] = Counter()
-        for key, parts in kept.items():
-            owner = self._entries[key].owner
-            held.update({who: sum(parts.values()) for who in (owner.client, owner)})
+        while _total(kept.values()) > budget:
+            held: Counter[object] = Counter()
+            for key, parts in kept.items():
+                owner = self._entries[key].owner
+                held.update({who: sum(parts.values()) for who in (owner.client, owner)})
 
-        def order(key: str) -> tuple[int, bool]:  # stable: oldest first
-            entry = self._entries[key]
-            owners = (entry.owner.client, entry.owner)
-            return -sum(held[who] > FAIR_SHARE * budget for who in owners), entry.left is None
+            def order(key: str, held: Counter[object] = held) -> tuple[int, int, bool]:
+                entry = self._entries[key]
+                return -held[entry.owner.client], -held[entry.owner], entry.left is None
 
-        for key in sorted(kept, key=order):
-            if key == but or self._entries[key].is_answering:
-                continue
-            del kept[key]
-            self._drop(key)
-            logger.warning("A conversation was dropped: all together hold more than %d MiB", budget >> 20)
-            if _total(kept.values()) <= budget:
+            free = (key for key in kept if key != but and not self._entries[key].is_answering)
+            first = min(free, key=order, default=None)  # the oldest of several
+            if first is None:
                 return
+            del kept[first]
+            self._drop(first)
+            self._say_dropped(budget)
+
+    def _say_dropped(self, budget: int) -> None:
+        self._dropped += 1
+        if self._clock() - self._said_dropped >= SECONDS_BETWEEN_LINES:
+            logger.warning("%d conversations were dropped: all hold more than %d MiB", self._dropped, budget >> 20)
+            self._dropped, self._said_dropped = 0, self._clock()
 
 
 def _total(sizes: Iterable[Mapping[str, int]]) -> int:

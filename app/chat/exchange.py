@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cached_property
 
 from PIL import Image
 
-from app.chat.pictures import Picture
+from app.chat.pictures import Picture, drawn_picture
 from models.conversation import Answer, Sampling, Turn
 from models.grounding import BoxSpan
 from models.model_info import ModelInfo
@@ -44,6 +45,11 @@ class IllustratedAnswer(Answer):
     picture: Image.Image | None = field(default=None, compare=False)
     has_picture: bool = False
     progress: str = ""
+
+    @cached_property
+    def drawn(self) -> Picture | None:
+        """The picture, once it is there, as the page shows it."""
+        return None if self.picture is None else drawn_picture(self.picture)
 
 
 @dataclass(eq=False)

@@ -27,6 +27,7 @@ LONGEST_OF_ALL = 1.0  # seconds of rest, however many there are; unless the upda
 HEARTBEAT = 0.5  # seconds after which the last state is repeated, so that a closed tab is noticed
 
 _being_written: set[LiveAnswer] = set()  # of all conversations
+_pages: dict[object, str] = {}  # that show one of them: the address each answer is for
 
 
 class LiveAnswer:
@@ -158,6 +159,15 @@ def end_all(error: BaseException) -> None:
 def updates_of(lives: Sequence[LiveAnswer]) -> Iterator[None]:
     """Whenever one of these has something new: at once, then with every change and at each heartbeat; ends when all are
     final. They share one condition. Closing this only ends the reading."""
+    page = object()
+    _pages[page] = lives[0].client
+    try:
+        yield from _updates_of(lives)
+    finally:
+        _pages.pop(page, None)
+
+
+def _updates_of(lives: Sequence[LiveAnswer]) -> Iterator[None]:
     changed = lives[0]._changed
     seen: list[tuple[int, bool]] | None = None
 
@@ -186,5 +196,6 @@ def updates_of(lives: Sequence[LiveAnswer]) -> Iterator[None]:
 def _rest(drawing: float, client: str) -> float:
     """Seconds until a page's next update after one that took this long: all together leave time to the model."""
     written = Counter(live.client for live in list(_being_written))
-    rest = written[client] * len(written) * min(RESTING * drawing, LONGEST_REST)
+    drawn = max(written[client], sum(shown == client for shown in list(_pages.values())))  # one answer may be in many
+    rest = drawn * len(written) * min(RESTING * drawing, LONGEST_REST)
     return max(UPDATE_INTERVAL, drawing, min(rest, LONGEST_OF_ALL))

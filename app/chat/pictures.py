@@ -7,6 +7,7 @@ saved are all made from it.
 from __future__ import annotations
 
 import hashlib
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -29,7 +30,9 @@ BYTES_PER_PIXEL = 4  # of an RGB image in Pillow
 BUDGET = 2 * 2**30  # bytes of all pictures that conversations hold
 MOST_OF_A_VISIT = 1 / 2  # of the budget
 LEAST_FREE = 2**30  # bytes of the machine's memory, about what two decoders take of the largest pictures
-ALWAYS_ALLOWED = 1 / 32  # of the budget, to an address: others' pictures keep nobody from bringing a few
+ALWAYS_ALLOWED = 1 / 32  # of the budget, to an address: others' pictures keep nobody from bringing a few, up to
+MOST = 3 / 2  # of the budget: however many addresses there are, all of them have no more
+LEAST_LEFT = 2**28  # bytes of the machine's memory: with less nobody brings any beside those that are there
 
 WEB_SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".gif", ".bmp", ".ico", ".avif")
 
@@ -106,6 +109,7 @@ class PictureStore:
     ) -> None:
         self._decode, self._free = decode, free
         self._budget = budget
+        self._adding = threading.Lock()
         self._known: WeakValueDictionary[bytes, Picture] = WeakValueDictionary()
         self._written: WeakValueDictionary[bytes, Picture] = WeakValueDictionary()
         self._askers: WeakKeyDictionary[Picture, Asker] = WeakKeyDictionary()  # who brought it first
@@ -140,11 +144,15 @@ class PictureStore:
         except DecodeError as error:
             raise ImageError(f"{name} {error}") from error
         made = Picture(decoded.image, name, path, decoded.shows_alike, decoded.original_size)
-        self._askers[made] = ASKER.get()
-        return self._known.setdefault(digest, made)  # another visitor may have been quicker with the same file
+        with self._adding:
+            if digest not in self._known:  # another visitor may have been quicker with the same file
+                self._check_room(name)  # or with others: who waits for decoders has been let through long ago
+            self._askers[made] = ASKER.get()
+            return self._known.setdefault(digest, made)
 
     def _check_room(self, name: str) -> None:
-        """Raise ImageError where the asker holds too much; or has some, and all together do or memory is short."""
+        """Raise ImageError where the asker holds too much; or has some, and all together do or memory is short; or
+        there is no room for anybody."""
         asker, budget = ASKER.get(), self._budget
         held = [(self._askers.get(picture), picture.num_bytes) for picture in list(self._known.values())]
         of_visit = sum(size for other, size in held if other == asker)
@@ -154,14 +162,15 @@ class PictureStore:
                 f"{name} can't be read now: this browser has as many pictures on the server as it may. "
                 "Begin a new chat, or close some."
             )
-        is_full = sum(size for _, size in held) >= budget
+        total, free = sum(size for _, size in held), self._free()
+        is_full = total >= budget
         has_some = of_client >= ALWAYS_ALLOWED * budget
-        if has_some and asker != NOBODY and self._free() < LEAST_FREE:
+        if asker != NOBODY and ((has_some and free < LEAST_FREE) or (held and free < LEAST_LEFT)):
             raise ImageError(
                 f"{name} can't be read now: the server's memory is short. Try again in a few minutes, or begin a new "
                 "chat."
             )
-        if is_full and (asker == NOBODY or has_some):
+        if is_full and (asker == NOBODY or has_some or total >= MOST * budget):
             raise ImageError(
                 f"{name} can't be read now: the server holds as many pictures as it may "
                 f"({budget / 2**20:,.0f} MiB). Try again in a few minutes."
@@ -184,9 +193,12 @@ def open_picture(source: bytes | str | Path, *, name: str | None = None) -> Pict
     return STORE.open(source, name=name)
 
 
+_DRAWN: WeakValueDictionary[int, Picture] = WeakValueDictionary()  # by their images, which they keep alive
+
+
 def drawn_picture(image: Image.Image) -> Picture:
-    """A picture that a model has drawn."""
-    return Picture(image, "picture")
+    """A picture that a model has drawn. While it is in use there is one of each image: its key takes long to make."""
+    return _DRAWN.get(id(image)) or _DRAWN.setdefault(id(image), Picture(image, "drawn"))
 
 
 def check_beginning(path: str | Path) -> None:

@@ -58,8 +58,7 @@ def _pictures_of(exchanges: Sequence[Exchange]) -> dict[str, Picture]:
 
 def _drawn(exchange: Exchange) -> Picture | None:
     answer = exchange.answer
-    is_drawn = isinstance(answer, IllustratedAnswer) and answer.picture is not None
-    return Picture(answer.picture, "drawn") if is_drawn else None  # type: ignore[union-attr]
+    return answer.drawn if isinstance(answer, IllustratedAnswer) else None
 
 
 def _exchange_json(exchanges: Sequence[Exchange], index: int) -> dict[str, Any]:

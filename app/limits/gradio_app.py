@@ -5,15 +5,15 @@ Everything here that is private to gradio is in this file, fair_queue.py and upl
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Iterable
+from contextlib import nullcontext
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
-import gradio.processing_utils
 import gradio.route_utils
 import gradio.routes
-from gradio.exceptions import Error
+import gradio.utils
 from gradio.state_holder import SessionState, StateHolder
 
 from app.limits.budgets import ProcessorShare
@@ -26,11 +26,10 @@ if TYPE_CHECKING:
     from gradio.routes import App
 
 
+FILES_REMEMBERED = 1000  # names, of each component
 COOKIES = ("minivlm-", "__Host-minivlm-", "access-token-")  # how the names of all begin that mean something here
 _PLAIN = re.compile(r"[A-Za-z0-9._~-]{1,256}")
 PAGES = ("frontend/index.html", "frontend/share.html")
-FETCHERS = ("async_ssrf_protected_get", "async_ssrf_protected_download", "ssrf_protected_download", "save_url_to_cache")
-NOT_FETCHED = "This server fetches no address; download the file, and upload it."
 
 
 class GradioApp:
@@ -79,35 +78,24 @@ class GradioApp:
         queue.get_events = FairQueue(queue).get_events  # type: ignore[method-assign]
 
     def keep_little(self) -> None:
-        """From now on sessions keep what visitors did and no description of the page, the queue no statistics, and the
-        page no names of files that have come: it would keep them for ever.
+        """From now on sessions keep what visitors did and no description of the page, and the queue no statistics.
 
         At the end of each question gradio would make a table of the last 10,000 with pandas, for a page that is closed
-        here: up to 20 ms in which nobody else is served.
+        here: up to 20 ms in which nobody else is served. At each step of each answer it would look for matplotlib,
+        which draws nothing here, twice, and where that is not installed, in every folder of the path.
         """
+        gradio.utils.MatplotlibBackendMananger = nullcontext  # type: ignore[assignment, misc]
         queue = self._blocks._queue
         queue.ANALYTICS_MAX_EVENTS = 0
         queue.compute_analytics_summary = lambda _: {}  # type: ignore[method-assign]
         states = _States()
         states.set_blocks(self._blocks)
         self._app.state_holder = states
-        self._blocks.upload_file_set = _Forgetful()
-        for block in self._blocks.blocks.values():
-            block.temp_files = _Forgetful()
 
     def read_uploads(self) -> None:
         """Read forms and keep their progress with our own classes; from now on, in every server of this process."""
         gradio.route_utils.GradioMultiPartParser = FormOfFiles  # type: ignore[misc]
         gradio.routes.file_upload_statuses = UploadProgress()
-
-    def fetch_nothing(self) -> None:
-        """From now on an address in the place of a file is refused, in every server of this process.
-
-        Gradio would ask public ones for their files, of any size, for whoever names them, and Google for their names.
-        """
-        for name in FETCHERS:
-            setattr(gradio.processing_utils, name, _fetch_for_listener)
-        gradio.routes.secure_url_stream_response = _fetch_for_request  # type: ignore[assignment]
 
     # Sessions
 
@@ -146,6 +134,12 @@ class GradioApp:
         queue.pending_messages_per_session.pop(session, None)
         queue.pending_event_ids_session.pop(session, None)
 
+    def forget_files(self) -> None:
+        """Forget files that are gone or never were: gradio keeps the names of all that it was ever sent."""
+        for names in self._blocks.temp_file_sets:
+            if len(names) > FILES_REMEMBERED:
+                names -= {name for name in list(names) if not os.path.isfile(name)}
+
     # Login
 
     @property
@@ -174,22 +168,6 @@ class GradioApp:
     @property
     def _login_cookies(self) -> tuple[str, str]:
         return f"access-token-{self._app.cookie_id}", f"access-token-unsecure-{self._app.cookie_id}"
-
-
-def _fetch_for_listener(*_: object, **__: object) -> NoReturn:
-    raise Error(NOT_FETCHED, print_exception=False)
-
-
-async def _fetch_for_request(*_: object) -> NoReturn:
-    raise Refused(403, NOT_FETCHED)
-
-
-class _Forgetful(set[str]):
-    def add(self, _: str) -> None:
-        """Nothing."""
-
-    def update(self, *_: Iterable[str]) -> None:
-        """Nothing."""
 
 
 class _States(StateHolder):

@@ -11,11 +11,12 @@ from starlette.types import Message, Receive, Scope, Send
 from app.limits.addresses import header
 from app.limits.bodies import LimitedBody, check_length
 from app.limits.gradio_app import cookies_of
-from app.limits.policy import MIB, Limits
+from app.limits.policy import KIB, MIB, Limits
 from app.limits.refusal import Refused
 from app.limits.route_kinds import Kind, RouteMatch
 
 _ONE_RANGE = re.compile(rb"bytes=\d{1,12}-\d{0,12}")
+PIECE = 256 * KIB  # of an answer: the next one is sent once most of those before it were read
 CAPTURED_BYTES = 1 * MIB  # of an answer that the layer reads along: names of uploads or of a call
 
 
@@ -77,7 +78,14 @@ class GuardedRequest:
                 self._captured += message.get("body", b"")
                 if not message.get("more_body", False):
                     self.on_answer(self._status, self._captured)
-        await self.send(message)
+        body = message.get("body", b"")
+        if len(body) <= PIECE:
+            await self.send(message)
+            return
+        for begin in range(0, len(body), PIECE):  # or all of it would wait in memory after the request has ended
+            is_last = begin + PIECE >= len(body)
+            more = bool(message.get("more_body", False)) or not is_last
+            await self.send({**message, "body": body[begin : begin + PIECE], "more_body": more})
 
     def limited(self, limits: Limits, size: int, count: Callable[[bytes], None]) -> LimitedBody:
         """Read the body within limits from here on. Raises Refused for an announced length over the limit."""

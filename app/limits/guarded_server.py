@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 ACCEPTED_AT_ONCE = 8  # connections, before the loop looks at what has come on the others
 BACKLOG = 1024  # that wait to be accepted: who finds no room there tries again a second later
 LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")
+# Loggers whose lines visitors can have written as often as they like.
+REPEATED = ("uvicorn.error", "asyncio", "app.chat.conversation_store", "app.chat.decoding.pool")
 SPACE_PROXIES = ("10.0.0.0/8",)  # a Space is reached through proxies of its own network only
 SPACE_ANCESTORS = "'self' https://huggingface.co https://*.hf.space"
 
@@ -63,7 +65,6 @@ class LimitedServer:
         gradio.serve_in_turns(self.connections.share)
         gradio.keep_little()
         gradio.read_uploads()
-        gradio.fetch_nothing()
         layer = self.layer = LimitsLayer(inside, gradio, self.limits, self.front, self.connections.share)
         layer.awaits_api = self.awaits_api
         app.middleware_stack = layer
@@ -80,7 +81,7 @@ class LimitedServer:
         """While gradio launches: the server it starts counts connections, and believes no proxy by itself."""
         from gradio import http_server
 
-        for name in ("uvicorn.error", "asyncio"):
+        for name in REPEATED:
             logging.getLogger(name).addFilter(RepeatedLines())
         logging.getLogger("python_multipart").setLevel(logging.ERROR)  # it warns of each form that gets a 400
         original = http_server.start_server

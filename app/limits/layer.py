@@ -64,6 +64,7 @@ class LimitsLayer:
         self.visits = Visits(limits, gradio)
         self.uploads = UploadFolder(Path(gradio.upload_folder), limits)
         self._pages = KeptPages(gradio)
+        self._forget_files = gradio.forget_files
         self._checks = RequestChecks(gradio, limits, self.visits, self.uploads, secure_cookie=front.is_framed_elsewhere)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -194,6 +195,7 @@ class LimitsLayer:
             try:
                 self._checks.tidy()
                 await asyncio.to_thread(self.uploads.tidy)
+                await asyncio.to_thread(self._forget_files)
             except Exception:  # whatever it was, the next look may succeed
                 logger.exception("Tidying up failed")
 

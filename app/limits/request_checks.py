@@ -17,7 +17,7 @@ from app.limits.policy import KIB, Limits
 from app.limits.refusal import Refused
 from app.limits.route_kinds import CALLS, FILES, OPEN, STREAMS, Kind
 from app.limits.upload_forms import FILES_OF_A_FORM
-from app.limits.uploads import LEAST, UploadFolder
+from app.limits.uploads import UploadFolder
 from app.limits.visits import COOKIES, NO_VISIT, TOO_MANY_WAITING, Session, Visits, new_cookie
 from engine.asker import ASKER, Asker
 
@@ -259,26 +259,24 @@ class RequestChecks:
         size = check_length(request.scope, self._limits.upload_bytes)
         if self._bytes.left(client) < max(size, 1):
             raise Refused(429, "Too much was uploaded from this address lately.", retry_after=60)
-        self._uploads.check_room(size)
+        self._uploads.check_room(size, client)
         FILES_OF_A_FORM.set(self._limits.upload_files)
 
         def count(part: bytes) -> None:
             self._bytes.use(client, len(part))
-            self._uploads.count(len(part))
+            self._uploads.count(upload, len(part))
             if self._bytes.left(client) < 0:
                 raise Refused(429, "Too much was uploaded from this address lately.", retry_after=60)
 
         def own(status: int, answer: bytes) -> None:
             if status == 200:
-                files = json.loads(answer)
-                self._bytes.use(client, LEAST * len(files))
-                self._uploads.own(visit, files)
+                self._uploads.own(visit, json.loads(answer), client)
                 self._last_upload[visit] = self._visits.clock()
 
         request.limited(self._limits, self._limits.upload_bytes, count)
         request.uncompressed()
         request.on_answer = own
-        with self._uploads.running():
+        with self._uploads.running(client) as upload:
             yield
 
     def tidy(self) -> None:

@@ -65,7 +65,7 @@ _TABLE: tuple[tuple[str, re.Pattern[str], Kind], ...] = tuple(
         ("POST", r"/login/?", Kind.LOGIN),
         ("GET", r"/(?P<name>logout)/?|/gradio_api/(login_check|user)/?", Kind.ACCOUNT),
         ("GET", r"/config/?|/gradio_api/(info|openapi\.json|queue/status)/?", Kind.INFO),
-        ("GET", r"/gradio_api/(file=|file/).*", Kind.FILE),
+        ("GET", r"/gradio_api/(file=|file/)(?!https?:).*", Kind.FILE),  # gradio would fetch an address
         ("POST", r"/gradio_api/upload", Kind.UPLOAD),
         ("GET", r"/gradio_api/upload_progress", Kind.PROGRESS),
         ("POST", r"/gradio_api/(run|api)/(?P<name>[^/]+)/?", Kind.RUN),

@@ -5,17 +5,31 @@ from __future__ import annotations
 import os
 import shutil
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
-from app.limits.policy import KIB, Limits
+from app.limits.policy import Limits
 from app.limits.refusal import Refused
 
 UNOWNED_SECONDS = 600.0  # that a file of nobody stays where room is short
-LEAST = 256 * KIB  # that a file counts as, however few bytes it has: its name and folder take room, and time to look at
 CUT_OFF_SECONDS = 60.0  # an upload writes more often than that, or is refused as too slow
 FULL = "The server has no room for uploads now. Try again later."
+TOO_MUCH = "This address has as many uploads on the server as it may. Close pages that need them no more."
+LEAST = 1 / 2**18  # of the quota: a file counts as that much, as a million empty ones fill a disk, too
+MOST_OF_CLIENT = 1 / 2  # of it
+ALWAYS_ALLOWED = 1 / 256  # to each client: others' uploads keep nobody from bringing a few
+
+
+@dataclass(eq=False)
+class Upload:
+    """One that is running: whose it is, since when, and the bytes that have come."""
+
+    client: str
+    begun: float
+    size: int = 0
 
 
 class UploadFolder:
@@ -28,55 +42,73 @@ class UploadFolder:
         self.folder = folder
         self._limits = limits
         self._clock = clock
+        self._least = int(LEAST * limits.disk_bytes)
         self._unchanged: dict[Path, tuple[tuple[int, int], float]] = {}  # size and time of each file, and since when
         self._others = set(folder.glob("*")) if folder.is_dir() else set()  # that were here before
         self._measured = 0  # bytes at the last look
         self._since = 0  # bytes received since then, whether or not they stayed
-        self._running: dict[object, float] = {}  # when each running upload began
+        self._running: set[Upload] = set()
         self._owners: dict[Path, set[str]] = {}
-        self._leaving: dict[str, set[object]] = {}  # the uploads that a visit's end waits for
+        self._clients: dict[str, str] = {}  # by visit
+        self._held: Counter[str] = Counter()  # bytes of each client's files
+        self._leaving: dict[str, set[Upload]] = {}  # the uploads that a visit's end waits for
 
     @property
     def used(self) -> int:
         """Bytes in the folder, as far as they are known."""
         return self._measured + self._since
 
-    def check_room(self, size: int) -> None:
-        """Raise Refused with 507 where this much more does not fit the quota or the disk."""
+    def check_room(self, size: int, client: str) -> None:
+        """Raise Refused where this much more is too much of the client, or does not fit the quota or the disk."""
+        may_always = self._check_quota(size, client)
         place = self.folder if self.folder.is_dir() else self.folder.parent
         with suppress(OSError):
-            if shutil.disk_usage(place).free - size < self._limits.disk_reserve:
+            reserve = self._limits.disk_reserve // (2 if may_always else 1)
+            if shutil.disk_usage(place).free - size < reserve:
                 raise Refused(507, FULL, retry_after=60)
-        if self.used + size > self._limits.disk_bytes:
-            raise Refused(507, FULL, retry_after=60)
 
-    def count(self, size: int) -> None:
-        """This many bytes have come. Raises Refused where there is no more room."""
-        if self.used + size > self._limits.disk_bytes:
+    def _check_quota(self, size: int, client: str) -> bool:
+        """Whether the client has so little that it may bring this much, however full it is. Raises Refused."""
+        quota = self._limits.disk_bytes
+        own = self._held[client] + sum(one.size for one in self._running if one.client == client) + size
+        if own > MOST_OF_CLIENT * quota:
+            raise Refused(429, TOO_MUCH, retry_after=60)
+        may_always = own <= ALWAYS_ALLOWED * quota
+        if self.used + size > quota and not may_always:
             raise Refused(507, FULL, retry_after=60)
+        return may_always
+
+    def count(self, upload: Upload, size: int) -> None:
+        """This many more bytes of it have come. Raises Refused where there is no more room."""
+        self._check_quota(size, upload.client)
+        upload.size += size
         self._since += size
 
     @contextmanager
-    def running(self) -> Iterator[None]:
+    def running(self, client: str) -> Iterator[Upload]:
         """For the time of an upload: its unfinished files are not cut off."""
-        number = object()
-        self._running[number] = self._clock()
+        upload = Upload(client, self._clock())
+        self._running.add(upload)
         try:
-            yield
+            yield upload
         finally:
-            del self._running[number]
+            self._running.discard(upload)
             for visit, awaited in list(self._leaving.items()):
-                awaited.discard(number)
+                awaited.discard(upload)
                 if not awaited:
                     del self._leaving[visit]
                     self._delete_of(visit)
 
-    def own(self, visit: str, files: Iterable[object]) -> None:
-        """These files have come and are a visit's; what does not lie in the folder is nobody's."""
+    def own(self, visit: str, files: Iterable[object], client: str) -> None:
+        """These files are a visit's, and its client's; what does not lie in the folder is nobody's."""
         for file in files:
             if isinstance(file, str) and (path := Path(file)).is_relative_to(self.folder):
-                self._since += LEAST
                 self._owners.setdefault(path, set()).add(visit)
+                self._clients[visit] = client
+                with suppress(OSError):
+                    size = path.stat().st_size
+                    self._held[client] += max(size, self._least)
+                    self._since += max(0, self._least - size)
 
     def visits(self) -> set[str]:
         """Who has files here."""
@@ -94,6 +126,7 @@ class UploadFolder:
             self._delete_of(visit)
 
     def _delete_of(self, visit: str) -> None:
+        self._clients.pop(visit, None)
         for path in [path for path, owners in self._owners.items() if visit in owners]:
             self._owners[path].discard(visit)
             if not self._owners[path]:
@@ -103,8 +136,8 @@ class UploadFolder:
     def tidy(self) -> None:
         """Measure the folder, delete what was cut off, and make room where little is left. Called now and then."""
         received, now = self._since, self._clock()
-        oldest = min(self._running.values(), default=now)
-        total, unowned, before = 0, [], self._unchanged
+        oldest = min((one.begun for one in list(self._running)), default=now)
+        total, unowned, before, held = 0, [], self._unchanged, Counter[str]()
         self._unchanged = {}
         for path in _files(self.folder):
             with suppress(OSError):
@@ -117,16 +150,18 @@ class UploadFolder:
                     path.unlink()
                     continue
                 self._unchanged[path] = state, since
-                size = max(stat.st_size, LEAST)
+                size = max(stat.st_size, self._least)
                 total += size
-                if path not in self._owners:
+                owners = list(self._owners.get(path, ()))
+                held.update(dict.fromkeys({self._clients.get(visit, "") for visit in owners}, size))
+                if not owners:
                     unowned.append((since, stat.st_mtime, size, path))
         for since, _, size, path in sorted(unowned):  # copies that gradio made of pictures in answers, and the like
             if total <= 0.8 * self._limits.disk_bytes or since > now - UNOWNED_SECONDS:
                 break
             _delete(path, self.folder)
             total -= size
-        self._measured, self._since = total, self._since - received
+        self._measured, self._since, self._held = total, self._since - received, held
 
 
 def _files(folder: Path) -> Iterator[Path]:

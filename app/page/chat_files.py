@@ -9,12 +9,12 @@ from typing import Any
 
 import gradio as gr
 
-from app.chat.decoding.fair_places import Turns
 from app.chat.exchange import Exchange, now
 from app.chat.saved import chat_json, read_chat
 from app.page.boxes.box_tool import tool_value
 from app.page.bubble_parts import shown_model
 from app.page.handlers import Handlers
+from app.page.long_work import LONG_WORK
 from app.page.notices import notice_of
 from app.page.page_state import PageState
 from app.page.saved_page import chat_file_name, chat_html
@@ -22,7 +22,6 @@ from app.page.view import View, idle
 from models.errors import MiniVLMError, RequestError
 
 MOST_SHOWN = 16 * 2**20  # characters of HTML; 4 MiB of text can become seventy
-AT_ONCE = 1  # chat that is written or drawn: some take seconds, in which others go on with half of the processor
 
 
 def menu_html() -> str:
@@ -61,7 +60,6 @@ class ChatFiles:
 
     def __init__(self, handlers: Handlers) -> None:
         self._handlers = handlers
-        self._turns = Turns(AT_ONCE)
 
     def save_html(self, page: PageState) -> tuple[Any, Any]:
         """The conversation as a page of its own."""
@@ -81,16 +79,21 @@ class ChatFiles:
         except MiniVLMError as error:
             return "", notice_of(page, error)
         write = {"html": chat_html, "json": chat_json}[kind]
-        with self._turns.turn():
-            text = write(exchanges, saved=now())
+        try:
+            with LONG_WORK.turn():
+                text = write(exchanges, saved=now())
+        except RequestError as error:
+            return "", notice_of(page, error)
         file = json.dumps({"name": chat_file_name(exchanges, kind), "text": text})
         return file.replace("<", "\\u003c"), notice_of(page)  # gradio warns of a script that it would not run
 
-    def open(self, page: PageState, path: str) -> View:
+    def open(self, page: PageState, path: str | None) -> View:
         """The conversation of a saved file takes the place of the one that is there."""
-        name = Path(path).name
+        name = Path(path or "").name
         try:
             page.session.check_free()
+            if path is None:
+                raise RequestError("There is no file to open. Choose one.")
             exchanges = self._read(path, name, page)
         except MiniVLMError as error:
             return View(notice=notice_of(page, error))
@@ -110,7 +113,7 @@ class ChatFiles:
         opened = PageState(model=page.model)
         opened.restore(exchanges)
         try:
-            with self._turns.turn():
+            with LONG_WORK.turn():
                 self._handlers.messages(opened, most=MOST_SHOWN)
         except RequestError as error:
             raise RequestError(f"{name} can't be opened: its texts and boxes are more than the page shows.") from error

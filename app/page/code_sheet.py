@@ -16,6 +16,7 @@ from app.api.as_code import Server, as_code
 from app.chat.exchange import WantedExtras
 from app.page.bubble_parts import shown_model
 from app.page.choosing.page_models import PageModels
+from app.page.long_work import LONG_WORK
 from app.page.notices import notice_of
 from app.page.page_state import PageState
 from models.errors import MiniVLMError, RequestError
@@ -32,15 +33,16 @@ def add_code_sheet(models: PageModels, bridge: gr.HTML, page: gr.State, quick: d
 
     def show(page: PageState, event: gr.EventData) -> tuple[Any, Any]:
         try:
-            code = code_of(
-                page,
-                models,
-                index=int(event.index),
-                side=str(event.side),
-                url=event.url,
-                listed=event.models,
-                key=event.key,
-            )
+            with LONG_WORK.turn():
+                code = code_of(
+                    page,
+                    models,
+                    index=int(event.index),
+                    side=str(event.side),
+                    url=event.url,
+                    listed=event.models,
+                    key=event.key,
+                )
         except MiniVLMError as error:
             return "", notice_of(page, error)
         return json.dumps(code).replace("<", "\\u003c"), gr.skip()

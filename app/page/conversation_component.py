@@ -18,6 +18,7 @@ from app.page.messages import Bubble, html_of
 from app.page.page_state import PageState
 
 MOST_PIXELS = 200  # pictures that are asked for at once
+MOST_BYTES = 4 * 2**20  # of those that are given at once; the others are asked for again
 
 _CONNECT = "window.minivlm.conversation.connect(element, props, watch);"
 _CONNECT_PIXELS = 'watch("value", () => window.minivlm.pictures.put(props.value));'
@@ -125,8 +126,15 @@ def wanted_pixels(page: PageState, event: gr.EventData) -> dict[str, str]:
 
 
 def pixels_of(page: PageState, keys: Any) -> dict[str, str]:
-    """The pictures of this page that have these keys, as data URIs by key; of others there is nothing."""
+    """The pictures of this page that have these keys, as data URIs by key; of others there is nothing.
+
+    At least one; those that are too many for once are empty.
+    """
     if not isinstance(keys, list):
         return {}
-    found = {str(key): page.picture_named(str(key)) for key in keys[:MOST_PIXELS]}
-    return {key: picture.preview_uri for key, picture in found.items() if picture is not None}
+    there, found, left = page.pictures(), {}, MOST_BYTES
+    for key in dict.fromkeys(str(key) for key in keys[:MOST_PIXELS]):
+        if key in there:
+            found[key] = there[key].preview_uri if left > 0 else ""
+            left -= len(found[key])
+    return found

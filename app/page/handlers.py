@@ -28,6 +28,8 @@ from app.page.view import View, answering, idle
 from engine.chat_model import ChatModel
 from models.errors import MiniVLMError, RequestError
 
+MOST_ROUTING_VIEWS = 4  # open at once: each is as long as a conversation; the oldest closes
+
 
 class Handlers:
     """The listeners. The page of whoever pressed something comes in as `page` and is changed in place."""
@@ -177,10 +179,11 @@ class Handlers:
     def edit(self, page: PageState, value: dict[str, Any], event: gr.EventData) -> View:
         """Put an earlier question into the text box; sending it replaces that question and all after it."""
         try:
+            draft = page.draft or draft_of(value)
             exchange = page.edit(int(event.index))
         except RequestError as error:
             return View(notice=notice_of(page, error))
-        page.draft = page.draft or draft_of(value)
+        page.draft = draft
         tool = self._tool_of(page, exchange)
         return View(self.messages(page), gr.update(value=self._question_value(page, exchange)), notice_of(page), tool)
 
@@ -224,13 +227,18 @@ class Handlers:
             except MiniVLMError as error:
                 return View(notice=notice_of(page, error))
             page.routing[exchange] = trace
+            if len(page.routing) > MOST_ROUTING_VIEWS:
+                del page.routing[next(iter(page.routing))]
         return View(self.messages(page))
 
     def example(
         self, page: PageState, shown_key: str, tool: Any, event: gr.EventData, *settings: Any
     ) -> Iterator[View]:
         """An example card: its question is asked about its picture. What was typed stays."""
-        example = self._examples(self.models.of(page).info)[int(event.index)]
+        examples, index = self._examples(self.models.of(page).info), int(event.index)
+        if not 0 <= index < len(examples):
+            raise RequestError("There is no such example. Load the page again.")
+        example = examples[index]
         asked = {"text": example.question, "files": [str(example.path)]}
         yield from self._ask(page, shown_key, asked, tool, settings)
 

@@ -70,6 +70,10 @@ def messages_of(
     """
     session = page.session
     bubbles: list[Bubble] = []
+    shown_now = {one for exchange in session.exchanges for one in exchange.answers}
+    for gone in page.shown - shown_now:  # to another branch: what is kept of it would be counted by nobody
+        _known.pop(gone, None)
+    page.shown = shown_now
     picture = None
     for index, exchange in enumerate(session.exchanges):
         is_last = index == len(session.exchanges) - 1

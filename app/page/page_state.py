@@ -5,12 +5,11 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
 from typing import Any
 
 from app.chat.answering import Rival
 from app.chat.exchange import Exchange, IllustratedAnswer, WantedExtras
-from app.chat.pictures import BYTES_PER_PIXEL, Picture, drawn_picture, open_picture
+from app.chat.pictures import Picture, open_picture
 from app.chat.session import ChatSession
 from engine.chat_model import ChatModel
 from models.conversation import Sampling
@@ -43,12 +42,13 @@ class PageState:
     attached: dict[str, Picture] = field(default_factory=dict)  # by file, what the next question brings along
     refused_meanwhile: bool = False  # whether the page says that an answer is still being written
     routing: dict[Exchange, RoutingTrace] = field(default_factory=dict)  # of the answers whose experts are shown
+    shown: set[Exchange] = field(default_factory=set)  # whose bubbles are kept: messages.py
     drawn: int = 0  # characters of HTML that are kept of it, as it was shown last
     sent: set[str] = field(default_factory=set)  # names of bubbles that the page has: conversation_component.py
 
     def __getstate__(self) -> dict[str, Any]:
-        """For a copy or a file: routing views are made again when they are asked for."""
-        return {**self.__dict__, "routing": {}}
+        """For a copy or a file: routing views and bubbles are made again when they are asked for."""
+        return {**self.__dict__, "routing": {}, "shown": set()}
 
     @property
     def is_answering(self) -> bool:
@@ -65,17 +65,17 @@ class PageState:
         pictures = [picture for exchange in exchanges for picture in exchange.pictures]
         pictures += list(self.attached.values())
         sizes = {f"picture {id(picture.image)}": picture.num_bytes for picture in pictures}
-        drawn = [
-            one.answer.picture for one in exchanges if isinstance(one.answer, IllustratedAnswer) and one.answer.picture
-        ]
-        sizes |= {f"drawn {id(image)}": BYTES_PER_PIXEL * image.width * image.height for image in drawn}
-        text = sum(len(exchange.question) + len(exchange.text) for exchange in exchanges)
+        drafted = len(self.draft["text"]) + sum(map(len, self.draft["files"])) if self.draft else 0
+        drawn = [one.answer.drawn for one in exchanges if isinstance(one.answer, IllustratedAnswer)]
+        sizes |= {f"drawn {id(picture.image)}": picture.num_bytes for picture in drawn if picture is not None}
+        text = sum(len(exchange.question) + len(exchange.text) for exchange in exchanges) + drafted
         return {**sizes, f"texts of {self.session.key}": 4 * text + self.drawn}
 
     def forget(self) -> None:
         """Let go of the conversation and all that came with it."""
         self.reset()
         self.drawn = 0
+        self.shown = set()
         self.attached.clear()
         self.draft = None
 
@@ -84,13 +84,13 @@ class PageState:
         """The image that the next question is about, unless it brings its own."""
         return self.session.picture_before(len(self.session.exchanges) if self.editing is None else self.editing)
 
-    def picture_named(self, key: str) -> Picture | None:
-        """The picture with this key: attached, asked about, or drawn by the model."""
+    def pictures(self) -> dict[str, Picture]:
+        """The pictures by their keys: attached, asked about, or drawn by the model."""
         exchanges = self.session.exchanges
         asked = (picture for exchange in exchanges for picture in exchange.pictures)
         answers = (one.answer for exchange in exchanges for one in exchange.answers)
-        drawn = (drawn_picture(one.picture) for one in answers if isinstance(one, IllustratedAnswer) and one.picture)
-        return next((one for one in chain(self.attached.values(), asked, drawn) if one.key == key), None)
+        drawn = (one.drawn for one in answers if isinstance(one, IllustratedAnswer))
+        return {one.key: one for one in (*drawn, *asked, *self.attached.values()) if one is not None}
 
     def attach(self, paths: Sequence[str]) -> list[Picture]:
         """The pictures in these files, which are all that the next question brings along; each is read once.

@@ -18,25 +18,31 @@ from app.page.bubble_parts import plain_name
 from app.page.comparing.bubbles import side_of, verdict_bubble
 from app.page.fixed_texts import TITLE
 from app.page.messages import answer_bubble, question_bubble
+from models.errors import RequestError
 
 ASSETS = Path(__file__).parent / "assets"
 SCRIPTS = ("phrases.js", "saved.js")
+MOST_CHARACTERS = 16 * 2**20  # of all bubbles: each question brings its pictures along
 STYLES = ("theme.css", "messages.css", "text.css", "compare.css", "saved.css")
 
 
 def chat_html(exchanges: Sequence[Exchange], *, saved: str) -> str:
-    """The file's text; `saved` is the moment in ISO 8601."""
+    """The file's text; `saved` is the moment in ISO 8601. Raises RequestError for a chat that makes too much of it."""
     session = ChatSession()
     session.exchanges = list(exchanges)
-    bubbles = []
+    bubbles: list[str] = []
+    left = MOST_CHARACTERS
     for index, exchange in enumerate(exchanges):
-        picture = session.picture_of(index)
+        picture, first = session.picture_of(index), len(bubbles)
         bubbles.append(question_bubble(exchange, index, picture, is_saved=True))
         for one in exchange.answers:
             side = side_of(one, exchange, is_last=False, is_saved=True)
             bubbles.append(answer_bubble(one, index, picture, is_last=False, is_saved=True, side=side))
         if exchange.pair is not None:
             bubbles.append(verdict_bubble(exchange, index, is_last=False, is_saved=True))
+        left -= sum(map(len, bubbles[first:]))
+        if left < 0:
+            raise RequestError("This chat is too large for a page. Save it to open again (JSON).")
     models = ", ".join(dict.fromkeys(one.model for exchange in exchanges for one in exchange.answers if one.model))
     style = "".join((ASSETS / "styles" / name).read_text(encoding="utf-8") for name in STYLES)
     script = "".join((ASSETS / "scripts" / name).read_text(encoding="utf-8") for name in SCRIPTS)

@@ -12,7 +12,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.synchronize import Event
 from pathlib import Path
 
-from benchmarks.attacks import with_connections, with_files, with_pictures, with_requests, with_sessions
+from benchmarks.attacks import with_connections, with_features, with_files, with_pictures, with_requests, with_sessions
 from benchmarks.attacks.bystander import Bystander, watched_memory
 from benchmarks.attacks.target import Target
 from benchmarks.soak_http import left_behind, resident_mib
@@ -21,7 +21,7 @@ Attack = Callable[[Target], object]
 
 ATTACKS: dict[str, Attack] = {
     attack.__name__: attack
-    for room in (with_pictures, with_sessions, with_requests, with_connections, with_files)
+    for room in (with_pictures, with_sessions, with_requests, with_connections, with_features, with_files)
     for attack in room.ATTACKS
 }
 ALLOWED = 2.0  # times the bystander's quiet time

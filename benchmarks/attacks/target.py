@@ -73,20 +73,24 @@ class Browser:
         self.client = client
         self.session = secrets.token_hex(6)
 
-    def upload(self, *files: bytes) -> list[str]:
+    def upload(self, *files: bytes, ending: str = "png") -> list[str]:
         """Their paths on the server; none where the upload is refused."""
-        sent = [("files", (f"{number}.png", content)) for number, content in enumerate(files)]
+        sent = [("files", (f"{number}.{ending}", content)) for number, content in enumerate(files)]
         answer = self.client.post("/gradio_api/upload", files=sent)
         return answer.json() if answer.status_code == 200 else []
 
-    def press(self, listener: str, data: list[Any], session: str | None = None) -> int:
-        """Call a listener that has no queue; the HTTP status."""
-        body = {
-            "data": data,
-            "session_hash": session or self.session,
-            "fn_index": self._target.page.listeners[listener],
-        }
-        return self.client.post("/gradio_api/run/predict", json=body).status_code
+    def press(self, listener: str, data: list[Any], session: str | None = None, **more: Any) -> int:
+        """Call a listener that has no queue; the HTTP status. `more`: fields of the request."""
+        return self._called("run/predict", listener, data, session, more)
+
+    def join(self, listener: str, data: list[Any], session: str | None = None, **more: Any) -> int:
+        """Put a call of a listener into the queue, without waiting for what comes of it; the HTTP status."""
+        return self._called("queue/join", listener, data, session, more)
+
+    def _called(self, route: str, listener: str, data: list[Any], session: str | None, more: dict[str, Any]) -> int:
+        number = self._target.page.listeners[listener]
+        body = {"data": data, "session_hash": session or self.session, "fn_index": number, **more}
+        return self.client.post(f"/gradio_api/{route}", json=body).status_code
 
     def attach(self, paths: list[str], session: str | None = None) -> int:
         """Have the page decode uploaded files; the HTTP status."""
@@ -95,8 +99,7 @@ class Browser:
     def ask(self, text: str, paths: list[str], *, session: str | None = None, length: int = 40) -> int:
         """Put a question into the page's queue, without waiting for its answer; the HTTP status."""
         data = [None, "", message(text, paths), None, *self._target.page.settings_for(length)]
-        body = {"data": data, "session_hash": session or self.session, "fn_index": self._target.page.listeners["ask"]}
-        return self.client.post("/gradio_api/queue/join", json=body).status_code
+        return self.join("ask", data, session)
 
     def wait(self, session: str) -> None:
         """Read what is sent to a session up to its end."""

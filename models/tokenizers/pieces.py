@@ -90,5 +90,9 @@ def open_tokenizer(folder: Path) -> Any:
             values = read_json(file) if file.is_file() else {}
             if values.get("tokenizer_class", "LlamaTokenizer") == "LlamaTokenizer":
                 defaults: dict[str, Any] = {key: True for key in ("add_bos_token", "legacy") if values.get(key) is None}
-                return LlamaTokenizer.from_pretrained(folder, trust_remote_code=False, **defaults)
-        return AutoTokenizer.from_pretrained(folder, config=PreTrainedConfig(), trust_remote_code=False)
+                return LlamaTokenizer.from_pretrained(
+                    folder, trust_remote_code=False, local_files_only=True, **defaults
+                )
+        return AutoTokenizer.from_pretrained(
+            folder, config=PreTrainedConfig(), trust_remote_code=False, local_files_only=True
+        )

@@ -75,6 +75,19 @@ def test_ctrl_c_in_the_middle_of_an_import_is_one_line(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (130, "\nStopped.\n")
 
 
+def test_sigterm_while_it_starts_leaves_nothing(tmp_path: Path) -> None:
+    """Between the folder for uploads and the server there are seconds; a service that is restarted meets them."""
+    code = (
+        "import os, signal, demo\nfrom models.disk import scratch_folder\ndef load(_):\n"
+        "    (scratch_folder('uploads-') / 'picture').touch()\n    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "demo.serve_elsewhere = load\ndemo.main([])"
+    )
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, env=environment)
+    assert (done.returncode, done.stderr) == (-signal.SIGTERM, "")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_thread_that_hangs_does_not_keep_the_program(tmp_path: Path) -> None:
     scratch = tmp_path / "scratch"
     scratch.mkdir()

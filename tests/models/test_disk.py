@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from models.disk import DiskFull, written_whole
+from models import disk
+from models.disk import DiskFull, delete_scratch, scratch_folder, written_whole
 from tests.small_disk import small_disk
 
 LARGE = torch.arange(50_000.0)
@@ -48,4 +53,24 @@ def test_other_errors_stay_what_they_are(tmp_path: Path) -> None:
 
     with pytest.raises(ZeroDivisionError), written_whole(tmp_path / "file") as partial:
         break_down(partial)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_thread_that_still_writes_keeps_no_scratch_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A conversation whose page has gone was put into a file while the program ended, and stayed on the disk."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(disk, "_scratch", [])
+    monkeypatch.setattr(disk, "_is_ending", False)
+    folder, remove = scratch_folder("chat-"), os.rmdir
+
+    def write_first(*args: Any, **more: Any) -> None:
+        with suppress(OSError):
+            (folder / "late").touch()
+        remove(*args, **more)
+
+    monkeypatch.setattr(os, "rmdir", write_first)
+    delete_scratch()
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(OSError, match="the program ends"):
+        scratch_folder("chat-")
     assert list(tmp_path.iterdir()) == []

@@ -1,26 +1,33 @@
 """The process that decodes pictures: files come in on standard input, pixels go out on standard output.
 
-It imports Pillow and numpy only, limits itself before it reads anything, and may be killed at any moment. A request is
-the number of bytes (8 of them, big-endian) and the file; the answer is a line of JSON and, if it has a "size", the
-pixels. pool.py is the other side.
+It imports little (Pillow, numpy, psutil), limits itself before it reads a file, and may be killed at any moment. A
+request is the number of bytes (8 of them, big-endian) and the file; the answer is a line of JSON and, if it has a
+"size", the pixels. pool.py is the other side.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import select
 import struct
 import sys
 import warnings
+from contextlib import suppress
+from pathlib import Path
 from typing import Any, BinaryIO
 
+from PIL import Image
+
 from app.chat.decoding.decode import DecodeError, decode
+from models.memory.control_groups import free_memory
 
 MAX_MEMORY = 1536 * 2**20  # bytes of address space that decoding may add: about 50 megapixels in three forms
+LEAST_MEMORY = 256 * 2**20  # however little is free: two photos of 12 megapixels
+OF_FREE = 1 / 2  # of the machine's or the container's memory: two may decode at once
 MAX_SECONDS = 20  # of processor time a picture may take; a photo of 200 megapixels takes about 2
-NICE = 3  # answers and pages go first, by half: at 10, ordinary pictures waited for seconds on a busy machine
-IDLE = 60.0  # seconds without a request after which the process ends
+IDLE = 600.0  # seconds without a request after which the process ends
 
 _LENGTH = struct.Struct(">Q")
 
@@ -29,13 +36,14 @@ def main() -> None:
     """Serve requests until the input ends or none has come for a while."""
     requests, answers = sys.stdin.buffer, os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     silence()
-    if hasattr(os, "nice"):
-        os.nice(NICE)
-    limit_memory()
+    go_first()
+    load_decoders()
+    used = _address_space()
     while wait_for(requests):
         length = requests.read(_LENGTH.size)
         if len(length) < _LENGTH.size:
             return
+        limit_memory(used)
         data = requests.read(*_LENGTH.unpack(length))
         limit_time()
         try:
@@ -57,6 +65,14 @@ def silence() -> None:
     os.close(nowhere)
 
 
+def load_decoders() -> None:
+    """Decode two small pictures, so that nobody's picture is the one for which libraries are loaded."""
+    for kind in ("PNG", "JPEG"):
+        file = io.BytesIO()
+        Image.new("RGB", (8, 8)).save(file, kind)
+        decode(file.getvalue())
+
+
 def answer(data: bytes, answers: BinaryIO) -> None:
     """Decode one file and write what came of it."""
     try:
@@ -76,16 +92,35 @@ def answer(data: bytes, answers: BinaryIO) -> None:
     answers.flush()
 
 
-def limit_memory() -> None:
-    """From now on an allocation beyond MAX_MEMORY fails, where the system can see to that."""
+def limit_memory(used: int) -> None:
+    """From now on an allocation fails, where the system can see to that, beyond `used` bytes and MAX_MEMORY more.
+
+    Where less is free, that is less: a container in which memory ends may be ended as a whole.
+    """
     try:
         import resource
     except ImportError:  # Windows; time is limited there by the other side alone
         return
-    pages = int(open("/proc/self/statm").read().split()[0]) if os.path.exists("/proc/self/statm") else 0  # noqa: SIM115
-    limit = MAX_MEMORY + pages * resource.getpagesize()
-    _lower(resource.RLIMIT_AS, limit)
+    most = min(MAX_MEMORY, max(LEAST_MEMORY, int(OF_FREE * free_memory())))
+    _lower(resource.RLIMIT_AS, used + most)
     _lower(resource.RLIMIT_CORE, 0)
+
+
+def _address_space() -> int:
+    """The bytes of it that this process has, where the system says so."""
+    try:
+        import resource
+
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
+    except (ImportError, OSError):
+        return 0
+    return pages * resource.getpagesize()
+
+
+def go_first() -> None:
+    """Where the machine or its container runs out of memory, the system ends this process and not the server."""
+    with suppress(OSError):  # another system than Linux
+        Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
 
 
 def limit_time() -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from html import escape
 
 from app.chat.exchange import Exchange, IllustratedAnswer
-from app.chat.pictures import Picture, drawn_picture
+from app.chat.pictures import Picture
 from app.chat.regions import Entity
 from app.page.boxes.labels import Labels
 from app.page.boxes.overlay import drawing_size, overlay_svg, undrawn_note
@@ -81,10 +81,10 @@ def illustration_html(exchange: Exchange, picture: Picture | None, *, is_saved: 
     answer = exchange.answer
     if not isinstance(answer, IllustratedAnswer):
         return ""
-    if answer.picture is None:
+    if answer.drawn is None:
         return f'<p class="mv-note" role="status">{escape(answer.progress)}</p>' if exchange.is_running else ""
     description = f"Drawn picture: {caption_of(answer.text)}"
-    figure = picture_figure(drawn_picture(answer.picture), define=True, embed=is_saved, description=description)
+    figure = picture_figure(answer.drawn, define=True, embed=is_saved, description=description)
     if is_saved:
         return f'<div class="mv-illustration">{figure}</div>'
     name = saved_name(exchange, picture, "drawn")  # the script adds the ending

@@ -13,7 +13,7 @@ import gradio as gr
 
 from app.library.entry import BUSY, Entry
 from app.library.library import ModelLibrary
-from app.page.comparing.rival import sampling_of
+from app.page.comparing.rival import sampling_of, typed_of
 from app.page.handlers import Handlers
 from app.page.notices import error_line, notice_of
 from app.page.page_state import PageState, RivalChoice
@@ -59,8 +59,10 @@ class CompareBar:
                 yield BarView(self._value(page), "")
                 return
             if isinstance(event.values, dict) and page.rival is not None:
-                sampling_of(self._info(page), event.values)
-                page.rival.values = {str(name): value for name, value in event.values.items()}
+                info = self._info(page)
+                values = typed_of(info, event.values)
+                sampling_of(info, values)
+                page.rival.values = values
                 yield BarView(notice="")
                 return
             yield from self._choose(page, str(event.model or self._first(page)))

@@ -35,6 +35,12 @@ def sampling_of(info: ModelInfo, typed: Mapping[str, Any]) -> Sampling:
     return check(with_values(info.sampling, values))
 
 
+def typed_of(info: ModelInfo, values: Mapping[str, Any]) -> dict[str, str]:
+    """What was typed for the settings of a model, as much of it as is read; the browser may send anything."""
+    typed = {one.name: values.get(one.name) for one in settings_of(info.sampling)}
+    return {name: str(value)[:MAX_TYPED] for name, value in typed.items() if value is not None}
+
+
 def _value(setting: SamplingSetting, typed: Any, default: float | None) -> float | None:
     if typed is None:
         return default

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from app.chat.encoding import well_formed
 from app.chat.pictures import STORE, Picture, check_beginning
-from app.chat.questions import check_number_of_images
+from app.chat.questions import MAX_QUESTION_CHARACTERS, check_number_of_images
 from app.page.page_state import PageState
 from app.page.question.scratch import ScratchFolder
 from models.errors import ImageError, MiniVLMError, RequestError
 from models.model_info import ModelInfo
+
+MAX_DRAFT_CHARACTERS = 5 * MAX_QUESTION_CHARACTERS
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,7 @@ class Attachments:
 
     def __init__(self, scratch: ScratchFolder) -> None:
         self.scratch = scratch
+        self._written: WeakKeyDictionary[Picture, Path] = WeakKeyDictionary()
 
     def take(self, page: PageState, files: Sequence[str], info: ModelInfo) -> Attached:
         """Read the files for the next question; none before it is clear that they are not too many for the model."""
@@ -59,8 +64,9 @@ class Attachments:
         """A file with the picture for the text box: the one it came from, or a new one if browsers can't show that."""
         if picture.path is not None and picture.is_web_file and picture.path.is_file():
             return str(picture.path)
-        file = self.scratch.save(picture.image)
-        STORE.remember(picture, file)
+        if (file := self._written.get(picture)) is None or not file.is_file():
+            file = self._written[picture] = self.scratch.save(lambda: picture.image)
+            STORE.remember(picture, file)
         return str(file)
 
 
@@ -76,9 +82,16 @@ def _beginning_as_pictures(paths: Sequence[str]) -> tuple[list[str], MiniVLMErro
     return good, problem
 
 
-def draft_of(value: dict[str, Any]) -> dict[str, Any] | None:
-    """What the text box holds, to be put back later; None if that is nothing."""
-    return {**value, "text": well_formed(value["text"])} if is_filled(value) else None
+def draft_of(value: dict[str, Any] | None) -> dict[str, Any] | None:
+    """What the text box holds, to be put back later; None if that is nothing. Raises RequestError for too much."""
+    if value is None or not is_filled(value):  # gradio takes nothing at all for a value, too
+        return None
+    if len(value["text"]) > MAX_DRAFT_CHARACTERS:
+        raise RequestError(
+            f"The text box holds {len(value['text'])} characters; the most that can be put aside is "
+            f"{MAX_DRAFT_CHARACTERS}. Shorten it first."
+        )
+    return {"text": well_formed(value["text"]), "files": value["files"]}
 
 
 def is_filled(value: dict[str, Any]) -> bool:

@@ -32,34 +32,36 @@ class QuestionPictures:
         attached = self._attached(page, self._attachments.file_of(picture))
         return view._replace(tool=attached.tool | {"clear": True}, files=attached.files)
 
-    def attach(self, page: PageState, value: dict[str, Any]) -> View:
+    def attach(self, page: PageState, value: dict[str, Any] | None) -> View:
         """Files were added or removed: refuse bad ones now, and show the box tool the image of the next question.
 
         What the page had to say before is outdated then. Removing a refused file triggers this once
         more; the reason for which it was refused must then stay.
         """
-        found = self._attachments.take(page, value["files"], self._handlers.models.of(page).info)
-        files = renamed(found.renamed) if found.renamed else gr.skip()
+        files = value["files"] if value else []
+        found = self._attachments.take(page, files, self._handlers.models.of(page).info)
+        shown = renamed(found.renamed) if found.renamed else gr.skip()
         notice = notice_of(page, found.problem) if found.problem or found.is_new else gr.skip()
         if found.pictures is None:
-            return View(notice=notice, files=files)
+            return View(notice=notice, files=shown)
         picture = found.pictures[-1] if found.pictures else page.picture
-        return View(notice=notice, tool=tool_value(picture, attached=found.pictures), files=files)
+        return View(notice=notice, tool=tool_value(picture, attached=found.pictures), files=shown)
 
     def crop(self, page: PageState, event: gr.EventData) -> View:
         """A part of a picture becomes the picture of the next question, in place of what is attached."""
-        picture, box = page.picture_named(str(event.key)), box_of({"box": event.box})
+        picture, box = page.pictures().get(str(event.key)), box_of({"box": event.box})
         if picture is None or box is None:
             return View()
         left, top, right, bottom = box.pixels(*picture.image.size)
-        part = picture.image.crop((left, top, max(right, left + 1), max(bottom, top + 1)))
-        return self._attached(page, str(self._attachments.scratch.save(part, name="part")))
+        area = (left, top, max(right, left + 1), max(bottom, top + 1))
+        part = self._attachments.scratch.save(lambda: picture.image.crop(area), name="part")
+        return self._attached(page, str(part))
 
     def new_scene(self, page: PageState) -> View:
         """Draw a fresh scene and attach it in place of what is attached."""
         if self._new_scene is None:
             return View()
-        return self._attached(page, str(self._attachments.scratch.save(self._new_scene(), name="scene")))
+        return self._attached(page, str(self._attachments.scratch.save(self._new_scene, name="scene")))
 
     def _attached(self, page: PageState, path: str) -> View:
         """One picture in place of what is attached. gradio tells of no change where one file replaces another, so the

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from app.chat.conversation_store import ConversationStore
+from app.chat.conversation_store import ConversationStore, _Entry
+from engine.asker import ASKER, NOBODY, Asker
 from tests.waiting import eventually
 
 
@@ -108,6 +109,30 @@ def test_over_the_budget_left_ones_go_first_then_the_oldest_but_no_running_answe
     store.keep("e", Talk({"e": 300}))
     assert [talk.is_forgotten for talk in (running, old, new, left)] == [False, True, False, True]
     assert store.num_bytes == 900
+
+
+def test_who_holds_most_makes_room_however_many_they_are() -> None:
+    """Many addresses that hold less than a quarter each took the oldest conversation of somebody who holds little."""
+    store: ConversationStore[Talk] = ConversationStore(max_bytes=1000)
+
+    def keep(key: str, client: str, size: int) -> Talk:
+        ASKER.set(Asker(client, "a browser"))
+        store.keep(key, talk := Talk({key: size}))
+        return talk
+
+    little = keep("little", "127.0.0.2", 50)
+    many = [keep(f"{number}", f"10.0.0.{number % 5}", 100) for number in range(10)]
+    assert not little.is_forgotten
+    assert [talk.is_forgotten for talk in many] == [True] + [False] * 9
+    ASKER.set(NOBODY)
+
+
+def test_many_short_conversations_are_much() -> None:
+    store: ConversationStore[Talk] = ConversationStore(max_bytes=16_384 * 10)
+    for number in range(16_390):
+        store._entries[f"{number}"] = _Entry(Talk(), {f"{number}": 10}, NOBODY)
+    store.keep("one more", Talk())
+    assert len(store) == 16_384
 
 
 def test_what_is_used_now_stays_even_if_it_is_too_large_alone(store: ConversationStore[Talk]) -> None:

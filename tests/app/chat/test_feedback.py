@@ -93,3 +93,28 @@ def test_thumbs_are_there_only_where_they_are_kept(page: PageState) -> None:
 def test_a_file_that_cannot_be_written_is_told_at_the_start(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"--feedback .* can't be written \(Is a directory\)"):
         FeedbackFile(tmp_path)
+
+
+def test_a_line_is_not_much_longer_than_an_answer(tmp_path: Path) -> None:
+    """A press in a long chat wrote all of it, by the megabyte, as often as somebody pressed."""
+    path, page = tmp_path / "kept.jsonl", PageState()
+    model = ScriptedModel(["a dog\x9b\u2028" + "!" * 90_000] * 9)
+    for number in range(9):
+        list(page.session.ask(model, f"{number}" + "?" * 19_000, [], Sampling(seed=3)))
+    FeedbackFile(path).rate(page.session.exchanges, 8, "up")
+    text = path.read_text(encoding="utf-8")
+    assert "\x9b" not in text
+    (record,) = map(json.loads, text.splitlines())  # lines also end at U+2028
+    assert [one[0] for one in record["questions"]] == ["7", "8"]
+    assert record["answer"].startswith("a dog\x9b\u2028!")
+    assert len(record["answer"]) == 50_000
+
+
+def test_a_full_file_and_a_flood_are_one_line(page: PageState, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ratings = Ratings(Handlers(ScriptedModel(), is_rated=True), FeedbackFile(path := tmp_path / "kept.jsonl"))
+    monkeypatch.setattr("app.chat.feedback.MOST_BYTES", 10)
+    notices = [ratings.rate(page, Pressed(0, "up")).notice for _ in range(40)]
+    assert "as many ratings as it keeps" in notices[1]
+    assert page.session.exchanges[0].rating == "up"  # as it was when that was written
+    assert "Too many ratings" in notices[-1]
+    assert path.read_bytes().count(b"\n") == 1

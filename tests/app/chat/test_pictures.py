@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from app.chat.decoding.decode import Decoded, decode
-from app.chat.pictures import PREVIEW_SIDE, Picture, PictureStore, open_picture
+from app.chat.pictures import LEAST_LEFT, PREVIEW_SIDE, Picture, PictureStore, open_picture
 from engine.asker import ASKER, Asker
 from models.errors import ImageError
 from tests.app.helpers import encode
@@ -114,7 +117,7 @@ def test_where_memory_is_short_only_who_has_none_may_bring_a_picture() -> None:
     store = PictureStore(decode, budget=32 * 400, free=lambda: free[0])
     held = [store.open(encode(Image.new("RGB", (10, 10))))]
     for asker, colour in ((Asker("attacker", "one"), 1), (Asker("other", "two"), 2)):
-        free[0] = 0
+        free[0] = LEAST_LEFT
         token = ASKER.set(asker)
         try:
             held.append(store.open(encode(Image.new("RGB", (10, 10), (colour, 0, 0)))))
@@ -126,6 +129,44 @@ def test_where_memory_is_short_only_who_has_none_may_bring_a_picture() -> None:
             ASKER.reset(token)
     free[0] = 0
     store.open(encode(Image.new("RGB", (12, 10))))  # of nobody: in the terminal, where nobody else is
+
+
+def of_many_addresses(store: PictureStore, number: int) -> list[Picture | str]:
+    """What each gets who brings a picture of 400 bytes, all of them at once, from an address of its own."""
+
+    def bring(number: int) -> Picture | str:
+        ASKER.set(Asker(f"address {number}", ""))
+        try:
+            return store.open(encode(Image.new("RGB", (10, 10), (number, 0, 0))))
+        except ImageError as error:
+            return str(error)
+
+    with ThreadPoolExecutor(number) as pool:
+        return list(pool.map(lambda number: copy_context().run(bring, number), range(number)))
+
+
+def test_all_addresses_together_have_no_more_than_half_as_much_again() -> None:
+    """150 of them brought two large pictures each and had 9 GiB; who waits for a decoder counts, too."""
+    everybody = threading.Barrier(20)
+
+    def decode_late(data: bytes) -> Decoded:
+        everybody.wait(60)
+        return decode(data)
+
+    got = of_many_addresses(PictureStore(decode_late, budget=8 * 400), 20)
+    told = [one for one in got if isinstance(one, str)]
+    assert len(told) == 8
+    assert all("the server holds as many pictures as it may" in one for one in told)
+
+
+def test_with_no_memory_left_nobody_brings_a_picture_beside_others() -> None:
+    free = [LEAST_LEFT - 1]
+    store = PictureStore(decode, free=lambda: free[0])
+    first = of_many_addresses(store, 1)
+    assert isinstance(first[0], Picture)  # who is alone may: it is their machine
+    refused = of_many_addresses(store, 2)[1]
+    assert isinstance(refused, str)
+    assert "the server's memory is short" in refused
 
 
 def test_a_file_written_for_the_page_is_still_the_picture_it_was_written_for(tmp_path: Path) -> None:

@@ -6,11 +6,13 @@ import asyncio
 import json
 import re
 from collections.abc import Iterator
+from typing import Any, cast
 
 import pytest
 
 from app.limits import bodies
 from app.limits.bodies import MAX_DEPTH, MAX_PARTS, LimitedBody, Message, check_length, parse_object
+from app.limits.guarded_request import GuardedRequest
 from app.limits.policy import Limits
 from app.limits.refusal import Refused
 from tests.waiting import in_a_loop
@@ -107,3 +109,21 @@ def test_json_that_can_not(body: bytes) -> None:
     with pytest.raises(Refused) as refused:
         parse_object(body)
     assert refused.value.status == 400
+
+
+def test_a_long_answer_waits_for_its_reader_a_piece_at_a_time() -> None:
+    """In one piece all of it lay in memory after the request had ended, so that no limit of requests held for it."""
+    scope = {"type": "http", "method": "GET", "path": "/", "headers": []}
+    request, sent = GuardedRequest(scope, "one", cast(Any, None)), list[dict[str, Any]]()
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    request.send = send
+    body = bytes(range(256)) * 3000
+    in_a_loop(request.watched_send({"type": "http.response.start", "status": 200, "headers": []}))
+    in_a_loop(request.watched_send({"type": "http.response.body", "body": body}))
+    pieces = sent[1:]
+    assert b"".join(piece["body"] for piece in pieces) == body
+    assert max(len(piece["body"]) for piece in pieces) <= 2**18
+    assert [piece["more_body"] for piece in pieces] == [True, True, False]

@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import re
 import socket
+import sys
 import threading
 import time
 import zlib
 from collections import defaultdict
 from contextlib import suppress
 from itertools import count
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
-from urllib.parse import quote
 
 import gradio.queueing
 import gradio.route_utils
 import httpx
 import pytest
-import safehttpx  # type: ignore[import-untyped]
 from gradio.brotli_middleware import BrotliResponder
 
 from app.chat.answering import Rival
+from app.limits.boundary import BoundedBlocks
 from app.limits.gradio_app import GradioApp
 from app.limits.policy import Limits
 from app.page.page_state import PageState
@@ -46,41 +47,6 @@ def test_a_question_with_two_answers_counts_twice() -> None:
     assert gradio.num_unanswered("mine") == 1
     for model in models:
         model.open_gate()
-
-
-ADDRESSES = (
-    "https://example.com/a.png",
-    "http:///x",
-    "HTTP://8.8.8.8/a.png",
-    " https://example.com",
-    "ht\ttp:/\t/a.b/c",
-)
-
-
-def test_no_address_is_fetched_for_a_visitor(serve_limited: ServeLimited, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Wherever it stands in the place of a file; gradio streams what it finds there, or keeps it on the disk."""
-    asked: list[str] = []
-
-    async def resolve(host: str) -> str:
-        asked.append(host)
-        raise ValueError(host)
-
-    monkeypatch.setattr(safehttpx, "async_validate_url", resolve)
-    url = serve_limited()
-    folder = serve_limited.limited.layer.uploads.folder  # type: ignore[attr-defined]
-    visitor, attach = Visitor(url), listener_index(url, "attach")
-    for address in ADDRESSES:
-        for place in (f"file={quote(address)}", f"file/{quote(address)}"):
-            for method in ("GET", "HEAD"):
-                assert visitor.client.request(method, f"/gradio_api/{place}").status_code in (403, 404, 405)
-        attached = visitor.press(attach, [None, {"text": "", "files": [{"path": address, "meta": FILE}]}])
-        assert attached.status_code == 500
-        visitor.ask("what is it?", [address])
-        answer = {"path": address, "meta": FILE}
-        called = visitor.client.post("/gradio_api/call/chat", json={"data": [answer, "hello"]}).json()["event_id"]
-        assert "event: error" in visitor.client.get(f"/gradio_api/call/chat/{called}").text
-    assert asked == []
-    assert not folder.exists() or list(folder.iterdir()) == []
 
 
 def test_the_page_is_made_once_for_all_who_ask(serve_limited: ServeLimited, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,6 +141,23 @@ def test_no_statistics_of_questions_are_made(serve_limited: ServeLimited, monkey
     assert not queue.event_analytics
 
 
+def test_nothing_is_looked_for_at_each_step_of_an_answer(
+    serve_limited: ServeLimited, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As gradio looks for matplotlib, in every folder of the path, with the loop that serves everybody."""
+    looked_for: list[str] = []
+
+    class Looks:
+        def find_spec(self, name: str, *_: object) -> None:
+            looked_for.append(name)
+
+    visitor = Visitor(serve_limited())
+    visitor.ask("hello")
+    monkeypatch.setattr(sys, "meta_path", [Looks(), *sys.meta_path])
+    assert "A red circle." in visitor.ask("hello")
+    assert looked_for == []
+
+
 def test_each_login_has_a_page_of_its_own(serve_limited: ServeLimited) -> None:
     url = serve_limited(auth=[("ann", "one"), ("bob", "two")])
 
@@ -222,3 +205,68 @@ def test_a_logout_ends_one_login_alone(serve_limited: ServeLimited) -> None:
     assert httpx.get(f"{url}logout?all_session=true", headers=first).status_code == 302
     assert httpx.get(f"{url}config", headers=first).status_code == 401
     assert httpx.get(f"{url}config", headers=second).status_code == 200
+
+
+def test_no_address_is_fetched_for_a_visitor(serve_limited: ServeLimited, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gradio fetched what a listener was sent as a file, if it was an address, and what was asked for as one."""
+    asked: list[str] = []
+
+    async def validate(host: str) -> str:
+        asked.append(host)
+        raise ValueError(host)
+
+    monkeypatch.setattr("safehttpx.async_validate_url", validate)
+    url = serve_limited()
+    visitor, file = Visitor(url), {"path": "http://example.com/a.png", "meta": FILE}
+    refused = visitor.press(listener_index(url, "attach"), [None, {"text": "", "files": [file]}])
+    assert "fetches no address" in refused.text
+    assert visitor.join("hello", ["https://example.com/b.png"]).status_code == 200
+    assert "fetches no address" in str(visitor.updates())
+    body = {"data": [None, "hello", [{"role": "user", "content": file}], 0, 1, 5, 1, 0]}
+    event = visitor.client.post("/gradio_api/call/chat", json=body).json()["event_id"]
+    assert "fetches no address" in visitor.client.get(f"/gradio_api/call/chat/{event}").text
+    assert visitor.client.get("/gradio_api/file=http://example.com/a.png").status_code == 404
+    assert not asked
+
+
+def test_one_call_brings_so_many_files(serve_limited: ServeLimited) -> None:
+    url = serve_limited()
+    visitor = Visitor(url)
+    path = visitor.upload(b"x").json()[0]
+    many = [{"path": path, "meta": FILE}] * 101
+    assert "the limit is 100" in visitor.press(listener_index(url, "attach"), [None, {"text": "", "files": many}]).text
+
+
+def test_names_of_files_that_are_not_there_are_forgotten(
+    serve_limited: ServeLimited, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Gradio keeps each path that it was ever sent, whether or not there is such a file."""
+    monkeypatch.setattr("app.limits.gradio_app.FILES_REMEMBERED", 9)
+    url = serve_limited()
+    visitor = Visitor(url)
+    path = visitor.upload(b"x").json()[0]
+    made_up = [{"path": f"{path}{number}", "meta": FILE} for number in range(50)]
+    visitor.press(
+        listener_index(url, "attach"), [None, {"text": "", "files": [{"path": path, "meta": FILE}, *made_up]}]
+    )
+    app = serve_limited.demo.app  # type: ignore[attr-defined]
+    sets = app.get_blocks().temp_file_sets
+    assert max(map(len, sets)) > 50
+    GradioApp(app).forget_files()
+    assert max(map(len, sets)) < 9
+    assert any(path in names for names in sets)
+    long = {"path": path + "x" * 3000, "meta": FILE}
+    told = visitor.press(listener_index(url, "attach"), [None, {"text": "", "files": [long]}]).text
+    assert "a name that is too long" in told
+
+
+def test_an_error_can_forge_no_line_of_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    try:
+        Path("/etc/x\nrefused 429: forged\x1b[2J\u2028forged").read_text(encoding="utf-8")
+    except OSError as error:
+        BoundedBlocks()._log(error)
+    (line,) = [record.getMessage() for record in caplog.records if record.name == "app.limits.boundary"]
+    assert "Traceback" in line
+    assert "forged" in line
+    assert "\x1b" not in line
+    assert [one for one in line.splitlines()[1:] if not one.startswith("    ")] == []

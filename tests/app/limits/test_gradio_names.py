@@ -7,8 +7,8 @@ import inspect
 from typing import Any
 
 import gradio as gr
-import gradio.processing_utils
 import gradio.routes
+import gradio.utils
 import pytest
 from gradio import http_server
 from gradio.queueing import Queue
@@ -18,7 +18,6 @@ from gradio.state_holder import StateHolder
 from starlette.datastructures import Headers
 from starlette.requests import Request
 
-from app.limits.gradio_app import FETCHERS
 from tests.app.limits.visitors import ServeLimited, Visitor
 from tests.paths import ROOT
 
@@ -36,12 +35,12 @@ NAMES = {
     "states": ("delete_state", "session_data", "set_blocks", "time_last_used"),
     "state": ("blocks_config", "is_closed", "state_data"),
     "component": ("_id", "stateful"),
-    "processing_utils": FETCHERS,
-    "routes": ("file_upload_statuses", "secure_url_stream_response", "templates"),
+    "routes": ("file_upload_statuses", "templates"),
     "route_utils": ("FileUploadProgress", "GradioMultiPartParser", "GradioUploadFile"),
     "form": ("_current_files", "_current_part", "_files_to_close_on_error", "items", "on_headers_finished", "parse"),
     "progress": ("_signals", "_statuses", "is_tracked", "stop_tracking", "track"),
     "http_server": ("Server", "start_server"),
+    "utils": ("MatplotlibBackendMananger",),
 }  # fmt: skip
 FILES = (
     "app/limits/gradio_app.py",
@@ -69,12 +68,12 @@ def owners(no_stray_event_loops: None) -> dict[str, Any]:
         "states": holder,
         "state": holder["somebody"],
         "component": text,
-        "processing_utils": gradio.processing_utils,
         "routes": gradio.routes,
         "route_utils": gradio.route_utils,
         "form": GradioMultiPartParser(Headers(), Request({"type": "http"}).stream(), max_file_size=1),
         "progress": FileUploadProgress(),
         "http_server": http_server,
+        "utils": gradio.utils,
     }
 
 

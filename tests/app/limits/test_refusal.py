@@ -1,12 +1,19 @@
-"""The line about a refused request, and how often it is written."""
+"""The line about a refused request, how often it is written, and what is none."""
 
 from __future__ import annotations
 
 import logging
+import threading
+from concurrent.futures import ThreadPoolExecutor, wait
 
 import pytest
 
+from app.chat.conversation_store import ConversationStore
+from app.chat.decoding.decode import DecodeError
+from app.chat.pictures import STORE
 from app.limits.refusal import LINES_PER_MINUTE, AuditLog, Refused, RepeatedLines, printable
+from app.page.page_state import PageState
+from tests.app.limits.visitors import FILE, ServeLimited, Visitor, listener_index
 
 
 def test_a_flood_is_a_few_lines(caplog: pytest.LogCaptureFixture) -> None:
@@ -42,3 +49,41 @@ def test_a_library_that_repeats_itself_is_heard_a_few_times() -> None:
     assert lines.filter(record("something else"))
     now[0] = 61
     assert lines.filter(record("accept failed"))
+
+
+def test_conversations_that_have_to_go_are_a_few_lines(
+    serve_limited: ServeLimited, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Many visitors with large pictures, or a full disk, wrote one for each question."""
+    serve_limited()
+    for number in range(100):
+        store: ConversationStore[PageState] = ConversationStore(max_bytes=0)
+        for key in ("one", "two"):
+            store.keep(f"{key} {number}", PageState(drawn=1))
+    assert 1 <= sum("A conversation was dropped" in line for line in caplog.messages) <= 10
+
+
+def test_presses_that_run_when_the_server_ends_are_no_tracebacks(
+    serve_limited: ServeLimited, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A picture that was being read made one, of thirty lines, for each visitor who waited for theirs."""
+    begun, may_end = threading.Event(), threading.Event()
+
+    def decode(_: bytes) -> None:
+        begun.set()
+        may_end.wait(60)
+        raise DecodeError("is none.")
+
+    monkeypatch.setattr(STORE, "_decode", decode)
+    url = serve_limited()
+    visitor = Visitor(url)
+    files = [{"path": visitor.upload(b"\x89PNG").json()[0], "meta": FILE}]
+    with ThreadPoolExecutor(1) as pool:
+        pressed = pool.submit(visitor.press, listener_index(url, "attach"), [None, {"text": "", "files": files}])
+        assert begun.wait(60)
+        server = serve_limited.demo.server  # type: ignore[attr-defined]
+        server.config.timeout_graceful_shutdown = 0
+        server.should_exit = True
+        wait([pressed])
+        may_end.set()
+    assert "Traceback" not in capfd.readouterr().err

@@ -38,6 +38,8 @@ def test_known(method: str, path: str, kind: Kind, name: str) -> None:
         "/gradio_api/vibe-edit",
         "/gradio_api/runs",
         "/gradio_api/deep_link",
+        "/gradio_api/file=http://example.com/a.png",
+        "/gradio_api/file/https://example.com/a.png",
         "/gradio_api/proxy=http://x",
         "/gradio_api/stream/a/1/2/playlist-file",
         "//",

@@ -15,7 +15,7 @@ import pytest
 from app.limits.policy import Limits
 from app.limits.refusal import Refused
 from app.limits.upload_forms import PROGRESSES, UploadProgress
-from app.limits.uploads import LEAST, UploadFolder
+from app.limits.uploads import TOO_MUCH, UploadFolder
 from tests.app.limits.visitors import ServeLimited, Visitor
 from tests.waiting import in_a_loop
 
@@ -29,46 +29,67 @@ def stored(folder: Path, name: str, size: int = 10, age: float = 0) -> str:
 
 
 def test_what_is_received_counts_until_it_is_measured(tmp_path: Path) -> None:
-    uploads = UploadFolder(tmp_path, Limits(disk_bytes=2 * LEAST, disk_reserve=0))
-    uploads.count(LEAST)
+    uploads = UploadFolder(tmp_path, Limits(disk_bytes=100, disk_reserve=0))
+    with uploads.running("one") as first, uploads.running("two") as second:
+        uploads.count(first, 40)
+        uploads.count(second, 30)
     with pytest.raises(Refused) as refused:
-        uploads.check_room(LEAST + 1)
+        uploads.check_room(40, "three")
     assert refused.value.status == 507
-    with pytest.raises(Refused):
-        uploads.count(LEAST + 1)
-    stored(tmp_path, "hash/a.png", LEAST + 9)
+    with pytest.raises(Refused), uploads.running("three") as third:
+        uploads.count(third, 40)
+    stored(tmp_path, "hash/a.png", 20)
     uploads.tidy()
-    assert uploads.used == LEAST + 9
+    assert uploads.used == 20
 
 
-def test_a_small_file_counts_as_more_than_its_bytes(serve_limited: ServeLimited) -> None:
-    """Each has a name that is kept, and a folder of its own: many thousand in a minute filled memory, not the quota."""
-    visitor = Visitor(serve_limited(Limits(disk_bytes=20 * LEAST, upload_bytes_per_hour=10 * LEAST)))
-    demo, layer = serve_limited.demo, serve_limited.limited.layer  # type: ignore[attr-defined]
+def test_nobodys_uploads_keep_others_from_bringing_a_few(tmp_path: Path) -> None:
+    """One address could fill the folder, and nobody else attached a picture any more."""
+    uploads = UploadFolder(tmp_path, Limits(disk_bytes=1000 << 18, disk_reserve=0))
+    kib = 1 << 10
+    with uploads.running("one") as running:
+        uploads.count(running, 400 << 18)
+        with pytest.raises(Refused) as refused:
+            uploads.check_room(101 << 18, "one")
+        assert (refused.value.status, refused.value.reason) == (429, TOO_MUCH)
+        with pytest.raises(Refused):
+            uploads.count(running, 101 << 18)
+    for client in ("two", "three"):  # what came stays counted until it is measured, and these are at the end of it
+        with uploads.running(client) as running:
+            uploads.count(running, 299 << 18)
+    with pytest.raises(Refused) as refused:
+        uploads.check_room(1001 * kib, "four")
+    assert refused.value.status == 507
+    uploads.check_room(900 * kib, "four")
+    with uploads.running("four") as running:
+        uploads.count(running, 900 * kib)
+        with pytest.raises(Refused):
+            uploads.count(running, 200 * kib)
 
-    def send(first: int) -> httpx.Response:
-        files = [("files", (f"{number}.png", b"%d" % number)) for number in range(first, first + 8)]
-        return visitor.client.post("/gradio_api/upload", files=files)
 
-    paths = send(0).json()
-    visitor.ask("what is it?", paths[:1])
-    assert [send(8).status_code, send(16).status_code] == [200, 429]
-    layer.uploads.tidy()
-    assert layer.uploads.used == 16 * LEAST
-    kept = [demo.upload_file_set, *(block.temp_files for block in demo.blocks.values())]
-    assert not any(path in names for names in kept for path in paths)
+def test_empty_files_count(tmp_path: Path) -> None:
+    uploads = UploadFolder(tmp_path, Limits(disk_bytes=1000 << 18, disk_reserve=0))
+    uploads.own("visit", [stored(tmp_path, f"h{number}/a.png", 0) for number in range(9)], "one")
+    assert uploads.used == 9000
+    uploads.tidy()
+    assert uploads.used == 9000
+    with pytest.raises(Refused):
+        uploads.check_room((500 << 18) - 8999, "one")
+    uploads.forget("visit")
+    uploads.tidy()
+    uploads.check_room((500 << 18) - 8999, "one")
 
 
 def test_a_full_disk_takes_no_uploads(tmp_path: Path) -> None:
     with pytest.raises(Refused):
-        UploadFolder(tmp_path, Limits(disk_reserve=2**60)).check_room(1)
+        UploadFolder(tmp_path, Limits(disk_reserve=2**60)).check_room(1, "one")
 
 
 def test_a_shared_file_goes_with_its_last_owner(tmp_path: Path) -> None:
     uploads = UploadFolder(tmp_path, Limits())
     shared, own = stored(tmp_path, "h1/a.png"), stored(tmp_path, "h2/b.png")
-    uploads.own("one", [shared, own, "/etc/passwd", None])
-    uploads.own("two", [shared])
+    uploads.own("one", [shared, own, "/etc/passwd", None], "client")
+    uploads.own("two", [shared], "client")
     uploads.forget("one")
     assert Path(shared).exists()
     assert not Path(own).exists()
@@ -82,16 +103,16 @@ def test_a_visit_that_ends_takes_nothing_from_one_that_uploads_the_same(tmp_path
     uploads, file = UploadFolder(tmp_path, Limits()), tmp_path / "content" / "cat.png"
     file.parent.mkdir()
     file.write_bytes(b"cat")
-    uploads.own("one", [str(file)])
-    with uploads.running():
+    uploads.own("one", [str(file)], "client")
+    with uploads.running("client"):
         uploads.forget("one")
-        with uploads.running():  # it began later: not waited for
+        with uploads.running("client"):  # it began later: not waited for
             pass
         uploads.forget("one")
         assert file.is_file()
-        uploads.own("two", [str(file)])
+        uploads.own("two", [str(file)], "client")
     assert file.is_file()
-    with uploads.running():
+    with uploads.running("client"):
         uploads.forget("two")
         assert file.is_file()
     assert not file.exists()
@@ -107,7 +128,7 @@ def test_what_was_cut_off_is_deleted_and_what_runs_is_not(tmp_path: Path) -> Non
     uploads.tidy()
     now[0] += 61
     recent = Path(stored(tmp_path, "tmpnew", age=5000))
-    with uploads.running():
+    with uploads.running("client"):
         uploads.tidy()
         assert not cut.exists()
         now[0] += 61
@@ -124,9 +145,9 @@ def test_what_was_cut_off_is_deleted_and_what_runs_is_not(tmp_path: Path) -> Non
 
 def test_where_little_room_is_left_nobodys_files_go(tmp_path: Path) -> None:
     now = [0.0]
-    uploads = UploadFolder(tmp_path, Limits(disk_bytes=2 * LEAST), clock=lambda: now[0])
+    uploads = UploadFolder(tmp_path, Limits(disk_bytes=100), clock=lambda: now[0])
     old, owned = stored(tmp_path, "h1/a.png", 60, age=-5000), stored(tmp_path, "h2/b.png", 39, age=9000)
-    uploads.own("visit", [owned])
+    uploads.own("visit", [owned], "client")
     uploads.tidy()
     assert Path(old).exists()
     now[0] = 601

@@ -38,6 +38,16 @@ def test_a_chat_is_saved(model: ScriptedModel, page: PageState, kind: str) -> No
     assert notice == ""
 
 
+def test_a_chat_that_would_make_too_large_a_page_is_one_line(
+    model: ScriptedModel, page: PageState, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thousand questions about one picture of 200 KB made 200 MB of one file of 1 MB, for each who pressed Save."""
+    monkeypatch.setattr("app.page.saved_page.MOST_CHARACTERS", 100)
+    file, notice = ChatFiles(Handlers(model)).save_html(page)
+    assert file == ""
+    assert "too large for a page" in notice
+
+
 def test_nothing_and_half_an_answer_are_not_saved(model: ScriptedModel) -> None:
     page = PageState()
     assert "nothing to save yet" in ChatFiles(Handlers(model)).save_html(page)[1]

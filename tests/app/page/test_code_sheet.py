@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
+import gradio as gr
 import pytest
 
 from app.page.choosing.page_models import PageModels
-from app.page.code_sheet import code_of
+from app.page.code_sheet import add_code_sheet, code_of
+from app.page.long_work import LONG_WORK
 from app.page.page_state import PageState
 from models.errors import RequestError
 from tests.app.helpers import picture
 from tests.fakes import INFO, ScriptedModel
+from tests.waiting import eventually
 
 MODELS = [{"id": "first", "name": "Another"}, {"id": "scripted", "name": INFO.name}, {"id": 5}, "x"]
 ALL = ["curl", "Python, openai", "Python, gradio_client"]
@@ -66,3 +72,24 @@ def test_the_long_name_of_a_strangers_model_is_cut_in_what_is_said() -> None:
 def test_an_answer_that_is_not_there() -> None:
     with pytest.raises(RequestError, match="no longer there"):
         shown(index=3)
+
+
+@pytest.mark.usefixtures("no_stray_event_loops")
+def test_code_of_a_long_chat_waits_for_its_turn() -> None:
+    """Of four megabytes it took half a second, in as many threads as were asked for."""
+    listeners: list[Callable[..., Any]] = []
+
+    def connect(listener: Callable[..., Any], *_: Any, **__: Any) -> SimpleNamespace:
+        listeners.append(listener)
+        return SimpleNamespace(then=lambda *_, **__: None)
+
+    bridge: Any = SimpleNamespace(code=connect)
+    with gr.Blocks():
+        add_code_sheet(PageModels(ScriptedModel()), bridge, gr.State(), {}, gr.HTML())
+    pressed = gr.EventData(None, {"index": 0, "side": "", "url": "http://h", "models": [], "key": False})
+    with ThreadPoolExecutor(1) as threads:
+        with LONG_WORK.turn():
+            shown = threads.submit(listeners[-1], PageState(), pressed)
+            assert eventually(lambda: len(LONG_WORK.turns._waiting) == 1)
+            assert not shown.done()
+        assert "no longer there" in shown.result()[1]

@@ -10,6 +10,7 @@ from typing import Any
 import gradio as gr
 import pytest
 from gradio.state_holder import SessionState
+from PIL import Image
 
 from app.chat.exchange import Exchange, IllustratedAnswer
 from app.page.conversation_component import QuickBlocks, conversation_value, pixels_of
@@ -66,6 +67,33 @@ def test_pixels_are_those_of_the_page_alone() -> None:
     assert pixels_of(page, "red") == pixels_of(page, None) == {}
     page.session.exchanges[0].answer = Answer(text="")
     assert pixels_of(page, [drawn.key]) == {}
+
+
+def test_what_identifies_a_drawn_picture_is_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One press read the same nine megapixels a thousand times for each picture that was wanted: an hour."""
+    page, drawn = PageState(), picture("green").image
+    page.session.exchanges = [
+        Exchange("draw it", (), Sampling(), IllustratedAnswer(text="", picture=drawn)) for _ in range(9)
+    ]
+    read: list[Image.Image] = []
+    tobytes = Image.Image.tobytes
+
+    def counted(image: Image.Image) -> bytes:
+        read.append(image)
+        return tobytes(image)
+
+    monkeypatch.setattr(Image.Image, "tobytes", counted)
+    assert pixels_of(page, [f"{number}" for number in range(99)]) == {}
+    (found,) = page.pictures().values()
+    assert pixels_of(page, [found.key] * 9) == {found.key: found.preview_uri}
+    assert sum(image is drawn for image in read) == 1
+
+
+def test_pixels_come_a_few_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    red, blue = picture("red"), picture("blue")
+    page = PageState(attached={"a": red, "b": blue})
+    monkeypatch.setattr("app.page.conversation_component.MOST_BYTES", 1)
+    assert pixels_of(page, [red.key, blue.key]) == {red.key: red.preview_uri, blue.key: ""}
 
 
 def test_an_update_leaves_the_one_before_alone() -> None:

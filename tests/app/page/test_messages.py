@@ -13,7 +13,7 @@ from gradio.utils import diff
 
 from app.chat.exchange import Exchange
 from app.page.bubble_parts import describe_sampling
-from app.page.messages import Bubble, answer_bubble, messages_of, question_bubble
+from app.page.messages import Bubble, _known, answer_bubble, messages_of, question_bubble
 from app.page.page_state import PageState
 from models.conversation import Answer, FinishReason, Sampling
 from tests.app.helpers import picture
@@ -206,3 +206,12 @@ def test_settings_in_words() -> None:
     assert greedy[0] == "greedy"
     assert greedy[-2:] == ["repetition penalty 1.05", "at most 300 tokens"]
     assert not {"temperature 0", "top-p 0.9", "seed 3"} & set(greedy)
+
+
+def test_bubbles_are_kept_of_what_is_shown_only() -> None:
+    """Of the branches that a conversation left by edits they were kept, too, and counted by nobody."""
+    page, first, second = PageState(), exchange("one"), exchange("two")
+    for item in (first, second):
+        page.session.exchanges = [item]
+        messages_of(page)
+    assert (first in _known, second in _known) == (False, True)

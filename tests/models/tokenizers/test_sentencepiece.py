@@ -82,7 +82,7 @@ def test_chunks_between_special_tokens_are_encoded_alone(text: str) -> None:
 
 @given(st.text())
 def test_any_text_survives_a_round_trip(text: str) -> None:
-    plain = text.replace("<", "(").replace("\x00", "")
+    plain = text.replace("<", "(").replace("\x00", "").replace("$$", "")  # the padding, which is dropped
     decoded = TOKENIZER.decode(TOKENIZER.encode(plain))
     # sentencepiece writes the space as U+2581, so that one character can't be told from a space.
     assert decoded == plain.replace("\u2581", " ")

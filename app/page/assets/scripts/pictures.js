@@ -9,9 +9,9 @@
   function put(found) {
     let isNew = false;
     for (const [key, uri] of Object.entries(found ?? {})) {
-      isNew ||= !pixels.has(key);
-      pixels.set(key, uri);
       asked.delete(key);
+      isNew ||= !pixels.has(key);
+      if (uri) pixels.set(key, uri); // one without pixels did not come along, and is asked for again
     }
     if (!isNew) return;
     fill(document);

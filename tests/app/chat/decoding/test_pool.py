@@ -19,8 +19,7 @@ from PIL import Image
 from app.chat.decoding import fair_places
 from app.chat.decoding import pool as pools
 from app.chat.decoding.decode import DecodeError, decode
-from app.chat.decoding.pool import DecoderPool, Worker
-from app.chat.decoding.worker import NICE
+from app.chat.decoding.pool import NICE, DecoderPool, Worker
 from engine.asker import ASKER, Asker
 from tests.app.helpers import encode, scene
 from tests.paths import ROOT
@@ -35,9 +34,10 @@ def pool() -> Iterator[DecoderPool]:
 
 
 def program(monkeypatch: pytest.MonkeyPatch, code: str) -> None:
-    """Workers run this instead, after the worker's own functions have been imported."""
+    """Workers run this instead, after the worker's own functions have been imported; only pictures are decoded."""
     start = subprocess.Popen
-    code = f"from app.chat.decoding.worker import *\nimport app.chat.decoding.worker as worker\n{code}"
+    code = f"import app.chat.decoding.worker as worker\nworker.load_decoders = lambda: None\n{code}"
+    code = f"from app.chat.decoding.worker import *\n{code}"
     monkeypatch.setattr(subprocess, "Popen", lambda command, **rest: start([sys.executable, "-c", code], **rest))
 
 
@@ -52,8 +52,9 @@ def test_what_is_no_picture_is_said_and_the_worker_goes_on(pool: DecoderPool) ->
     for _ in range(3):
         with pytest.raises(DecodeError, match="is not an image"):
             pool.decode(b"no picture")
+    pids = {worker.pid for worker in pool._idle}
     pool.decode(encode(scene()))
-    assert len(pool._idle) == 1
+    assert {worker.pid for worker in pool._idle} == pids
 
 
 def test_what_decoders_print_is_not_for_the_log(
@@ -71,7 +72,24 @@ def test_many_at_once_share_the_workers(pool: DecoderPool) -> None:
     with ThreadPoolExecutor(12) as threads:
         sizes = list(threads.map(lambda n: pool.decode(encode(Image.new("RGB", (n, 2)))).image.width, range(1, 13)))
     assert sizes == list(range(1, 13))
-    assert len(pool._idle) <= 2
+    assert len(pool._idle) == 3  # one more than decode at once
+
+
+def test_where_a_picture_was_given_up_nobody_waits_for_a_process_to_start(
+    pool: DecoderPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody's picture waited a third of a second for that, three times what a conversation takes."""
+    pool.decode(encode(scene()))
+    ready = {worker.pid for worker in pool._idle}
+    with pool._worker() as (one, _), pool._worker() as (other, _):
+        one.was_given_up = True
+        other.was_given_up = True
+    assert len(pool._idle) == 1  # none is started before somebody's picture is there
+    with pool._worker() as (third, is_new):
+        assert not is_new
+        assert third.pid in ready - {one.pid, other.pid}
+    assert len(pool._idle) == 3
+    assert not {one.pid, other.pid} & {worker.pid for worker in pool._idle}
 
 
 def test_a_file_that_takes_too_long_is_given_up(pool: DecoderPool, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,6 +139,19 @@ def test_memory_is_limited_by_the_system(pool: DecoderPool, monkeypatch: pytest.
     assert pool.decode(encode(scene())).image.size == (200, 100)
 
 
+def test_with_little_memory_free_a_picture_gets_half_of_it(pool: DecoderPool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a container of 2 GiB, which the system may end as a whole where that is too little."""
+    program(monkeypatch, "sizes = iter([2**40, 2**27, 2**40])\nworker.free_memory = lambda: next(sizes)\n"
+            "worker.LEAST_MEMORY = 2**20\nmain()")  # fmt: skip
+    large = encode(Image.new("RGB", (6000, 6000)))
+    pool.decode(large)
+    pids = {worker.pid for worker in pool._idle}
+    with pytest.raises(DecodeError, match="needs too much memory"):
+        pool.decode(large)
+    pool.decode(large)
+    assert {worker.pid for worker in pool._idle} == pids
+
+
 def test_a_decoder_that_breaks_down_takes_only_its_own_process(
     pool: DecoderPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -145,10 +176,18 @@ def test_a_worker_that_was_taken_over_can_say_nothing_but_a_picture(
 
 
 def test_one_that_ended_while_idle_is_replaced(pool: DecoderPool, monkeypatch: pytest.MonkeyPatch) -> None:
-    program(monkeypatch, "worker.IDLE = 0\nwhile wait_for(sys.stdin.buffer): pass\nworker.IDLE = 0.01\nmain()")
+    program(monkeypatch, "worker.IDLE = 0.01\nmain()")
     first = Worker()
     first._process.wait()
-    pool._give_back(first)
+    pool._idle = [first]
+    monkeypatch.undo()
+    assert pool.decode(encode(scene())).image.size == (200, 100)
+
+
+def test_one_that_is_just_ending_is_replaced_too(pool: DecoderPool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its pipes are closed before it has ended: that is no reason to refuse somebody's picture."""
+    program(monkeypatch, "import time\nos.close(0)\nos.close(1)\ntime.sleep(0.5)")
+    pool._idle = [Worker()]
     monkeypatch.undo()
     assert pool.decode(encode(scene())).image.size == (200, 100)
 
@@ -184,6 +223,32 @@ def test_a_worker_leaves_the_processor_to_answers(pool: DecoderPool) -> None:
     assert psutil.Process(worker).nice() == min(19, psutil.Process().nice() + NICE)
     assert os.getpgid(worker) != os.getpgid(0)  # Ctrl+C does not reach it
     assert os.getsid(worker) == os.getsid(0)  # its priority counts against the server's
+
+
+def test_nobodys_picture_is_the_one_that_libraries_are_loaded_for(tmp_path: Path) -> None:
+    """The first of a new process took 0.1 s more on a busy machine, as long as a whole conversation."""
+    for kind in ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM"):
+        (tmp_path / kind).write_bytes(encode(scene(), kind))
+    code = f"""
+import pathlib, sys
+import app.chat.decoding.worker as worker
+def files(_):
+    before = set(sys.modules)
+    for path in pathlib.Path({str(tmp_path)!r}).iterdir():
+        worker.decode(path.read_bytes())
+    print(sorted(set(sys.modules) - before))
+worker.silence, worker.wait_for = lambda: None, files
+worker.main()
+"""
+    assert subprocess.check_output([sys.executable, "-c", code], cwd=ROOT, text=True).strip() == "[]"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="what is ended where memory ends is Linux' to say")
+def test_where_memory_ends_the_system_ends_a_worker_before_the_server(pool: DecoderPool) -> None:
+    """With 2 GiB for a container, two large pictures and the server are more than there is."""
+    pool.decode(encode(scene()))
+    worker = Path(f"/proc/{pool._idle[-1].pid}/oom_score_adj")
+    assert worker.read_text(encoding="ascii") == "1000\n"
 
 
 def test_the_worker_imports_nothing_large() -> None:

@@ -115,3 +115,12 @@ def test_one_model_is_compared_with_itself() -> None:
     change(bar, page, values={"temperature": "0"})
     list(handlers.ask(page, "", typed("hello"), None, *SETTINGS))
     assert sorted(one.temperature for one in model.samplings) == [0, 0.6]
+
+
+def test_of_what_the_browser_sends_as_settings_only_settings_are_kept() -> None:
+    """Whatever it sent was kept, by the megabyte, and counted by nobody."""
+    bar, page = CompareBar(Handlers(ScriptedModel()), None), PageState()
+    change(bar, page)
+    change(bar, page, values={"temperature": "0", "top_p": "1" + " " * 999, "anything": ["x"] * 999, "seed": None})
+    assert page.rival is not None
+    assert page.rival.values == {"temperature": "0", "top_p": "1" + " " * 39}
