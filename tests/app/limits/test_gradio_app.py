@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import re
-import socket
 import sys
 import threading
-import time
 import zlib
 from collections import defaultdict
-from contextlib import suppress
-from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -27,7 +23,7 @@ from app.limits.gradio_app import GradioApp
 from app.limits.policy import Limits
 from app.page.page_state import PageState
 from tests.app.helpers import picture
-from tests.app.limits.visitors import FILE, ServeLimited, Visitor, a_bystander, listener_index
+from tests.app.limits.visitors import FILE, ServeLimited, Visitor, listener_index
 from tests.fakes import ScriptedModel
 from tests.waiting import eventually
 
@@ -92,33 +88,6 @@ def test_scripts_are_packed_once_for_all_who_ask(serve_limited: ServeLimited, mo
             answer = httpx.get(url + other, headers={"accept-encoding": coding})
             assert answer.status_code == 200
             assert "content-encoding" not in answer.headers
-
-
-def test_a_file_comes_piece_by_piece_as_its_clients_share_allows(serve_limited: ServeLimited) -> None:
-    url = serve_limited(Limits(processor_seconds=0.5))
-    share = serve_limited.limited.connections.share  # type: ignore[attr-defined]
-    took, begun, steps = share.took, time.monotonic(), count()
-
-    def took_long(client: str, _: float) -> None:
-        took(client, 1.0 if client == "127.0.0.7" and next(steps) > 60 else 0.0)  # in the middle of the file
-
-    path = Visitor(url).upload(bytes(20_000_000)).json()[0]
-    with pytest.MonkeyPatch.context() as patch, a_bystander(url), socket.socket() as one:
-        patch.setattr(share, "took", took_long)
-        patch.setattr(share, "_clock", lambda: begun)  # nobody gets more than what there is at once
-        one.bind(("127.0.0.7", 0))
-        one.connect(("127.0.0.1", int(url.rsplit(":", 1)[1].strip("/"))))
-        one.sendall(f"GET /gradio_api/file={path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
-        assert one.recv(100).startswith(b"HTTP/1.1 200")
-        one.setblocking(False)
-
-        def waits_for_more() -> bool:
-            with suppress(BlockingIOError):
-                one.recv(1_000_000)
-            return "127.0.0.7" in share._lines
-
-        assert eventually(waits_for_more)
-        assert "A red circle." in Visitor(url).ask("hello")
 
 
 def test_nobody_fills_memory_with_words_that_a_question_is_over(serve_limited: ServeLimited) -> None:
