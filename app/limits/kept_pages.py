@@ -8,8 +8,6 @@ logged in, it is the same each time. The name is put in between packed pieces: t
 from __future__ import annotations
 
 import asyncio
-import base64
-import hashlib
 import re
 import struct
 import zlib
@@ -24,7 +22,6 @@ from app.limits.addresses import header
 from app.limits.bodies import replay
 from app.limits.gradio_app import GradioApp, cookies_of
 from app.limits.refusal import Refused
-from app.limits.response_headers import OWN_SCRIPTS
 
 PATHS = ("", "/config", "/gradio_api/info")
 KEPT = 32  # pages by name and login
@@ -32,7 +29,6 @@ T = TypeVar("T")
 PLACE_OF_NAME = b"http://name-of-this-server.invalid"
 _NAME = re.compile(r"[A-Za-z0-9._-]+(:\d{1,5})?|\[[0-9A-Fa-f:.]+\](:\d{1,5})?")
 _ASSET = re.compile(r"/assets/[\w@-][\w.@-]*", re.ASCII)  # gradio's own files, 19 MB in all; no second way to write one
-_SCRIPT = re.compile(rb"<script((?:\s[^>]*)?)>(.*?)</script", re.DOTALL | re.IGNORECASE)
 _GZIP_HEAD = b"\x1f\x8b\x08" + bytes(6) + b"\xff"
 _LAST_BLOCK = b"\x03\x00"
 
@@ -77,7 +73,6 @@ class KeptPages:
         self._gradio = gradio
         self._pages: OrderedDict[object, _Made] = OrderedDict()
         self._assets: dict[str, _Made] = {}
-        self._scripts: OrderedDict[object, bytes] = OrderedDict()  # of pages by name and login
         self._making = asyncio.Lock()
 
     async def serve(self, inside: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
@@ -93,8 +88,6 @@ class KeptPages:
             await inside(without_packing(scope), receive, send)
             return
         headers = [*made.headers, (b"vary", b"accept-encoding")]
-        if wanted is not None and not wanted.path:
-            headers.append((OWN_SCRIPTS, self._scripts_of(made, (*wanted.key, name), name)))
         if "gzip" in (header(scope, b"accept-encoding") or ""):
             body = made.gzipped(name)
             headers.append((b"content-encoding", b"gzip"))
@@ -103,14 +96,6 @@ class KeptPages:
         headers.append((b"content-length", str(len(body)).encode()))
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": body})
-
-    def _scripts_of(self, made: _Made, key: object, name: bytes) -> bytes:
-        """How the page's policy names the scripts that are part of it."""
-        if (kept := self._scripts.get(key)) is not None:
-            return kept
-        found = _SCRIPT.findall(name.join(made.pieces))
-        hashes = dict.fromkeys(_hash(text) for tag, text in found if b"src=" not in tag)
-        return _keep(self._scripts, key, b" ".join(hashes))
 
     def _kept(self, wanted: _Wanted) -> _Made | None:
         return self._assets.get(wanted.path) if wanted.is_asset else self._pages.get(wanted.key)
@@ -161,11 +146,6 @@ def _keep(kept: OrderedDict[object, T], key: object, value: T) -> T:
     while len(kept) > KEPT:
         kept.popitem(last=False)
     return value
-
-
-def _hash(script: bytes) -> bytes:
-    text = script.replace(b"\r\n", b"\n").replace(b"\r", b"\n")  # as browsers read it
-    return b"'sha256-" + base64.b64encode(hashlib.sha256(text).digest()) + b"'"
 
 
 def _packed(text: bytes) -> bytes:

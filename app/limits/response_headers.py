@@ -8,12 +8,8 @@ from app.limits.route_kinds import Kind
 
 SHARED_FRONTEND = "https://gradio.s3-us-west-2.amazonaws.com"  # gradio's page of a share link loads its script there
 
-OWN_SCRIPTS = b"x-own-scripts"  # on an answer's way out: which scripts are the page's own, as a policy names them
-_ANY_SCRIPT = b"'unsafe-inline' 'unsafe-eval'"
-
-# What gradio's page needs: scripts and styles in the HTML itself (of a page that is kept only its own: what a mistake
-# lets into it does not run), functions made from text (its gr.HTML), workers and pictures from blobs. Everything comes
-# from this server; nothing can be sent elsewhere.
+# What gradio's page needs: scripts and styles in the HTML itself, functions made from text (its gr.HTML), workers and
+# pictures from blobs. Everything comes from this server; nothing can be sent elsewhere.
 _PAGE = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:{more}; "
     "style-src 'self' 'unsafe-inline'{more}; img-src 'self' data: blob:; media-src 'self' data: blob:; "
@@ -54,15 +50,14 @@ def with_headers(send: Send, headers: list[tuple[bytes, bytes]], *, foreign: boo
     async def send_with_headers(message: Message) -> None:
         if message["type"] == "http.response.start":
             given = message.get("headers", [])
-            kept = [(key, value) for key, value in given if key.lower() not in names and key != OWN_SCRIPTS]
-            own = b"".join(value + b" 'unsafe-eval'" for key, value in given if key == OWN_SCRIPTS) or _ANY_SCRIPT
+            kept = [(key, value) for key, value in given if key.lower() not in names]
             if foreign:
                 kept = [(key, value) for key, value in kept if not key.lower().startswith(b"access-control-")]
             if has_tls:
                 kept = [(key, value) for key, value in kept if not value.startswith(b"access-token-unsecure-")]
             if not is_framed:
                 kept = [(key, value.replace(b"; SameSite=none", b"; SameSite=lax")) for key, value in kept]
-            message["headers"] = [*kept, *((key, value.replace(_ANY_SCRIPT, own)) for key, value in headers)]
+            message["headers"] = [*kept, *headers]
         await send(message)
 
     return send_with_headers
