@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from app.limits.addresses import parse_networks
+from app.limits.budgets import metered_task
 from app.limits.connections import OpenConnections, protocol_for
 from app.limits.gradio_app import GradioApp
 from app.limits.layer import Front, LimitsLayer
@@ -148,6 +149,7 @@ class Listener:
             self._loop.call_soon_threadsafe(self._listen)
 
     def _listen(self) -> None:
+        self._loop.set_task_factory(metered_task)  # type: ignore[arg-type]  # of which typeshed knows a part
         for one in self._listening.sockets:  # none once it is closed
             with one.dup() as same:
                 same.listen(BACKLOG)

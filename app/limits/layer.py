@@ -9,13 +9,14 @@ import traceback
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.limits.addresses import SCOPE_KEY, Network, resolve
 from app.limits.bodies import drain
-from app.limits.budgets import Metered, ProcessorShare
+from app.limits.budgets import PAYER, Metered, ProcessorShare
 from app.limits.gradio_app import GradioApp
 from app.limits.guarded_request import GuardedRequest
 from app.limits.kept_pages import KeptPages
@@ -23,7 +24,7 @@ from app.limits.policy import Limits
 from app.limits.refusal import AuditLog, Refused
 from app.limits.request_checks import RequestChecks
 from app.limits.response_headers import security_headers, with_headers
-from app.limits.route_kinds import ANSWERS, KEPT_KINDS, LINKED, STREAMS, WORK, Kind, route_of
+from app.limits.route_kinds import ANSWERS, KEPT_KINDS, LINKED, STREAMED, STREAMS, WORK, Kind, route_of
 from app.limits.uploads import FULL, UploadFolder
 from app.limits.visits import Visits
 from app.limits.web_origins import Origins
@@ -81,6 +82,7 @@ class LimitsLayer:
                 if not (request.route.kind in STREAMS and answer.has_begun):  # or who is answered could not press Stop
                     self._share.took(request.payer, seconds)
 
+            PAYER.set(None)  # before it, a request on the same connection may have been a stream
             await Metered(self._serve(request, answer, send), took)
         else:
             await self.inside(scope, receive, send)
@@ -106,6 +108,8 @@ class LimitsLayer:
                 request.send = with_headers(answer.send, headers, foreign=kind is not Kind.API, has_tls=request.has_tls)
                 answer.may_pass = lambda: request.refused is None
                 answer.holds_failures = kind is not Kind.API  # which has answers of its own for them
+                if kind in STREAMED:
+                    PAYER.set(partial(self._share.took, request.payer))
                 if kind in KEPT_KINDS:
                     await self._pages.serve(self.inside, scope, request.receive, request.watched_send)
                 else:
