@@ -33,6 +33,8 @@ class GuardedRequest:
         self.body: LimitedBody | None = None
         self.on_answer: Callable[[int, bytes], None] | None = None  # hears status and body of the answer
         self.on_status: Callable[[int], None] | None = None
+        self.reasons: dict[int, str] = {}  # what it means that the program behind answers so: a refusal, for the log
+        self.denied: Refused | None = None  # by the program behind, for such a reason
         self._status, self._captured = 0, b""
         self.cookies = cookies_of(header(scope, b"cookie"))
         kept = [item for item in scope["headers"] if item[0] != b"cookie"]  # others are read by nobody behind
@@ -64,8 +66,12 @@ class GuardedRequest:
     async def watched_send(self, message: Message) -> None:
         """Send the answer; what it says is given to `on_answer` at its end."""
         assert self.send is not None
-        if self.on_status is not None and message["type"] == "http.response.start":
-            self.on_status(message["status"])
+        if message["type"] == "http.response.start":
+            status = message["status"]
+            if status in self.reasons:
+                self.denied = Refused(status, self.reasons[status])
+            if self.on_status is not None:
+                self.on_status(status)
         if self.on_answer is not None:
             if message["type"] == "http.response.start":
                 self._status = message["status"]

@@ -110,6 +110,8 @@ class LimitsLayer:
             if request.refused is not None:
                 raise request.refused
             await answer.end()
+            if request.denied is not None:
+                self.audit.write(client, scope["method"], scope["path"], request.denied)
         except Refused as refused:
             await self._refuse(request, answer, send, kind, request.refused or refused)
         except Exception as error:

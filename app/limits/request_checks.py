@@ -27,6 +27,8 @@ BYTES_OF_A_REQUEST = 64 * KIB  # of JSON, which is read while everybody waits: s
 COST_OF_REFUSED = 5.0
 PAUSE = 1.0  # seconds that an answer of 429 takes: who does not heed it gets no more of them than that
 KEYS = (b"authorization", b"x-api-key", b"x-moondream-auth")  # the headers that they come in
+DENIED_LOGIN = {400: "Wrong name or password."}  # by the programs behind, for the log
+DENIED_PROGRAM = {401: "A key is missing or wrong.", 403: "Pages of other sites may not ask here."}
 BUSY = "Too many requests from this address. Wait a moment."
 
 
@@ -95,10 +97,12 @@ class RequestChecks:
         elif kind is Kind.API:
             client = request.client
             request.limited(self._limits, self._limits.api_bytes, self._buffer_until(stack))
+            request.reasons = DENIED_PROGRAM
             self._count_wrong_keys(request)
             if request.scope["method"] == "POST":
                 stack.enter_context(self._api_calls.held(client, TOO_MANY_WAITING))
         elif kind is Kind.LOGIN:
+            request.reasons = DENIED_LOGIN
             self._take_login(request)
             body = await request.limited(self._limits, self._limits.form_bytes, self._buffer_until(stack)).read()
             request.receive = replay(body, request.raw_receive)
