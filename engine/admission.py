@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+import time
+from collections.abc import Callable
 
 from engine.asker import ASKER, NOBODY, Asker, Rounds
 from models.errors import Busy
@@ -14,22 +16,26 @@ class QueueEntry(threading.Event):
     def __init__(self, asker: Asker) -> None:
         super().__init__()
         self.asker = asker
+        self.admitted_at = 0.0
         self.waited_with: int | None = None  # how many others waited when it was turned away
 
 
 class Admission:
     """Admits up to `places` requests at once; up to `max_waiting` more wait, and further ones are refused.
 
-    Waiting requests are admitted round-robin (`Rounds`): over addresses, and over the browsers of each. Where there
-    are four places or more, no address gets all of them. If the queue is full, the request that would be admitted
-    last is turned away, be it the new one or another. Requests without an address (`NOBODY`) may take every place.
+    Waiting requests are admitted round-robin (`Rounds`): over addresses, and over the browsers of each; in each round
+    who had places for the least time lately comes first. Where there are four places or more, no address gets all of
+    them, and the last that an address gets are for browsers of it that have none. If the queue is full, the request
+    that would be admitted last is turned away, be it the new one or another. Requests without an address (`NOBODY`)
+    may take every place.
     """
 
-    def __init__(self, *, places: int, max_waiting: int) -> None:
+    def __init__(self, *, places: int, max_waiting: int, clock: Callable[[], float] = time.monotonic) -> None:
         self.places = places
+        self._clock = clock
         self._most = places - 1 if places >= 4 else places  # of one address
         self._max_waiting = max_waiting
-        self._active = Rounds()
+        self._active = Rounds(clock)
         self._arrived: list[QueueEntry] = []  # who waits, by arrival
         self._queue: list[QueueEntry] = []  # the same, in the order in which they will be admitted
         self._lock = threading.Lock()
@@ -62,7 +68,7 @@ class Admission:
         """Leave the queue, or free a place, which goes to the first in the queue. To be called once for each `join`."""
         with self._lock:
             if entry.is_set():
-                self._active.end(entry.asker)
+                self._active.end(entry.asker, self._clock() - entry.admitted_at)
             elif entry in self._arrived:
                 self._arrived.remove(entry)
             self._admit()
@@ -76,10 +82,11 @@ class Admission:
                 return
             self._arrived.remove(first)
             self._active.begin(first.asker)
+            first.admitted_at = self._clock()
             first.set()
 
     def _may_begin(self, asker: Asker) -> bool:
-        has_less = asker == NOBODY or self._active.of_client(asker.client) < self._most
+        has_less = asker == NOBODY or self._active.may_begin(asker, self._most, self.places)
         return self._active.total < self.places and has_less
 
     @property

@@ -14,6 +14,7 @@ from itertools import count
 from typing import NamedTuple, TypeVar
 
 REMEMBERED = 4096  # clients and visits, with when their last turn was and what they used
+LITTLE_PART = 1 / 8  # of what its address used, is little for a browser
 HALF_LIFE = 60.0  # seconds after which half of what somebody used counts no more
 
 Waiting = TypeVar("Waiting")
@@ -28,6 +29,11 @@ class Asker(NamedTuple):
 
 NOBODY = Asker()
 ASKER: ContextVar[Asker] = ContextVar("asker", default=NOBODY)
+
+
+def kept_back(places: int) -> int:
+    """How many of so many places who has one already leaves to those who have none; none where there are few."""
+    return max(1, places // 8) if places >= 4 else 0
 
 
 class Rounds:
@@ -77,22 +83,44 @@ class Rounds:
         """How many requests of an address are being served."""
         return self._running[client]
 
+    def of_asker(self, asker: Asker) -> int:
+        """How many requests of one browser are being served."""
+        return self._running[asker]
+
+    def may_begin(self, asker: Asker, most: int, places: int) -> bool:
+        """Whether one more of this asker's leaves to others what is theirs, where an address may have `most` of these
+        places at once: of those it leaves some to browsers of its address that have none."""
+        left = kept_back(places) if self.of_asker(asker) else 0
+        return self.of_client(asker.client) < most - left
+
     def order(self, waiting: Iterable[Waiting], asker_of: Callable[[Waiting], Asker]) -> list[Waiting]:
         """Sort waiting requests, given by arrival, into the order of service: in each round one of every address.
 
         Requests that are being served count as rounds that an address has had. Within a round, the address that used
-        least comes first, and of equal ones that whose last request began longest ago.
+        least comes first, and of equal ones that whose last request began longest ago. So do the browsers of an
+        address, but for those that nothing is known of: they come behind one that was there and used little, which
+        need not wait for a crowd that has just been made up.
         """
-        browsers = self._by_rounds(waiting, asker_of)
-        return self._by_rounds(browsers, lambda one: asker_of(one).client)
+        waiting = list(waiting)
+        least: dict[str, float] = {}  # that somebody of an address used who was there before, and waits again
+        for asker in map(asker_of, waiting):
+            if asker in self._last:
+                least[asker.client] = min(self.used(asker), least.get(asker.client, math.inf))
+        least = {who: used for who, used in least.items() if self.used(who) and used <= LITTLE_PART * self.used(who)}
+        browsers = self._by_rounds(waiting, asker_of, least)
+        return self._by_rounds(browsers, lambda one: asker_of(one).client, {})
 
-    def _by_rounds(self, waiting: Iterable[Waiting], whose: Callable[[Waiting], str | Asker]) -> list[Waiting]:
+    def _by_rounds(
+        self, waiting: Iterable[Waiting], whose: Callable[[Waiting], str | Asker], least: dict[str, float]
+    ) -> list[Waiting]:
         rounds = Counter(self._running)
         keyed: list[tuple[int, float, float, int, Waiting]] = []
         for place, one in enumerate(waiting):
             who = whose(one)
             is_first = rounds[who] == self._running[who]  # before another of the same has its turn
-            before = (self.used(who), self._last.get(who, 0)) if is_first else (math.inf, math.inf)
+            before: tuple[float, float] = (self.used(who), self._last.get(who, 0)) if is_first else (math.inf, math.inf)
+            if is_first and isinstance(who, Asker) and who not in self._last:
+                before = least.get(who.client, 0.0), math.inf if who.client in least else 0
             keyed.append((rounds[who], *before, place, one))
             rounds[who] += 1
         return [key[-1] for key in sorted(keyed, key=lambda key: key[:4])]

@@ -6,7 +6,6 @@ A key can't be guessed and is known to one visitor's browser only, so having it 
 from __future__ import annotations
 
 import logging
-import math
 import threading
 import time
 from collections import Counter, OrderedDict
@@ -26,7 +25,6 @@ GRACE = 30.0  # seconds that an answer goes on after its page has gone: a lost c
 MAX_BYTES = 1 << 30  # in memory
 STOPPING = 1.0  # seconds between two checks whether a stopped answer has ended
 LEAST = 1 / 16_384  # of the budget: a conversation counts as that much, however short, and a file takes as much disk
-SECONDS_BETWEEN_LINES = 10.0  # of the log, about conversations that were dropped
 
 
 class Keepable(Protocol):
@@ -93,7 +91,6 @@ class ConversationStore(Generic[Kept]):
         self._changed = threading.Condition()
         self._caretaker: threading.Thread | None = None
         self._has_news = False  # something was left since the caretaker looked
-        self._dropped, self._said_dropped = 0, -math.inf
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -260,13 +257,7 @@ class ConversationStore(Generic[Kept]):
                 return
             del kept[first]
             self._drop(first)
-            self._say_dropped(budget)
-
-    def _say_dropped(self, budget: int) -> None:
-        self._dropped += 1
-        if self._clock() - self._said_dropped >= SECONDS_BETWEEN_LINES:
-            logger.warning("%d conversations were dropped: all hold more than %d MiB", self._dropped, budget >> 20)
-            self._dropped, self._said_dropped = 0, self._clock()
+            logger.warning("A conversation was dropped: all together hold more than %d MiB", budget >> 20)
 
 
 def _total(sizes: Iterable[Mapping[str, int]]) -> int:

@@ -14,20 +14,20 @@ from contextvars import copy_context
 from dataclasses import replace
 
 from app.chat.encoding import well_formed
-from engine.asker import ASKER
+from engine.asker import ASKER, Asker
 from engine.chat_model import ChatModel, Stream
 from models.conversation import Answer, Sampling, Turn
 
 UPDATE_INTERVAL = 0.02  # seconds between two updates of the page, at least
-RESTING = 3  # a page rests this many times as long as its last update took, once for each answer of its address that is
-# being written, and that once for each address: all have the same time for drawing, and many answers of one don't slow
-# down somebody else's.
+RESTING = 3  # a page rests this many times as long as its last update took, once for each answer of its browser that is
+# being written, that once for each browser of its address, and that once for each address: all addresses have the same
+# time for drawing, in an address all browsers, and many answers of one don't slow down somebody else's.
 LONGEST_REST = 0.25  # seconds of rest for each of them, at most
 LONGEST_OF_ALL = 1.0  # seconds of rest, however many there are; unless the update itself took longer
 HEARTBEAT = 0.5  # seconds after which the last state is repeated, so that a closed tab is noticed
 
 _being_written: set[LiveAnswer] = set()  # of all conversations
-_pages: dict[object, str] = {}  # that show one of them: the address each answer is for
+_pages: dict[object, Asker] = {}  # that show one of them: whom each answer is for
 
 
 class LiveAnswer:
@@ -62,7 +62,7 @@ class LiveAnswer:
         self._stopped = threading.Event()
         self._finished = threading.Event()
         self._is_over = threading.Event()  # by one of these
-        self.client = ASKER.get().client
+        self.asker = ASKER.get()
         self._on_answer, self._on_end = on_answer, on_end
         # In the caller's context: some models must know for whom they answer (ZeroGPU counts each visitor's seconds).
         arguments = (self._read, model, tuple(turns), sampling)
@@ -160,7 +160,7 @@ def updates_of(lives: Sequence[LiveAnswer]) -> Iterator[None]:
     """Whenever one of these has something new: at once, then with every change and at each heartbeat; ends when all are
     final. They share one condition. Closing this only ends the reading."""
     page = object()
-    _pages[page] = lives[0].client
+    _pages[page] = lives[0].asker
     try:
         yield from _updates_of(lives)
     finally:
@@ -188,14 +188,15 @@ def _updates_of(lives: Sequence[LiveAnswer]) -> Iterator[None]:
             return
         # Sets the pace, slower where drawing takes longer: a long chat must leave time to others. The end wakes it.
         running = next((live for live in lives if live.is_running), lives[0])
-        rest = _rest(time.monotonic() - shown, running.client)
+        rest = _rest(time.monotonic() - shown, running.asker)
         running._stopped.wait(UPDATE_INTERVAL)
         running._is_over.wait(rest - UPDATE_INTERVAL)
 
 
-def _rest(drawing: float, client: str) -> float:
+def _rest(drawing: float, asker: Asker) -> float:
     """Seconds until a page's next update after one that took this long: all together leave time to the model."""
-    written = Counter(live.client for live in list(_being_written))
-    drawn = max(written[client], sum(shown == client for shown in list(_pages.values())))  # one answer may be in many
-    rest = drawn * len(written) * min(RESTING * drawing, LONGEST_REST)
+    written = Counter(live.asker for live in list(_being_written))
+    browsers = Counter(one.client for one in written)
+    drawn = max(written[asker], sum(shown == asker for shown in list(_pages.values())))  # one answer may be in many
+    rest = drawn * browsers[asker.client] * len(browsers) * min(RESTING * drawing, LONGEST_REST)
     return max(UPDATE_INTERVAL, drawing, min(rest, LONGEST_OF_ALL))

@@ -32,6 +32,8 @@ MOST_OF_A_VISIT = 1 / 2  # of the budget
 LEAST_FREE = 2**30  # bytes of the machine's memory, about what two decoders take of the largest pictures
 ALWAYS_ALLOWED = 1 / 32  # of the budget, to an address: others' pictures keep nobody from bringing a few, up to
 MOST = 3 / 2  # of the budget: however many addresses there are, all of them have no more
+ALWAYS_OF_A_VISIT = 1 / 256  # of the budget, to a browser whose address has more, for the same reason, up to
+KEPT_BACK = 1 / 8  # of the budget and of LEAST_FREE, beside them: all that such browsers together may have
 LEAST_LEFT = 2**28  # bytes of the machine's memory: with less nobody brings any beside those that are there
 
 WEB_SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".gif", ".bmp", ".ico", ".avif")
@@ -153,7 +155,7 @@ class PictureStore:
     def _check_room(self, name: str) -> None:
         """Raise ImageError where the asker holds too much; or has some, and all together do or memory is short; or
         there is no room for anybody."""
-        asker, budget = ASKER.get(), self._budget
+        asker, budget, least_free = ASKER.get(), self._budget, LEAST_FREE
         held = [(self._askers.get(picture), picture.num_bytes) for picture in list(self._known.values())]
         of_visit = sum(size for other, size in held if other == asker)
         of_client = sum(size for other, size in held if other is not None and other.client == asker.client)
@@ -162,18 +164,20 @@ class PictureStore:
                 f"{name} can't be read now: this browser has as many pictures on the server as it may. "
                 "Begin a new chat, or close some."
             )
+        has_some = of_client >= ALWAYS_ALLOWED * budget
+        if has_some and asker != NOBODY and of_visit < ALWAYS_OF_A_VISIT * budget:
+            budget, least_free = int(budget * (1 + KEPT_BACK)), int(least_free * (1 - KEPT_BACK))
         total, free = sum(size for _, size in held), self._free()
         is_full = total >= budget
-        has_some = of_client >= ALWAYS_ALLOWED * budget
-        if asker != NOBODY and ((has_some and free < LEAST_FREE) or (held and free < LEAST_LEFT)):
+        if asker != NOBODY and ((has_some and free < least_free) or (held and free < LEAST_LEFT)):
             raise ImageError(
                 f"{name} can't be read now: the server's memory is short. Try again in a few minutes, or begin a new "
                 "chat."
             )
-        if is_full and (asker == NOBODY or has_some or total >= MOST * budget):
+        if is_full and (asker == NOBODY or has_some or total >= MOST * self._budget):
             raise ImageError(
                 f"{name} can't be read now: the server holds as many pictures as it may "
-                f"({budget / 2**20:,.0f} MiB). Try again in a few minutes."
+                f"({self._budget / 2**20:,.0f} MiB). Try again in a few minutes."
             )
 
     def remember(self, picture: Picture, file: Path) -> None:

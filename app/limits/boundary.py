@@ -61,9 +61,9 @@ class BoundedBlocks(gr.Blocks):
             if self.processor is None or not settings.get("event_id"):
                 return await super().process_api(*args, **settings)
             # A step of a question, out of the queue: no request counts it, and none has waited for it.
-            client = ASKER.get().client
-            await self.processor.turn(client)
-            return await Metered(super().process_api(*args, **settings), partial(self.processor.took, client))
+            asker = ASKER.get()
+            await self.processor.turn(asker)
+            return await Metered(super().process_api(*args, **settings), partial(self.processor.took, asker))
         except asyncio.CancelledError as error:
             if settings.get("event_id"):
                 raise

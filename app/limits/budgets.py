@@ -5,17 +5,19 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections import OrderedDict, deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator, Hashable, Iterator
-from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass, field
+from collections import Counter, OrderedDict, deque
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Hashable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from app.limits.refusal import Refused
+from engine.asker import Asker
 
-REMEMBERED = 16_384  # clients; the one that was idle longest is forgotten first
+REMEMBERED = 16_384  # clients, and browsers; the one that was idle longest is forgotten first
 WANTED_SECONDS = 2.0  # after who was served somebody else has no more than his share
 T = TypeVar("T")
+CONNECTING, OPENING = "who connects", "who opens the page"  # without a cookie yet: in place of a visit
+OWN_PART = 1 / 4  # of what its address may take, to each browser for itself
 MOST_OWED = 4  # times what a client may have at once: it never waits for long
 
 
@@ -26,14 +28,14 @@ class Rate:
         self._per_second = per_second
         self._burst = burst
         self._clock = clock
-        self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()  # client -> when, what is left
+        self._buckets: OrderedDict[Hashable, tuple[float, float]] = OrderedDict()  # client -> when, what is left
 
-    def left(self, client: str) -> float:
+    def left(self, client: Hashable) -> float:
         """What the client may still take now."""
         then, left = self._buckets.get(client, (self._clock(), self._burst))
         return min(self._burst, left + (self._clock() - then) * self._per_second)
 
-    def take(self, client: str, amount: float = 1.0) -> bool:
+    def take(self, client: Hashable, amount: float = 1.0) -> bool:
         """Take this much if it is there; whether it was."""
         left = self.left(client)
         if left < amount:
@@ -41,94 +43,155 @@ class Rate:
         self.use(client, amount)
         return True
 
-    def use(self, client: str, amount: float) -> None:
+    def use(self, client: Hashable, amount: float) -> None:
         """Take this much, even below zero: for what is known only afterwards."""
         self._buckets[client] = (self._clock(), self.left(client) - amount)
         self._buckets.move_to_end(client)
         while len(self._buckets) > REMEMBERED:
             self._buckets.popitem(last=False)
 
-    def seconds_until(self, client: str, amount: float = 1.0) -> int:
+    def seconds_until(self, client: Hashable, amount: float = 1.0) -> int:
         """When that much will be there, in whole seconds from now."""
         return max(1, int((amount - self.left(client)) / self._per_second + 0.999))
 
-    def seconds_in_debt(self, client: str) -> float:
+    def seconds_in_debt(self, client: Hashable) -> float:
         """How long it takes until what was used beyond the bucket is there again; 0 if nothing was."""
         return max(0.0, -self.left(client)) / self._per_second
+
+
+class AddressRate:
+    """A rate of each client. A browser that finds it taken by others of its address has a small one of its own."""
+
+    def __init__(self, per_second: float, burst: float) -> None:
+        self._all = Rate(per_second, burst)
+        self._own = Rate(per_second * OWN_PART, burst * OWN_PART)
+
+    def left(self, asker: Asker) -> float:
+        """What this browser may still take now."""
+        all_left = self._all.left(asker.client)
+        return max(all_left, self._own.left(asker)) if asker.visit else all_left
+
+    def take(self, asker: Asker, amount: float = 1.0) -> bool:
+        """Take this much if it is there; whether it was."""
+        if self.left(asker) < amount:
+            return False
+        self.use(asker, amount)
+        return True
+
+    def use(self, asker: Asker, amount: float) -> None:
+        """Take this much, even below zero."""
+        is_own = asker.visit and self._all.left(asker.client) < amount
+        (self._own if is_own else self._all).use(asker if is_own else asker.client, amount)
+
+    def seconds_until(self, asker: Asker, amount: float = 1.0) -> int:
+        """When that much will be there for all, in whole seconds from now."""
+        return self._all.seconds_until(asker.client, amount)
+
+
+class LastServed:
+    """When somebody was last served, and when somebody else was."""
+
+    def __init__(self) -> None:
+        self._who: Hashable = None
+        self._when = self._others = -math.inf
+
+    def note(self, who: Hashable, when: float) -> None:
+        """This one is served now."""
+        if who != self._who:
+            self._who, self._others = who, self._when
+        self._when = when
+
+    def other_than(self, who: Hashable) -> float:
+        """When the last one was that is not this one."""
+        return self._others if who == self._who else self._when
 
 
 class ProcessorShare:
     """What of one processor each client takes in the server's own thread, and the lines in which it waits for more.
 
-    It has `share` of it and `at_once` seconds more while others want some, too; alone it may have all of it. A client
-    waits in one line, whatever for, and only the first of it is looked at: a thousand connections wait as one does.
+    It has `share` of it and `at_once` seconds more while others want some, too; alone it may have all of it. So has
+    each browser while others of its client want some, and all together that come from there without a cookie. What a
+    client owes is for those of its browsers to wait for that took much; the others have a quarter of that share beside.
+
+    Each waits in one line, whatever for, and only the first of it is looked at: a thousand connections wait as one.
     """
 
     def __init__(self, share: float, at_once: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._at_once = at_once
         self._clock = clock
-        self._taken = Rate(share, at_once, lambda: self._clock())
-        self._served: OrderedDict[str, float] = OrderedDict()  # when each client last was, the latest at the end
-        self._lines: dict[str, deque[PlaceInLine]] = {}
+        self._taken = Rate(share, at_once, lambda: self._clock())  # of clients, and of each of their browsers
+        self._taken_by_few = Rate(share / 4, at_once, lambda: self._clock())  # of clients: by browsers that took little
+        self._served = LastServed()
+        self._served_of: OrderedDict[str, LastServed] = OrderedDict()
+        self._lines: dict[Asker, deque[PlaceInLine]] = {}
 
-    def took(self, client: str, seconds: float) -> None:
-        """So much went into what a client asked for. What is beyond all that it may owe is forgotten."""
-        self._taken.use(client, min(seconds, max(0.0, self._taken.left(client) + MOST_OWED * self._at_once)))
-        self._served[client] = self._clock()
-        self._served.move_to_end(client)
-        while len(self._served) > REMEMBERED:
-            self._served.popitem(last=False)
+    def took(self, asker: Asker, seconds: float) -> None:
+        """So much went into what a browser asked for. What is beyond all that one may owe is forgotten."""
+        if self._taken.left(asker) >= seconds:
+            self._taken_by_few.use(asker.client, seconds)
+        for who in (asker.client, asker):
+            self._taken.use(who, min(seconds, max(0.0, self._taken.left(who) + MOST_OWED * self._at_once)))
+        self._served.note(asker.client, self._clock())
+        self._served_of.setdefault(asker.client, LastServed()).note(asker, self._clock())
+        self._served_of.move_to_end(asker.client)
+        while len(self._served_of) > REMEMBERED:
+            self._served_of.popitem(last=False)
 
-    def waits(self, client: str) -> float:
+    def waits(self, asker: Asker) -> float:
         """Seconds until it may have more."""
-        others = (when for other, when in reversed(self._served.items()) if other != client)
-        if self._clock() - next(others, -math.inf) > WANTED_SECONDS:
-            return 0.0
-        return self._taken.seconds_in_debt(client)
+        own, of_client = self._taken.seconds_in_debt(asker), self._taken.seconds_in_debt(asker.client)
+        if not own and of_client:
+            of_client = min(of_client, self._taken_by_few.seconds_in_debt(asker.client))
+        others_want_some = self._clock() - self._served.other_than(asker.client) <= WANTED_SECONDS
+        return max(own if self._neighbours_want_some(asker) else 0.0, of_client if others_want_some else 0.0)
 
-    def must_wait(self, client: str) -> bool:
+    def _neighbours_want_some(self, asker: Asker) -> bool:
+        served = self._served_of.get(asker.client)
+        return served is not None and self._clock() - served.other_than(asker) <= WANTED_SECONDS
+
+    def must_wait(self, asker: Asker) -> bool:
         """Whether it may have no more now, or something of it waits already."""
-        return client in self._lines or self.waits(client) > 0
+        return asker in self._lines or self.waits(asker) > 0
 
-    def line_up(self, client: str, begin: Callable[[], object]) -> PlaceInLine:
-        """Call `begin`, which takes a step, in this client's turn: not before the loop has looked at all others."""
+    def line_up(self, asker: Asker, begin: Callable[[], object]) -> PlaceInLine:
+        """Call `begin`, which takes a step, in this browser's turn: not before the loop has looked at all others."""
         place = PlaceInLine(begin)
-        if client in self._lines:
-            self._lines[client].append(place)
+        if asker in self._lines:
+            self._lines[asker].append(place)
         else:
-            self._lines[client] = deque([place])
-            asyncio.get_running_loop().call_soon(self._serve_line, client)
+            self._lines[asker] = deque([place])
+            asyncio.get_running_loop().call_soon(self._serve_line, asker)
         return place
 
-    async def turn(self, client: str) -> None:
-        """Wait until a client may have more."""
-        if not self.must_wait(client):
+    async def turn(self, asker: Asker) -> None:
+        """Wait until a browser may have more."""
+        if not self.must_wait(asker):
             return
         turn = asyncio.Event()
-        place = self.line_up(client, turn.set)
+        place = self.line_up(asker, turn.set)
         try:
             await turn.wait()
         finally:
             place.cancel()
 
-    def _serve_line(self, client: str) -> None:
-        """Begin what is first in a line, if its client may have more, and come back when the next may begin."""
-        line, loop = self._lines[client], asyncio.get_running_loop()
+    def _serve_line(self, asker: Asker) -> None:
+        """Begin what is first in a line, if its browser may have more, and come back when the next may begin."""
+        line, loop = self._lines[asker], asyncio.get_running_loop()
         while line and line[0].begin is None:
             line.popleft()
         if not line:
-            del self._lines[client]
+            del self._lines[asker]
             return
-        if (seconds := self.waits(client)) > 0:
-            loop.call_later(seconds, self._serve_line, client)
+        if (seconds := self.waits(asker)) > 0:
+            loop.call_later(seconds, self._serve_line, asker)
             return
         begin = line.popleft().begin
-        loop.call_soon(self._after, client)  # behind what this begins, so that it has been counted
+        loop.call_soon(self._after, asker)  # behind what this begins, so that it has been counted
         if begin is not None:
             begin()
 
-    def _after(self, client: str) -> None:
-        asyncio.get_running_loop().call_soon(self._serve_line, client)
+    def _after(self, asker: Asker) -> None:
+        asyncio.get_running_loop().call_soon(self._serve_line, asker)
 
 
 class PlaceInLine:
@@ -168,66 +231,43 @@ class Metered(Awaitable[T]):
 
 
 class Gauge:
-    """How many of something each client has open; clients with none take no memory."""
+    """How many of something each client has open; clients with none take no memory.
+
+    Where a client has its number, those of its browsers are refused that have an equal part of it or more: one that
+    has taken all keeps out no other of its address.
+    """
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.total = 0
-        self._open: dict[str, int] = {}
+        self._open: dict[str, Counter[Asker]] = {}
 
     def of(self, client: str) -> int:
         """How many the client has open."""
-        return self._open.get(client, 0)
+        return self._open[client].total() if client in self._open else 0
 
     @contextmanager
-    def held(self, client: str, reason: str) -> Iterator[None]:
+    def held(self, asker: Asker, reason: str) -> Iterator[None]:
         """One more for the time of the block. Raises Refused with 429 when the client has its number already."""
-        if self.of(client) >= self.limit:
+        if has_its_part(self._open.get(asker.client, {}), asker, self.limit):
             raise Refused(429, reason, retry_after=5)
-        self.add(client, 1)
+        self._add(asker, 1)
         try:
             yield
         finally:
-            self.add(client, -1)
+            self._add(asker, -1)
 
-    def add(self, client: str, amount: int) -> None:
-        """Change the number without a check."""
+    def _add(self, asker: Asker, amount: int) -> None:
         self.total += amount
-        count = self.of(client) + amount
-        if count > 0:
-            self._open[client] = count
-        else:
-            self._open.pop(client, None)
+        opened = self._open.setdefault(asker.client, Counter())
+        opened[asker] += amount
+        if not opened[asker]:
+            del opened[asker]
+        if not opened:
+            del self._open[asker.client]
 
 
-@dataclass
-class _Lane:
-    places: asyncio.Semaphore
-    users: int = field(default=0)
-
-
-class Lanes:
-    """A few things at once for each user; more of them wait, so that nobody's many stand before somebody's one."""
-
-    def __init__(self, at_once: int, waiting: int) -> None:
-        self._at_once, self._waiting = at_once, waiting
-        self._lanes: dict[Hashable, _Lane] = {}
-
-    def __len__(self) -> int:
-        """How many users have something running or waiting."""
-        return len(self._lanes)
-
-    @asynccontextmanager
-    async def held(self, user: Hashable, reason: str) -> AsyncIterator[None]:
-        """Wait for a place, and hold it for the time of the block. Raises Refused with 429 if too many wait already."""
-        lane = self._lanes.setdefault(user, _Lane(asyncio.Semaphore(self._at_once)))
-        if lane.users >= self._at_once + self._waiting:
-            raise Refused(429, reason, retry_after=5)
-        lane.users += 1
-        try:
-            async with lane.places:
-                yield
-        finally:
-            lane.users -= 1
-            if not lane.users:
-                del self._lanes[user]
+def has_its_part(held: Mapping[Asker, int], asker: Asker, limit: float) -> bool:
+    """Whether the browsers of a client hold all that it may, and this one as many as would be its part if all of them
+    had the same."""
+    return sum(held.values()) >= limit and held.get(asker, 0) * len(held.keys() | {asker}) >= limit

@@ -6,27 +6,25 @@ A connection that sends nothing never reaches the program, so this is where uvic
 from __future__ import annotations
 
 import asyncio
-import logging
+import math
 import resource
-import socket
 import time
+from collections import Counter
 from collections.abc import Sequence
-from functools import partial
 from itertools import islice
 from typing import Any
 
-import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from app.limits.addresses import Network, client_of, is_in
-from app.limits.budgets import PlaceInLine, ProcessorShare
+from app.limits.addresses import SCOPE_KEY, Network, client_of, is_in
+from app.limits.budgets import CONNECTING, PlaceInLine, ProcessorShare
 from app.limits.policy import KIB, Limits
+from engine.asker import Asker
 
 LEAST, MOST = 256, 64 * KIB  # bytes that are looked at at once: as many as take about LONG
 LONG = 0.002  # seconds: a body in chunks of one byte takes that for some five hundred bytes, an upload for a megabyte
 FILES_KEPT = 256  # of those the process may have open: weights, pictures, logs
-ACCEPTED_AT_ONCE = 8  # connections, before the loop looks at what has come on the others
-BACKLOG = 1024  # that wait to be accepted: who finds no room there tries again a second later
+VISITED_SECONDS = 60.0  # that an address counts as one with visitors
 LOOKED_AT = 64  # connections, to find one that makes room: under a flood this is done for each that comes
 
 
@@ -57,6 +55,7 @@ class OpenConnections:
         self._by_client: dict[str, dict[LimitedProtocol, None]] = {}  # in the order of their beginning
         self._all: dict[LimitedProtocol, None] = {}  # in the same order, but for those that were found busy
         self.share = ProcessorShare(limits.processor_share, limits.processor_seconds)
+        self._visited: dict[str, float] = {}  # when somebody with a cookie last came from there
         self.refused = 0
 
     @property
@@ -66,12 +65,20 @@ class OpenConnections:
 
     def reading_took(self, connection: LimitedProtocol, seconds: float) -> None:
         """Count the processor's time that went into a client's bytes."""
+        asker = connection.asker
+        connection.spent += seconds
+        if connection.crowd:
+            self._visited[connection.limited_client] = time.monotonic()
         if not connection.is_proxy:
-            self.share.took(connection.limited_client, seconds)
+            self.share.took(asker, seconds)
 
     def reading_waits(self, connection: LimitedProtocol) -> bool:
-        """Whether no more of its client's bytes may be looked at now."""
-        return not connection.is_proxy and self.share.must_wait(connection.limited_client)
+        """Whether no more of its client's bytes may be looked at now.
+
+        The first may at an address with visitors: they say whose it is, before it has to make room for another.
+        """
+        is_first = connection.spent == 0.0 and self._has_visitors(connection.limited_client)
+        return not (connection.is_proxy or is_first) and self.share.must_wait(connection.asker)
 
     def may_come(self, address: str) -> bool:
         """Whether one more from this address would stay: `add`, before anything is made for it."""
@@ -106,17 +113,31 @@ class OpenConnections:
         return min(self.limits.connections_per_client, self.allowed * 3 // 4)
 
     def _one_to_spare(self, client: str) -> LimitedProtocol | None:
-        """An idle one: of this client where it has its number, else of those that began first one of the client that
-        has most."""
+        """Where this client has its number: an idle one of whoever of it has most; or one whose request is not answered
+        yet, but only for an address with visitors, as to make a connection costs more than to refuse it.
+
+        Else an idle one of those that began first, of the client that has most.
+        """
         own = self._by_client.get(client, {})
-        connections = own if len(own) >= self._most_of_client else self._all
-        found: list[LimitedProtocol] = []
-        for connection in list(islice(connections, LOOKED_AT)):
+        is_own = len(own) >= self._most_of_client
+        connections = own if is_own else self._all
+        looked_at = list(islice(connections, LOOKED_AT))
+        for connection in looked_at:
             if connection.is_busy:
                 connections[connection] = connections.pop(connection)  # looked at again once all others were
-            else:
-                found.append(connection)
-        return max(found, key=lambda one: len(self._by_client[one.limited_client]), default=None)
+        if not is_own:
+            idle = (one for one in looked_at if not one.is_busy)
+            return max(idle, key=lambda one: len(self._by_client[one.limited_client]), default=None)
+        if not self._has_visitors(client):
+            return next((one for one in looked_at if not one.is_busy), None)
+        all_own = ((one, one.crowd) for one in list(own) if not one.is_answered)
+        crowds = [(one, one.crowd) for one in looked_at if not one.is_answered] or list(all_own)
+        num = Counter(crowd for _, crowd in crowds)
+        found = max(crowds, key=lambda one: (2 * num[one[1]] > len(crowds), one[0].uselessness), default=None)
+        return found[0] if found is not None else None
+
+    def _has_visitors(self, client: str) -> bool:
+        return time.monotonic() - self._visited.get(client, -math.inf) < VISITED_SECONDS
 
     def remove(self, connection: LimitedProtocol) -> None:
         """Count a connection that has ended; twice is once."""
@@ -125,6 +146,7 @@ class OpenConnections:
             del own[connection], self._all[connection]
             if not own:
                 self._by_client.pop(connection.limited_client, None)
+                self._visited.pop(connection.limited_client, None)
 
 
 class LimitedProtocol(H11Protocol):
@@ -135,6 +157,7 @@ class LimitedProtocol(H11Protocol):
     def __init__(self, *args: Any, **settings: Any) -> None:
         super().__init__(*args, **settings)
         self.limited_client = ""
+        self.spent = 0.0  # seconds of the processor, on its bytes
         self.is_proxy = False  # whose requests are many clients'
         self._watch: asyncio.TimerHandle | None = None
         self._quiet_since: float | None = None
@@ -147,6 +170,29 @@ class LimitedProtocol(H11Protocol):
     def is_busy(self) -> bool:
         """Whether a request is being read or answered."""
         return self.cycle is not None and not self.cycle.response_complete
+
+    @property
+    def is_answered(self) -> bool:
+        """Whether a request that has come is being answered; not where one is refused that goes on coming."""
+        return self.is_busy and self.cycle.response_started and not self.cycle.more_body
+
+    @property
+    def asker(self) -> Asker:
+        """Whom its bytes count for: the browser whose request it carries, once that is known."""
+        told: Any = self.scope.get(SCOPE_KEY) if self.scope else None
+        return told if isinstance(told, Asker) else Asker(self.limited_client, CONNECTING if self.spent < LONG else "")
+
+    @property
+    def crowd(self) -> str:
+        """The visit that it belongs to; empty for all of its address of which that is not known."""
+        told = self.scope.get(SCOPE_KEY) if self.scope else None
+        return told.visit if isinstance(told, Asker) else ""
+
+    @property
+    def uselessness(self) -> int:
+        """How well it can be done without: best after a request, else before the answer to one has begun, and less
+        well before there is any, as that may be on its way."""
+        return (1 if self.is_busy else 2) if self.scope else 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A client has connected."""
@@ -182,7 +228,7 @@ class LimitedProtocol(H11Protocol):
 
     def _read_later(self) -> None:
         self.transport.pause_reading()
-        self._reading = self.open_connections.share.line_up(self.limited_client, self._read_piece)
+        self._reading = self.open_connections.share.line_up(self.asker, self._read_piece)
 
     def handle_events(self) -> None:
         """What of the bytes is a request, or a part of one."""
@@ -239,60 +285,6 @@ class LimitedProtocol(H11Protocol):
             self.transport.abort()
             return
         self._watch = self.loop.call_later(idle / 4, self._look_again)
-
-
-class Listener:
-    """Takes over from asyncio to accept connections: few at once, so that others are served between them, and without
-    making anything for those that may not stay."""
-
-    def __init__(self, opened: OpenConnections, server: uvicorn.Server, listening: asyncio.Server) -> None:
-        self._opened, self._server, self._listening = opened, server, listening
-        self._loop = listening.get_loop()
-        self._tasks: set[asyncio.Task[Any]] = set()
-
-    def take_over(self) -> None:
-        """From the next moment of the loop on, whose thread may be another."""
-        if isinstance(self._loop, asyncio.SelectorEventLoop):
-            self._loop.call_soon_threadsafe(self._listen)
-
-    def _listen(self) -> None:
-        for one in self._listening.sockets:  # none once it is closed
-            with one.dup() as same:
-                same.listen(BACKLOG)
-            self._loop.add_reader(one.fileno(), partial(self._accept, one))  # in place of asyncio's own
-
-    def _accept(self, listening: socket.socket) -> None:
-        same = socket.socket(listening.family, listening.type, listening.proto, listening.fileno())
-        try:
-            for _ in range(ACCEPTED_AT_ONCE):
-                connection, address = same.accept()
-                if not self._opened.may_come(address[0]):
-                    connection.close()
-                    continue
-                connection.setblocking(False)
-                made = self._loop.connect_accepted_socket(self._protocol, connection, ssl=self._server.config.ssl)
-                task = self._loop.create_task(made)
-                self._tasks.add(task)
-                task.add_done_callback(self._made)
-        except (BlockingIOError, InterruptedError, ConnectionAbortedError):
-            pass
-        except OSError as error:  # no more files
-            logging.getLogger("asyncio").error("connections can't be accepted: %s", error)
-            self._loop.remove_reader(listening.fileno())
-            self._loop.call_later(1, self._listen)
-        finally:
-            same.detach()  # it is asyncio's, which closes it
-
-    def _protocol(self) -> asyncio.Protocol:
-        config, server = self._server.config, self._server
-        make: Any = config.http_protocol_class
-        made: asyncio.Protocol = make(config=config, server_state=server.server_state, app_state=server.lifespan.state)
-        return made
-
-    def _made(self, task: asyncio.Task[Any]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled():
-            task.exception()  # of one that has gone before it was there, as after a failed handshake
 
 
 def protocol_for(open_connections: OpenConnections) -> type[LimitedProtocol]:

@@ -10,13 +10,20 @@ from starlette.types import Message, Receive, Scope, Send
 
 from app.limits.addresses import header
 from app.limits.bodies import LimitedBody, check_length
+from app.limits.budgets import OPENING
 from app.limits.gradio_app import cookies_of
 from app.limits.policy import KIB, MIB, Limits
 from app.limits.refusal import Refused
 from app.limits.route_kinds import Kind, RouteMatch
+from engine.asker import Asker
 
 _ONE_RANGE = re.compile(rb"bytes=\d{1,12}-\d{0,12}")
 PIECE = 256 * KIB  # of an answer: the next one is sent once most of those before it were read
+DENIED = {  # what it means that the program behind answers so
+    (Kind.LOGIN, 400): "Wrong name or password.",
+    (Kind.API, 401): "A key is missing or wrong.",
+    (Kind.API, 403): "Pages of other sites may not ask here.",
+}
 CAPTURED_BYTES = 1 * MIB  # of an answer that the layer reads along: names of uploads or of a call
 
 
@@ -26,6 +33,7 @@ class GuardedRequest:
     def __init__(self, scope: Scope, client: str, receive: Receive) -> None:
         self.scope = scope
         self.client = client
+        self.visit: str | None = None  # whose signed cookie came with it
         self.raw_receive = self.receive = receive
         self.route = RouteMatch(Kind.STATIC)
         self.headers: list[tuple[bytes, bytes]] = []  # that the answer gets
@@ -33,14 +41,23 @@ class GuardedRequest:
         self.body: LimitedBody | None = None
         self.on_answer: Callable[[int, bytes], None] | None = None  # hears status and body of the answer
         self.on_status: Callable[[int], None] | None = None
-        self.reasons: dict[int, str] = {}  # what it means that the program behind answers so: a refusal, for the log
-        self.denied: Refused | None = None  # by the program behind, for such a reason
+        self.denied: Refused | None = None  # by the program behind, which has told its sender: for the log
         self._status, self._captured = 0, b""
         self.cookies = cookies_of(header(scope, b"cookie"))
         kept = [item for item in scope["headers"] if item[0] != b"cookie"]  # others are read by nobody behind
         if self.cookies:
             kept.append((b"cookie", "; ".join("=".join(cookie) for cookie in self.cookies.items()).encode()))
         scope["headers"] = kept
+
+    @property
+    def asker(self) -> Asker:
+        """Whom it counts for: a browser, or all that came from this address without a cookie."""
+        return Asker(self.client, self.visit or "")
+
+    @property
+    def payer(self) -> Asker:
+        """In whose line it waits: who opens the page is no part of the crowd without a cookie."""
+        return Asker(self.client, OPENING) if self.visit is None and self.scope["path"] == "/" else self.asker
 
     @property
     def refused(self) -> Refused | None:
@@ -68,8 +85,8 @@ class GuardedRequest:
         assert self.send is not None
         if message["type"] == "http.response.start":
             status = message["status"]
-            if status in self.reasons:
-                self.denied = Refused(status, self.reasons[status])
+            if (reason := DENIED.get((self.route.kind, status))) is not None:
+                self.denied = Refused(status, reason)
             if self.on_status is not None:
                 self.on_status(status)
         if self.on_answer is not None:

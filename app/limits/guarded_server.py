@@ -6,14 +6,16 @@ import argparse
 import asyncio
 import logging
 import os
+import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from app.arguments import is_open_to_others
 from app.limits.addresses import parse_networks
-from app.limits.connections import Listener, OpenConnections, protocol_for
+from app.limits.connections import OpenConnections, protocol_for
 from app.limits.gradio_app import GradioApp
 from app.limits.layer import Front, LimitsLayer
 from app.limits.policy import Limits, limits_for
@@ -21,8 +23,11 @@ from app.limits.refusal import RepeatedLines
 from app.limits.web_origins import Origins
 
 if TYPE_CHECKING:
+    import uvicorn
     from gradio.routes import App
 
+ACCEPTED_AT_ONCE = 8  # connections, before the loop looks at what has come on the others
+BACKLOG = 1024  # that wait to be accepted: who finds no room there tries again a second later
 # Loggers whose lines visitors can have written as often as they like.
 REPEATED = ("uvicorn.error", "asyncio", "app.chat.conversation_store", "app.chat.decoding.pool")
 SPACE_PROXIES = ("10.0.0.0/8",)  # a Space is reached through proxies of its own network only
@@ -126,3 +131,57 @@ class LimitedServer:
         if url:
             self.front.tunnel_host = urlsplit(url).netloc.lower()
             self.front.origins.allow(self.front.tunnel_host)
+
+
+class Listener:
+    """Takes over from asyncio to accept connections: few at once, so that others are served between them, and without
+    making anything for those that may not stay."""
+
+    def __init__(self, opened: OpenConnections, server: uvicorn.Server, listening: asyncio.Server) -> None:
+        self._opened, self._server, self._listening = opened, server, listening
+        self._loop = listening.get_loop()
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    def take_over(self) -> None:
+        """From the next moment of the loop on, whose thread may be another."""
+        if isinstance(self._loop, asyncio.SelectorEventLoop):
+            self._loop.call_soon_threadsafe(self._listen)
+
+    def _listen(self) -> None:
+        for one in self._listening.sockets:  # none once it is closed
+            with one.dup() as same:
+                same.listen(BACKLOG)
+            self._loop.add_reader(one.fileno(), partial(self._accept, one))  # in place of asyncio's own
+
+    def _accept(self, listening: socket.socket) -> None:
+        same = socket.socket(listening.family, listening.type, listening.proto, listening.fileno())
+        try:
+            for _ in range(ACCEPTED_AT_ONCE):
+                connection, address = same.accept()
+                if not self._opened.may_come(address[0]):
+                    connection.close()
+                    continue
+                connection.setblocking(False)
+                made = self._loop.connect_accepted_socket(self._protocol, connection, ssl=self._server.config.ssl)
+                task = self._loop.create_task(made)
+                self._tasks.add(task)
+                task.add_done_callback(self._made)
+        except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+            pass
+        except OSError as error:  # no more files
+            logging.getLogger("asyncio").error("connections can't be accepted: %s", error)
+            self._loop.remove_reader(listening.fileno())
+            self._loop.call_later(1, self._listen)
+        finally:
+            same.detach()  # it is asyncio's, which closes it
+
+    def _protocol(self) -> asyncio.Protocol:
+        config, server = self._server.config, self._server
+        make: Any = config.http_protocol_class
+        made: asyncio.Protocol = make(config=config, server_state=server.server_state, app_state=server.lifespan.state)
+        return made
+
+    def _made(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            task.exception()  # of one that has gone before it was there, as after a failed handshake

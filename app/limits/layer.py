@@ -13,7 +13,7 @@ from pathlib import Path
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.limits.addresses import Network, resolve
+from app.limits.addresses import SCOPE_KEY, Network, resolve
 from app.limits.bodies import drain
 from app.limits.budgets import Metered, ProcessorShare
 from app.limits.gradio_app import GradioApp
@@ -25,7 +25,7 @@ from app.limits.request_checks import RequestChecks
 from app.limits.response_headers import security_headers, with_headers
 from app.limits.route_kinds import ANSWERS, LINKED, STREAMS, WORK, Kind, route_of
 from app.limits.uploads import FULL, UploadFolder
-from app.limits.visits import Visits
+from app.limits.visits import COOKIE, Visits
 from app.limits.web_origins import Origins
 from models.disk import is_disk_full
 
@@ -73,21 +73,23 @@ class LimitsLayer:
         elif scope["type"] == "http":
             client = resolve(scope, self.front.trusted, self.front.tunnel_host)
             request, answer = GuardedRequest(scope, client, receive), _Answer(send)
+            request.visit = self.visits.visit_of(request.cookies.get(COOKIE))
+            scope[SCOPE_KEY] = request.asker  # for everything behind, and for the connection
 
             def took(seconds: float) -> None:
                 if not (request.route.kind in STREAMS and answer.has_begun):  # or who is answered could not press Stop
-                    self._share.took(client, seconds)
+                    self._share.took(request.payer, seconds)
 
             await Metered(self._serve(request, answer, send), took)
         else:
             await self.inside(scope, receive, send)
 
     async def _serve(self, request: GuardedRequest, answer: _Answer, send: Send) -> None:
-        front, scope, client = self.front, request.scope, request.client
+        front, scope = self.front, request.scope
         kind: Kind | None = None
         try:
-            await self._share.turn(client)
-            await self._checks.count(client)
+            await self._share.turn(request.payer)
+            await self._checks.count(request)
             request.check_framing()
             front.origins.check(scope, changes_something=False)
             request.route = route_of(scope["method"], scope["path"])
@@ -111,7 +113,7 @@ class LimitsLayer:
                 raise request.refused
             await answer.end()
             if request.denied is not None:
-                self.audit.write(client, scope["method"], scope["path"], request.denied)
+                self.audit.write(request.client, scope["method"], scope["path"], request.denied)
         except Refused as refused:
             await self._refuse(request, answer, send, kind, request.refused or refused)
         except Exception as error:
@@ -132,7 +134,7 @@ class LimitsLayer:
         *,
         is_audited: bool = False,
     ) -> None:
-        self._checks.count_refused(request.client)
+        self._checks.count_refused(request)
         if not is_audited:
             self.audit.write(request.client, request.scope["method"], request.scope["path"], refused)
         if answer.has_begun:

@@ -10,7 +10,8 @@ from typing import Any
 
 from app.limits.addresses import SCOPE_KEY, header
 from app.limits.bodies import check_length, parse_object, replay
-from app.limits.budgets import Gauge, Lanes, Rate
+from app.limits.budgets import AddressRate, Gauge, Rate
+from app.limits.fair_queue import Lanes
 from app.limits.gradio_app import GradioApp
 from app.limits.guarded_request import GuardedRequest
 from app.limits.policy import KIB, Limits
@@ -27,8 +28,6 @@ BYTES_OF_A_REQUEST = 64 * KIB  # of JSON, which is read while everybody waits: s
 COST_OF_REFUSED = 5.0
 PAUSE = 1.0  # seconds that an answer of 429 takes: who does not heed it gets no more of them than that
 KEYS = (b"authorization", b"x-api-key", b"x-moondream-auth")  # the headers that they come in
-DENIED_LOGIN = {400: "Wrong name or password."}  # by the programs behind, for the log
-DENIED_PROGRAM = {401: "A key is missing or wrong.", 403: "Pages of other sites may not ask here."}
 BUSY = "Too many requests from this address. Wait a moment."
 
 
@@ -41,46 +40,52 @@ class RequestChecks:
         self._gradio, self._limits = gradio, limits
         self._visits, self._uploads = visits, uploads
         self._secure_cookie = secure_cookie
-        self._requests = Rate(limits.requests_per_second, limits.requests_at_once)
+        self._requests = AddressRate(limits.requests_per_second, limits.requests_at_once)
         self._calls = Rate(limits.calls_per_second, limits.calls_at_once)
         self._presses = Lanes(limits.presses_at_once, limits.presses_waiting)
         self._presses_of_client = Lanes(limits.presses_per_client, limits.connections_per_client)
         self._new_visits = Rate(limits.visits_per_minute / 60, limits.visits_per_minute)
         self._logins = Rate(limits.logins_per_minute / 60, limits.logins_per_minute)
-        self._bytes = Rate(limits.upload_bytes_per_hour / 3600, limits.upload_bytes_per_hour)
+        self._bytes = AddressRate(limits.upload_bytes_per_hour / 3600, limits.upload_bytes_per_hour)
         self._streams = Gauge(limits.streams_per_client)
         self._api_calls = Gauge(limits.waiting_per_client)
         self._last_upload: dict[str, float] = {}
         self._buffered = 0
 
-    async def count(self, client: str, cost: float = 1.0) -> None:
-        """Count a request, whatever it is for. Raises Refused once they are too many, and not at once."""
-        if self._requests.take(client, cost):
+    async def count(self, request: GuardedRequest, cost: float = 1.0) -> None:
+        """Count a request, whatever it is for. Raises Refused once they are too many, and not at once.
+
+        Who comes without a cookie may open the page while new visits are let in, whatever else came without one.
+        """
+        asker = request.asker
+        if self._requests.take(asker, cost):
+            return
+        if not asker.visit and request.scope["path"] == "/" and self._new_visits.left(asker.client) >= 1:
             return
         await asyncio.sleep(PAUSE)
-        raise Refused(429, BUSY, retry_after=self._requests.seconds_until(client, cost))
+        raise Refused(429, BUSY, retry_after=self._requests.seconds_until(asker, cost))
 
-    def count_refused(self, client: str) -> None:
+    def count_refused(self, request: GuardedRequest) -> None:
         """Charge a client for a request that was refused, which is work, too; never more than its budget has left."""
-        self._requests.use(client, min(COST_OF_REFUSED, max(0.0, self._requests.left(client))))
+        self._requests.use(request.asker, min(COST_OF_REFUSED, max(0.0, self._requests.left(request.asker))))
 
     @asynccontextmanager
     async def admitted(self, request: GuardedRequest) -> AsyncIterator[None]:
         """Check and count a request, for as long as it is served. Raises Refused."""
-        client, kind = request.client, request.route.kind
+        kind = request.route.kind
         if kind in COSTS:
-            await self.count(client, COSTS[kind])
+            await self.count(request, COSTS[kind])
         if len(request.scope["query_string"]) > QUERY_BYTES:
             raise Refused(414, "The address of the request is too long.")
         self._check_login(request)
         asker = self._name_asker(request)
         async with AsyncExitStack() as stack:
             if kind in STREAMS:
-                stack.enter_context(self._streams.held(client, "Too many streams are open from this address."))
+                stack.enter_context(self._streams.held(asker, "Too many streams are open from this address."))
             await self._check(request, stack)
             if kind is Kind.RUN:
                 await stack.enter_async_context(self._presses.held(asker, BUSY))
-                await stack.enter_async_context(self._presses_of_client.held(client, BUSY))
+                await stack.enter_async_context(self._presses_of_client.held(request.client, BUSY, asker))
             yield
 
     async def _check(self, request: GuardedRequest, stack: AsyncExitStack) -> None:
@@ -95,20 +100,17 @@ class RequestChecks:
         elif kind is Kind.UPLOAD:
             stack.enter_context(self._upload(request))
         elif kind is Kind.API:
-            client = request.client
             request.limited(self._limits, self._limits.api_bytes, self._buffer_until(stack))
-            request.reasons = DENIED_PROGRAM
             self._count_wrong_keys(request)
             if request.scope["method"] == "POST":
-                stack.enter_context(self._api_calls.held(client, TOO_MANY_WAITING))
+                stack.enter_context(self._api_calls.held(request.asker, TOO_MANY_WAITING))
         elif kind is Kind.LOGIN:
-            request.reasons = DENIED_LOGIN
             self._take_login(request)
             body = await request.limited(self._limits, self._limits.form_bytes, self._buffer_until(stack)).read()
             request.receive = replay(body, request.raw_receive)
         elif kind in (Kind.RUN, Kind.JOIN, Kind.CALL, Kind.CANCEL):
             body = await request.limited(self._limits, self._limits.json_bytes, self._buffer_until(stack)).read()
-            await self.count(request.client, len(body) / BYTES_OF_A_REQUEST)
+            await self.count(request, len(body) / BYTES_OF_A_REQUEST)
             self._check_call(request, parse_object(body), stack)
             request.receive = replay(body, request.raw_receive)
         elif kind in (Kind.HEARTBEAT, Kind.DATA, Kind.CALL_RESULT):
@@ -118,27 +120,26 @@ class RequestChecks:
 
     def _name_asker(self, request: GuardedRequest) -> Asker:
         """Tell everything behind who asks, and count what the page does. Raises Refused."""
-        visit = self._visit_of(request)
-        asker = request.scope[SCOPE_KEY] = Asker(request.client, visit or "")
+        visit, asker = request.visit, request.asker
         ASKER.set(asker)
         if visit is not None and request.route.kind in CALLS and not self._calls.take(visit):
             raise Refused(429, BUSY, retry_after=self._calls.seconds_until(visit))
         return asker
 
-    def _visit_of(self, request: GuardedRequest) -> str | None:
-        return self._visits.visit_of(request.cookies.get(COOKIE))
-
     def _begin_visit(self, request: GuardedRequest) -> None:
-        if self._visit_of(request) is not None:
+        if request.visit is not None:
             return
         if not self._new_visits.take(request.client):
             raise Refused(429, BUSY, retry_after=self._new_visits.seconds_until(request.client))
         where = "SameSite=None; Secure; Partitioned" if self._secure_cookie else "SameSite=Lax"
-        cookie = f"{COOKIE}={self._visits.new_visit()}; Path=/; HttpOnly; {where}"
-        request.headers.append((b"set-cookie", cookie.encode()))
+        visit = self._visits.new_visit()
+        request.headers.append((b"set-cookie", f"{COOKIE}={visit}; Path=/; HttpOnly; {where}".encode()))
+        request.scope[SCOPE_KEY] = Asker(
+            request.client, self._visits.visit_of(visit) or ""
+        )  # whose connection it is now
 
     def _visit_or_program(self, request: GuardedRequest) -> str:
-        return self._visit_of(request) or f"program at {request.client}"
+        return request.visit or f"program at {request.client}"
 
     def _check_login(self, request: GuardedRequest) -> None:
         if request.route.kind in OPEN or self._gradio.is_logged_in(request.cookies):
@@ -187,7 +188,7 @@ class RequestChecks:
             self._call(request, body.get("session_hash"), stack)
 
     def _use(self, request: GuardedRequest, name: object, *, is_public: bool) -> Session:
-        visit = self._visit_or_program(request) if is_public else self._visit_of(request)
+        visit = self._visit_or_program(request) if is_public else request.visit
         if visit is None:
             self._begin_visit(request)  # so that a page from before a restart can go on
             raise Refused(403, NO_VISIT)
@@ -195,7 +196,7 @@ class RequestChecks:
 
     def _own_session(self, request: GuardedRequest, name: object) -> Session:
         session = self._visits.sessions.get(name) if isinstance(name, str) else None
-        if session is None or session.visit not in (self._visit_of(request), f"program at {request.client}"):
+        if session is None or session.visit not in (request.visit, f"program at {request.client}"):
             raise Refused(404, "The server does not know that session.")
         return session
 
@@ -257,28 +258,28 @@ class RequestChecks:
 
     @contextmanager
     def _upload(self, request: GuardedRequest) -> Iterator[None]:
-        visit, client = self._visit_or_program(request), request.client
+        visit, asker = self._visit_or_program(request), request.asker
         size = check_length(request.scope, self._limits.upload_bytes)
-        if self._bytes.left(client) < max(size, 1):
+        if self._bytes.left(asker) < max(size, 1):
             raise Refused(429, "Too much was uploaded from this address lately.", retry_after=60)
-        self._uploads.check_room(size, client)
+        self._uploads.check_room(size, asker.client)
         FILES_OF_A_FORM.set(self._limits.upload_files)
 
         def count(part: bytes) -> None:
-            self._bytes.use(client, len(part))
+            self._bytes.use(asker, len(part))
             self._uploads.count(upload, len(part))
-            if self._bytes.left(client) < 0:
+            if self._bytes.left(asker) < 0:
                 raise Refused(429, "Too much was uploaded from this address lately.", retry_after=60)
 
         def own(status: int, answer: bytes) -> None:
             if status == 200:
-                self._uploads.own(visit, json.loads(answer), client)
+                self._uploads.own(visit, json.loads(answer), asker.client)
                 self._last_upload[visit] = self._visits.clock()
 
         request.limited(self._limits, self._limits.upload_bytes, count)
         request.uncompressed()
         request.on_answer = own
-        with self._uploads.running(client) as upload:
+        with self._uploads.running(asker.client) as upload:
             yield
 
     def tidy(self) -> None:

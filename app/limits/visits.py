@@ -15,14 +15,16 @@ import hmac
 import re
 import secrets
 import time
-from collections import Counter, OrderedDict
+from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from app.limits.budgets import has_its_part
 from app.limits.policy import Limits
 from app.limits.refusal import Refused
+from engine.asker import Asker
 
 COOKIE = "minivlm-visit"
 _SESSION = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -108,7 +110,10 @@ class Visits:
         if len(own) >= limits.sessions_per_visit and not self._forget_one(own):
             raise Refused(429, "This browser has too many pages of this server open; close some.", retry_after=10)
         neighbours = self.of_client(client)
-        if len(neighbours) >= limits.sessions_per_client and not self._forget_one(neighbours):
+        num = Counter(Asker(one.client, one.visit) for one in neighbours)
+        neighbours.sort(key=lambda one: -num[Asker(client, one.visit)])  # whoever has most of them makes room first
+        is_full = len(neighbours) >= limits.sessions_per_client and not self._forget_one(neighbours)
+        if is_full and has_its_part(num, Asker(client, visit), limits.sessions_per_client):
             raise Refused(429, "Too many pages are open from this address; close some.", retry_after=10)
         if len(self.sessions) >= limits.sessions and not self._forget_one(list(self.sessions.values())):
             raise Refused(503, "The server has as many visitors as it can take. Try again later.", retry_after=30)
@@ -139,18 +144,21 @@ class Visits:
     def asking(self, session: Session) -> Iterator[None]:
         """For the time of a request that asks a question: until the answer to it, nobody else counts that.
 
-        Raises Refused where enough of them wait: of this visit, of this client; or of all, where the client has as many
-        as would be its part of the places if all clients that wait had the same.
+        Raises Refused where enough of them wait: of this visit; of this client, where the visit has as many as would be
+        its part if all of that client had the same; or of all, where the client has its part of the places in the same
+        sense, and the visit of that part.
         """
-        limits, of_visit, of_client = self.limits, 0, Counter({session.client: 0})
+        limits, of_visit, of_client = self.limits, 0, defaultdict[str, Counter[Asker]](Counter)
         asked = ((one, self.kept.num_unanswered(one.name)) for one in self.sessions.values())
         for one, number in (*asked, *((one, 1) for one in self._asking)):
             if number:
-                of_client[one.client] += number
+                of_client[one.client][Asker(one.client, one.visit)] += number
                 of_visit += number * (one.visit == session.visit)
-        own = of_client[session.client]
-        is_full = of_client.total() >= limits.waiting and own >= limits.waiting / len(of_client)
-        if of_visit >= limits.waiting_per_visit or own >= limits.waiting_per_client or is_full:
+        asker, own = Asker(session.client, session.visit), of_client[session.client]
+        total = sum(asks.total() for asks in of_client.values())
+        part = limits.waiting / len(of_client) if total >= limits.waiting else limits.waiting_per_client
+        most = min(part, limits.waiting_per_client)
+        if of_visit >= limits.waiting_per_visit or has_its_part(own, asker, most):
             raise Refused(429, TOO_MANY_WAITING, retry_after=5)
         self._asking.append(session)
         try:

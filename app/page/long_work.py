@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 from app.chat.decoding.fair_places import Turns
 
 RESTING = 3  # times as long as the work took, until the next: others have most of the processor, whoever presses what
-SHORT = 0.01  # seconds of work, after which there is no rest
+SHORT = 0.001  # seconds of work, after which there is no rest
 
 
 class LongWork:

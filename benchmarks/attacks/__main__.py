@@ -1,8 +1,9 @@
 """`python -m benchmarks.attacks`: attacks on a server as anybody starts it, and what somebody else notices of them.
 
 The server runs on the first processor and the attacker on the second, with the least priority: on one machine the
-attacker's own work would take from the server what over a network it could not. Attacker and bystander have addresses
-of their own; with --same-address they share one, as behind one router.
+attacker's own work would take from the server what over a network it could not. With --any-core all share all
+processors; what the attack itself takes of one is in the column "own". Attacker and bystander have addresses of their
+own; with --same-address they share one, as behind one router.
 
 Exit status 1 if the bystander got a wrong answer or none, if a counter of /metrics was not back at zero, or if the
 conversations took more than twice their time. Linux only: addresses of 127.0.0.0/8 and choosing processors.
@@ -67,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             bystander = Bystander(Visitor(url, page, b"", address=address))
             for _ in range(2):
                 bystander.visit()
-            print(f"{'attack':27}  quiet attacked   worst  ratio visits peak MiB   after   log", flush=True)
+            print(f"{'attack':27}  quiet attacked   worst  ratio visits peak MiB   after   log   own", flush=True)
             runner = AttackRunner(target, bystander, pid, log, cores[1])
             for name in args.names or ATTACKS:
                 reports.append(runner.run(name))

@@ -9,8 +9,11 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from multiprocessing.synchronize import Event
 from pathlib import Path
+
+import psutil
 
 from benchmarks.attacks import with_connections, with_features, with_pictures, with_requests, with_sessions
 from benchmarks.attacks.bystander import Bystander, watched_memory
@@ -45,6 +48,7 @@ class AttackReport:
     wrong: list[str]
     left: dict[str, float]
     outcome: str
+    attackers: float = 0.0  # of one processor, what the attack itself took
 
     @property
     def is_held(self) -> bool:
@@ -81,9 +85,14 @@ class AttackRunner:
         there.close()
         with watched_memory(self._pid) as peak:
             begun.wait(PREPARING)
-            end = time.monotonic() + 4 * self._target.seconds
-            seconds = bystander.visits_while(lambda: attacker.is_alive() and time.monotonic() < end)
-            highest = peak()
+            since, used = time.monotonic(), [processor_seconds(attacker)]
+
+            def goes_on() -> bool:
+                used.append(processor_seconds(attacker))
+                return attacker.is_alive() and time.monotonic() < since + 4 * self._target.seconds
+
+            seconds = bystander.visits_while(goes_on)
+            highest, lasted = peak(), time.monotonic() - since
         try:
             outcome = here.recv() if here.poll(1) else "still going on when it was ended"
         except EOFError:
@@ -94,10 +103,20 @@ class AttackRunner:
         return AttackReport(
             name, quiet, ranked(seconds), max(seconds), len(seconds), highest, resident_mib(self._pid),
             self._log_lines() - lines, list(bystander.wrong), left, outcome,
+            (max(used) - used[0]) / lasted,
         )  # fmt: skip
 
     def _log_lines(self) -> int:
         return self._log.read_bytes().count(b"\n")
+
+
+def processor_seconds(process: BaseProcess) -> float:
+    """That a child has used; 0 once it has ended."""
+    try:
+        times = psutil.Process(process.pid).cpu_times()
+    except psutil.Error:
+        return 0.0
+    return float(times.user + times.system)
 
 
 def ranked(seconds: list[float]) -> float:
@@ -111,6 +130,6 @@ def line_of(report: AttackReport) -> str:
     verdict = "held" if report.is_held else "FELL"
     return (
         f"{report.name:27} {report.quiet:6.2f} {report.attacked:8.2f} {report.worst:7.2f} {ratio:6.2f} "
-        f"{report.visits:6d} {report.peak:7.0f} {report.after:7.0f} {report.log_lines:6d}  "
+        f"{report.visits:6d} {report.peak:7.0f} {report.after:7.0f} {report.log_lines:6d} {report.attackers:5.2f}  "
         f"{verdict}  {report.outcome[:80]}"
     )

@@ -156,7 +156,7 @@ def settings_that_are_none(target: Target) -> object:
     """Of two answers that are compared, settings of 3 MiB that no model has, in as many sessions as may be"""
     crowd, is_time = [target.browser() for _ in range(6)], target.until_end()
     target.begin()
-    values: dict[str, Any] = {f"{number}": [[]] * 9 for number in range(900)} | {"x": "x" * 3_000_000}
+    values: dict[str, Any] = {f"{number}": [[]] * 9 for number in range(500)} | {"x": "x" * 3_000_000}
     statuses: Counter[int] = Counter()
     number = 0
     while is_time():

@@ -42,8 +42,17 @@ def test_no_address_has_all_places() -> None:
     assert all(entry.is_set() for entry in alone)  # where there are few, nothing is kept back
 
 
+def test_no_browser_has_all_places_of_its_address() -> None:
+    admission = Admission(places=4, max_waiting=9)
+    many = [join(admission, "1.1.1.1", "a") for _ in range(5)]
+    assert [entry.is_set() for entry in many] == [True, True, False, False, False]
+    assert join(admission, "1.1.1.1", "b").is_set()
+    assert not join(admission, "1.1.1.1", "c").is_set()  # that was the last of this address
+    assert join(admission, "2.2.2.2").is_set()
+
+
 def test_who_waits_is_served_by_turns() -> None:
-    admission = Admission(places=1, max_waiting=9)
+    admission = Admission(places=1, max_waiting=9, clock=lambda: 0.0)
     running = join(admission, "1.1.1.1", "a")
     waiting = {
         "a1": join(admission, "1.1.1.1", "a"),
@@ -60,6 +69,21 @@ def test_who_waits_is_served_by_turns() -> None:
         order.append(name)
         running = waiting.pop(name)
     assert order == ["x1", "b", "x2", "a1", "a2"]
+
+
+def test_who_had_short_answers_goes_before_who_had_long_ones() -> None:
+    """Of twenty browsers of one address, the one with short questions waited for a turn of each other."""
+    now = [0.0]
+    admission = Admission(places=1, max_waiting=9, clock=lambda: now[0])
+    for visit, seconds in (("long", 9.0), ("longer", 20.0), ("short", 0.5)):
+        running = join(admission, "1.1.1.1", visit)
+        now[0] += seconds
+        admission.leave(running)
+    running = join(admission, "1.1.1.1", "longer")
+    waiting = {visit: join(admission, "1.1.1.1", visit) for visit in ("longer", "long", "short")}
+    assert sorted(waiting, key=lambda visit: admission.queue_number(waiting[visit])) == ["short", "long", "longer"]
+    other = join(admission, "2.2.2.2", "other")
+    assert admission.queue_number(other) == 1
 
 
 def test_in_a_full_queue_who_has_most_makes_room() -> None:

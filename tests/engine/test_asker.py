@@ -28,6 +28,20 @@ def test_what_is_served_is_counted_by_address() -> None:
     assert (rounds.total, rounds.of_client("a"), rounds.of_client("b")) == (1, 1, 0)
 
 
+def test_the_last_places_of_an_address_are_for_browsers_that_have_none() -> None:
+    rounds = Rounds()
+    assert [module.kept_back(places) for places in (1, 3, 4, 15, 16, 48)] == [0, 0, 1, 1, 2, 6]
+    for most in (3, 2):
+        rounds.begin(A)
+        assert rounds.may_begin(A, most + 1, 4) is (most == 3)
+    other = A._replace(visit="2")
+    assert rounds.may_begin(other, 3, 4)
+    assert not rounds.may_begin(A, 3, 4)
+    assert rounds.may_begin(A, 3, 3)  # there are few, and nothing is kept back
+    rounds.begin(other)
+    assert not rounds.may_begin(A._replace(visit="3"), 3, 4)
+
+
 def test_a_recount_takes_the_place_of_all_counts() -> None:
     rounds = Rounds()
     rounds.begin(A)
@@ -86,6 +100,27 @@ def test_who_used_least_lately_comes_first() -> None:
     rounds.end(C, 1.0)
     assert [rounds.used(client) for client in "abcd"] == [0.75, 1.0, 1.25, 0.0]
     assert order(rounds, C, B, A) == [A, B, C]
+
+
+def test_a_crowd_that_is_new_comes_behind_who_was_there_and_used_little() -> None:
+    """Ten browsers that were made up for it stood before somebody who had been served before, each with a picture."""
+    rounds = Rounds(lambda: 0.0)
+    little, much = A._replace(visit="little"), A._replace(visit="much")
+    for asker, used in ((little, 0.0), (much, 5.0)):  # too little to be measured
+        rounds.begin(asker)
+        rounds.end(asker, used)
+    crowd = [A._replace(visit=f"new {number}") for number in range(3)]
+    assert order(rounds, much, *crowd, little) == [little, *crowd, much]
+    assert order(rounds, *crowd, C) == [C, *crowd]  # who is not there is not waited for
+    assert order(rounds, much, *crowd) == [*crowd, much]
+
+
+def test_where_nothing_is_said_of_use_who_is_new_comes_first() -> None:
+    rounds = Rounds()
+    rounds.begin(A)
+    rounds.end(A)
+    new = A._replace(visit="new")
+    assert order(rounds, A, new) == [new, A]
 
 
 def test_the_oldest_turns_are_forgotten_first(monkeypatch: pytest.MonkeyPatch) -> None:

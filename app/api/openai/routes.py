@@ -25,7 +25,7 @@ from app.api.openai.responses import (
 from app.api.openai.schema import ChatRequest, read_request, sampling_of
 from app.api.openai.served import ServedModel, ServedModels, check_ready, find_model
 from app.chat.answering import with_seed
-from app.limits.budgets import Lanes
+from app.limits.fair_queue import Lanes
 from engine.asker import ASKER
 from models.conversation import Sampling
 

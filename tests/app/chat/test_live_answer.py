@@ -10,7 +10,7 @@ import pytest
 
 from app.chat import live_answer
 from app.chat.live_answer import LiveAnswer
-from engine.asker import ASKER, Asker
+from engine.asker import ASKER, NOBODY, Asker
 from engine.chat_model import GeneratorStream, Stream
 from models.conversation import Answer, Sampling, Turn
 from models.errors import Busy, ShutDown
@@ -89,12 +89,12 @@ def test_pages_rest_longer_the_more_answers_are_written(monkeypatch: pytest.Monk
     monkeypatch.setattr(live_answer, "_being_written", set())
     model = ScriptedModel(gate=threading.Semaphore(0))
     lives = [LiveAnswer(model, TURNS, Sampling()).start() for _ in range(5)]
-    assert live_answer._rest(0.0625, "") == 5 * 3 * 0.0625
-    assert live_answer._rest(0.001, "") == live_answer.UPDATE_INTERVAL
-    assert live_answer._rest(0.5, "") == live_answer.LONGEST_OF_ALL
+    assert live_answer._rest(0.0625, NOBODY) == 5 * 3 * 0.0625
+    assert live_answer._rest(0.001, NOBODY) == live_answer.UPDATE_INTERVAL
+    assert live_answer._rest(0.5, NOBODY) == live_answer.LONGEST_OF_ALL
     for live in lives[1:]:
         live.stop()
-    assert live_answer._rest(0.0625, "") == 3 * 0.0625
+    assert live_answer._rest(0.0625, NOBODY) == 3 * 0.0625
     lives[0].stop()
     model.open_gate()
     assert eventually(lambda: model.open_streams == 0)
@@ -109,7 +109,23 @@ def test_many_answers_of_one_address_do_not_slow_down_anothers(monkeypatch: pyte
         before = ASKER.set(Asker(client))
         lives.append(LiveAnswer(model, TURNS, Sampling()).start())
         ASKER.reset(before)
-    assert [live_answer._rest(0.03125, client) for client in "ab"] == [2 * 3 * 3 * 0.03125, 2 * 3 * 0.03125]
+    assert [live_answer._rest(0.03125, Asker(client)) for client in "ab"] == [2 * 3 * 3 * 0.03125, 2 * 3 * 0.03125]
+    for live in lives:
+        live.stop()
+    model.open_gate()
+    assert eventually(lambda: model.open_streams == 0)
+
+
+def test_many_answers_of_one_browser_do_not_slow_down_anothers_of_its_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live_answer, "_being_written", set())
+    model = ScriptedModel(gate=threading.Semaphore(0))
+    one, other = Asker("a", "1"), Asker("a", "2")
+    lives = []
+    for asker in (one, one, one, other):
+        before = ASKER.set(asker)
+        lives.append(LiveAnswer(model, TURNS, Sampling()).start())
+        ASKER.reset(before)
+    assert [live_answer._rest(0.03125, asker) for asker in (one, other)] == [3 * 2 * 3 * 0.03125, 2 * 3 * 0.03125]
     for live in lives:
         live.stop()
     model.open_gate()

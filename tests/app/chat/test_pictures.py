@@ -103,13 +103,37 @@ def test_nobody_keeps_others_from_bringing_a_picture() -> None:
     with pytest.raises(ImageError, match="this browser has as many pictures on the server as it may"):
         bring(64, Asker("attacker", "one"))
     for number in range(64, 128):
-        bring(number, Asker("attacker", "two"))
+        bring(number, Asker("attacker", ("two", "three")[number % 2]))
     with pytest.raises(ImageError, match="the server holds as many pictures"):
         bring(128, Asker("attacker", "three"))
     for number in range(128, 132):
         bring(number, Asker("other", "x"))
     with pytest.raises(ImageError, match="the server holds as many pictures"):
-        bring(132, Asker("other", "y"))
+        bring(132, Asker("other", "x"))
+
+
+def test_a_browser_that_has_none_may_bring_one_where_others_of_its_address_hold_all_there_is() -> None:
+    store = PictureStore(decode, budget=256 * 400)
+    held: list[Picture] = []
+
+    def bring(visit: str) -> None:
+        token = ASKER.set(Asker("router", visit))
+        try:
+            held.append(store.open(encode(Image.new("RGB", (10, 10), (len(held) % 256, len(held) // 256, 0)))))
+        finally:
+            ASKER.reset(token)
+
+    for number in range(256):
+        bring(f"{number % 2}")
+    for visit in ("0", "1"):
+        with pytest.raises(ImageError):
+            bring(visit)
+    for number in range(32):  # an eighth more, of all of them together
+        bring(f"few {number}")
+        with pytest.raises(ImageError, match="the server holds as many pictures"):
+            bring(f"few {number}")
+    with pytest.raises(ImageError, match="the server holds as many pictures"):
+        bring("one more")
 
 
 def test_where_memory_is_short_only_who_has_none_may_bring_a_picture() -> None:

@@ -52,7 +52,7 @@ def test_nobody_else_says_who_a_visitor_is(serve_limited: ServeLimited) -> None:
         assert not config["root"].startswith("https")
         headers = {"x-forwarded-for": "10.0.0.1", "x-forwarded-host": "evil.example", "forwarded": "for=10.0.0.1"}
         assert httpx.get(f"{url}config", headers=headers).json()["root"].startswith(url.split("/chat")[0].rstrip("/"))
-        assert "10.0.0.1" not in layer._checks._requests._buckets
+        assert "10.0.0.1" not in layer._checks._requests._all._buckets
 
 
 @pytest.mark.parametrize("changed", [{"trusted_proxy": ["127.0.0.1"]}, {"root_path": "/chat"}, {"host": "0.0.0.0"}])

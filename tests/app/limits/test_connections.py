@@ -12,6 +12,7 @@ from collections.abc import Iterable
 import pytest
 
 from app.limits import connections
+from app.limits.budgets import CONNECTING
 from app.limits.policy import Limits
 from tests.app.limits.visitors import ServeLimited, Visitor, a_bystander
 from tests.waiting import eventually
@@ -52,12 +53,32 @@ def test_chunks_of_one_byte_leave_the_processor_to_others(
         assert sending.is_alive()  # the system holds the rest, as far as it does, and the client waits
         attacker.shutdown(socket.SHUT_RDWR)
     sending.join(20)
-    assert pieces == [connections.KIB]
+    assert pieces == [connections.KIB] * 2  # as one that connects, and as one that has no cookie
 
 
 def _send_until_closed(attacker: socket.socket, data: bytes) -> None:
     with contextlib.suppress(OSError):
         attacker.sendall(data)
+
+
+def test_a_visitor_does_not_wait_for_the_bodies_of_its_address(
+    serve_limited: ServeLimited, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All that came from one address waited in one line, and was served alike while nobody else was there."""
+    url = serve_limited(Limits(processor_seconds=0.5))
+    share = serve_limited.limited.connections.share  # type: ignore[attr-defined]
+    neighbour = Visitor(url, address="127.0.0.7")
+    took = share.took
+    monkeypatch.setattr(share, "took", lambda asker, seconds: took(asker, 0.0 if asker.visit else 0.6))
+    begun = time.monotonic()
+    monkeypatch.setattr(share, "_clock", lambda: begun)  # who owes something is never served again
+    with contextlib.ExitStack() as stack:
+        for _ in range(3):
+            attacker = stack.enter_context(connect(url, "127.0.0.7"))
+            attacker.sendall(HEAD + b"1\r\nx\r\n" * 2000)
+        assert eventually(lambda: any(not asker.visit for asker in share._lines))
+        assert "A red circle." in neighbour.ask("hello")
+        assert "A red circle." in Visitor(url, address="127.0.0.7").ask("hello")  # who comes now for the first time
 
 
 @pytest.mark.parametrize("size", [1, connections.KIB - 1, connections.KIB + 1, 100_000])
@@ -146,15 +167,101 @@ def test_what_may_not_stay_is_closed_before_anything_is_made_for_it(
     assert "127.0.0.7" not in made
 
 
-def test_a_client_whose_connections_are_all_in_use_gets_no_more(serve_limited: ServeLimited) -> None:
+def test_a_client_whose_connections_all_carry_answers_gets_no_more(serve_limited: ServeLimited) -> None:
     url = serve_limited(Limits(connections_per_client=4))
     opened = serve_limited.limited.connections  # type: ignore[attr-defined]
     with contextlib.ExitStack() as stack:
-        for _ in range(4):
+        for number in range(4):
             busy = stack.enter_context(connect(url, "127.0.0.7"))
-            busy.sendall(HEAD)  # and nothing of its body
-        assert eventually(lambda: sum(one.is_busy for one in opened._all) == 4)
+            busy.sendall(b"GET /gradio_api/heartbeat/h%d HTTP/1.1\r\nHost: localhost\r\n\r\n" % number)
+            assert busy.recv(12) == b"HTTP/1.1 200"
         with connect(url, "127.0.0.7") as one_more:
             assert one_more.recv(1) == b""
         assert opened.refused == 1
         assert opened.may_come("127.0.0.8")
+
+
+def test_requests_that_do_not_come_make_room_for_others_of_their_address(serve_limited: ServeLimited) -> None:
+    """Slow uploads held all connections that an address may have, and the only idle one was its neighbour's."""
+    url = serve_limited(Limits(connections_per_client=4))
+    opened = serve_limited.limited.connections  # type: ignore[attr-defined]
+    neighbour = Visitor(url, address="127.0.0.7")
+    assert eventually(lambda: [one.is_busy for one in opened._all] == [False])
+    (idle,) = opened._all
+    with contextlib.ExitStack() as stack:
+        slow = [stack.enter_context(connect(url, "127.0.0.7")) for _ in range(3)]
+        for one in slow:
+            one.sendall(HEAD)  # and nothing of its body
+        assert eventually(lambda: sum(one.is_busy for one in opened._all) == 3)
+        newcomer = stack.enter_context(connect(url, "127.0.0.7"))
+        assert slow[0].recv(1) == b""
+        newcomer.sendall(b"GET /config HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert newcomer.recv(12) == b"HTTP/1.1 200"
+        assert idle in opened._all
+        assert "A red circle." in neighbour.ask("hello")
+
+
+def test_a_refused_request_that_goes_on_coming_makes_room_too(
+    serve_limited: ServeLimited, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is left of it is read for a while, so that its sender sees the answer; all connections were held by that."""
+    monkeypatch.setattr("app.limits.bodies.DRAIN_SECONDS", 15.0)
+    url = serve_limited(Limits(connections_per_client=3))
+    opened = serve_limited.limited.connections  # type: ignore[attr-defined]
+    neighbour = Visitor(url, address="127.0.0.7")
+    assert eventually(lambda: [one.is_busy for one in opened._all] == [False])
+    (idle,) = opened._all
+    with contextlib.ExitStack() as stack:
+        for _ in range(2):
+            slow = stack.enter_context(connect(url, "127.0.0.7"))
+            slow.sendall(b"POST /nothing HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n")
+            assert slow.recv(12) == b"HTTP/1.1 404"
+        newcomer = stack.enter_context(connect(url, "127.0.0.7"))
+        newcomer.sendall(b"GET /config HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert newcomer.recv(12) == b"HTTP/1.1 200"
+        assert opened.refused == 0
+        assert idle in opened._all
+        assert "A red circle." in neighbour.ask("hello")
+
+
+def test_who_connects_is_known_before_it_makes_room(
+    serve_limited: ServeLimited, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A visitor's new connection waited behind hundreds of others until it was the oldest, and was closed for one."""
+    url = serve_limited(Limits(processor_seconds=0.5))
+    opened = serve_limited.limited.connections  # type: ignore[attr-defined]
+    neighbour, share = Visitor(url, address="127.0.0.7"), opened.share
+    took = share.took
+    monkeypatch.setattr(share, "took", lambda asker, seconds: took(asker, 0.6 if asker.visit == CONNECTING else 0.0))
+    begun = time.monotonic()
+    monkeypatch.setattr(share, "_clock", lambda: begun)  # who owes something is never served again
+    cookie = "; ".join("=".join(one) for one in neighbour.client.cookies.items())
+    with connect(url, "127.0.0.7") as slow, connect(url, "127.0.0.7") as again:
+        slow.sendall(b"GET / HTTP/1.1\r\n")
+        assert eventually(lambda: any(one.spent and not one.scope for one in opened._all))
+        slow.sendall(b"x: ")
+        assert eventually(lambda: any(asker.visit == CONNECTING for asker in share._lines))
+        again.sendall(f"GET /config HTTP/1.1\r\nHost: localhost\r\nCookie: {cookie}\r\n\r\n".encode())
+        assert again.recv(12) == b"HTTP/1.1 200"
+
+
+def test_one_without_an_answer_makes_room_however_many_have_theirs(
+    serve_limited: ServeLimited, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "LOOKED_AT", 2)
+    url = serve_limited(Limits(connections_per_client=6))
+    opened = serve_limited.limited.connections  # type: ignore[attr-defined]
+    neighbour = Visitor(url, address="127.0.0.7")
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(neighbour.client.stream("GET", f"/gradio_api/heartbeat/{neighbour.session}"))
+        held = [stack.enter_context(connect(url, "127.0.0.7")) for _ in range(5)]
+        for number, one in enumerate(held[:4]):
+            one.sendall(b"GET /gradio_api/heartbeat/h%d HTTP/1.1\r\nHost: localhost\r\n\r\n" % number)
+            assert one.recv(12) == b"HTTP/1.1 200"
+        held[4].sendall(HEAD)
+        assert eventually(lambda: sum(one.is_busy for one in opened._all) == 6)
+        for _ in range(3):
+            stack.enter_context(connect(url, "127.0.0.7")).sendall(HEAD)
+        assert held[4].recv(1) == b""
+        assert eventually(lambda: opened.total == 6)
+        assert opened.refused == 0

@@ -51,6 +51,17 @@ def test_one_address_leaves_places_to_others() -> None:
     assert begun(queue, fair) == "a3"
 
 
+def test_one_browser_leaves_places_to_others_of_its_address() -> None:
+    queue = queue_of(*[event(f"a{n}", "1.1.1.1", "a") for n in range(5)], event("b", "1.1.1.1", "b"), limit=4)
+    fair = FairQueue(queue)
+    assert [begun(queue, fair) for _ in range(3)] == ["a0", "b", None]
+    queue.event_queue_per_concurrency_id["answers"].queue.append(event("c", "1.1.1.1", "c"))
+    assert begun(queue, fair) == "c"
+    ended(queue, 1)
+    ended(queue, 2)
+    assert [begun(queue, fair) for _ in range(2)] == ["a1", None]
+
+
 def test_addresses_take_turns_and_so_do_their_browsers() -> None:
     many = [event(f"a{n}", "1.1.1.1", "a") for n in range(3)]
     queue = queue_of(*many, event("c", "1.1.1.1", "c"), event("b", "2.2.2.2"), limit=1)

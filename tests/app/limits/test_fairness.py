@@ -7,11 +7,13 @@ import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
+import httpx
 import pytest
 
 from app.limits.policy import Limits
 from app.page.handlers import Handlers, View
 from app.page.page_state import PageState
+from engine.asker import Asker
 from tests.app.limits.visitors import ServeLimited, Visitor, a_bystander, listener_index
 from tests.fakes import ScriptedModel
 from tests.waiting import eventually
@@ -107,11 +109,11 @@ def test_each_update_of_an_answer_counts_for_who_asked(
     took: Counter[str] = Counter()
     turns: list[str] = []
 
-    def count(client: str, seconds: float) -> None:
-        took[client] += seconds > 0
+    def count(asker: Asker, seconds: float) -> None:
+        took[asker.client] += seconds > 0
 
-    async def turn(client: str) -> None:
-        turns.append(client)
+    async def turn(asker: Asker) -> None:
+        turns.append(asker.client)
 
     asker = Visitor(url, address="127.0.0.9")
     assert asker.join("hello").status_code == 200
@@ -123,3 +125,19 @@ def test_each_update_of_an_answer_counts_for_who_asked(
     assert eventually(lambda: not any(queue.active_jobs))  # nothing is requested meanwhile, and still
     assert took["127.0.0.9"] > 0
     assert turns.count("127.0.0.9") > 0
+
+
+def test_a_flood_from_an_address_leaves_its_visitors_their_requests(
+    serve_limited: ServeLimited, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Behind one router, a flood of others was answered to everybody with "too many requests"."""
+    monkeypatch.setattr("app.limits.request_checks.PAUSE", 0.0)
+    url = serve_limited(Limits(requests_per_second=0.001, requests_at_once=100))
+    neighbour, flooding = Visitor(url), Visitor(url)
+    strange = httpx.Client(base_url=url)
+    Visitor.opened.append(strange)
+    for client in (strange, flooding.client):
+        assert [client.get("/nothing").status_code for _ in range(60)][-1] == 429
+    assert "A red circle." in neighbour.ask("hello")
+    assert strange.get("/config").status_code == 429
+    assert "A red circle." in Visitor(url).ask("hello")  # whose page was opened without a cookie, just now

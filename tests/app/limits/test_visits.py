@@ -121,8 +121,36 @@ def ask(visits: Visits, *sessions: Session) -> bool:
     return False
 
 
+def test_who_has_most_pages_of_an_address_makes_room_first(kept: Kept) -> None:
+    visits = visits_with(kept, sessions_per_client=4, sessions_per_visit=4)
+    visits.use("quiet", "neighbour", "client")
+    for number in range(4):
+        visits.use(f"many-{number}", "greedy", "client")
+    assert kept.forgotten == ["many-0"]
+
+
+def test_who_has_all_pages_of_an_address_keeps_out_no_other_of_it(kept: Kept) -> None:
+    visits = visits_with(kept, sessions_per_client=4, sessions_per_visit=4)
+    for number in range(4):
+        visits.use(f"many-{number}", "greedy", "client").streams = 1
+    for number in range(2):
+        visits.use(f"few-{number}", "neighbour", "client").streams = 1
+    with pytest.raises(Refused, match="Too many pages are open from this address"):
+        visits.use("few-2", "neighbour", "client")
+    assert kept.forgotten == []
+
+
+def test_who_asks_all_that_an_address_may_keeps_out_no_other_of_it(kept: Kept) -> None:
+    visits = visits_with(kept, waiting_per_visit=4, waiting_per_client=4)
+    greedy, other = visits.use("a", "greedy", "client"), visits.use("b", "neighbour", "client")
+    kept.busy = {"a": 4}
+    assert not ask(visits, greedy)
+    assert ask(visits, other, other)
+    assert not ask(visits, other, other, other)  # a half of them
+
+
 def test_waiting_questions_are_counted_by_visit_and_client(kept: Kept) -> None:
-    visits = visits_with(kept, waiting_per_visit=2, waiting_per_client=3)
+    visits = visits_with(kept, waiting_per_visit=2, waiting_per_client=2)
     first, second = visits.use("a", "one", "client"), visits.use("b", "two", "client")
     kept.busy = {"a": 2}
     assert not ask(visits, first)
@@ -133,7 +161,7 @@ def test_waiting_questions_are_counted_by_visit_and_client(kept: Kept) -> None:
 
 def test_questions_that_are_sent_at_the_same_time_are_counted(kept: Kept) -> None:
     """Two hundred of them found 95 waiting each, and filled the queue of everybody."""
-    visits = visits_with(kept, waiting_per_visit=2, waiting_per_client=3)
+    visits = visits_with(kept, waiting_per_visit=2, waiting_per_client=2)
     first, second = visits.use("a", "one", "client"), visits.use("b", "two", "client")
     assert not ask(visits, first, first, first)
     assert ask(visits, first, first, second)

@@ -122,3 +122,16 @@ def test_what_was_begun_in_the_place_of_those_who_use_much_may_end() -> None:
     assert not places.waits(C).is_set()
     assert not slow.is_wanted(20.0)
     assert other.is_wanted(LITTLE)
+
+
+def test_a_browser_that_used_little_comes_next_at_an_address_that_used_much() -> None:
+    places, small = Places(2), A._replace(visit="small")
+    places.uses(A, 20.0)
+    slow, *more = (places.waits(A) for _ in range(4))
+    waiting = places.waits(small)
+    assert not waiting.is_set()
+    with places.turns._lock:
+        places.turns._held.remove(slow)
+        places.turns._rounds.end(A, 20.0)
+        places.turns._give()
+    assert [one.is_set() for one in (waiting, *more)] == [True, False, False, False]

@@ -74,7 +74,7 @@ def test_after_long_work_others_have_the_processor_for_a_while(monkeypatch: pyte
     rests: list[tuple[float, Callable[[], None]]] = []
     timer = lambda seconds, do: SimpleNamespace(start=lambda: rests.append((seconds, do)))  # noqa: E731
     monkeypatch.setattr("app.page.long_work.threading", SimpleNamespace(Timer=timer))
-    clock = SimpleNamespace(thread_time=iter([0.0, 2.0, 2.0, 2.001]).__next__)
+    clock = SimpleNamespace(thread_time=iter([0.0, 2.0, 2.0, 2.0005]).__next__)
     monkeypatch.setattr("app.page.long_work.time", clock)
     work = LongWork()
     with work.turn():
