@@ -1,18 +1,24 @@
-"""Files that are there whole or not at all, one line where the disk is full, and folders for one run alone."""
+"""Files that are there whole or not at all, one line where the disk is full, folders for one run alone,
+and JSON that is not read without end."""
 
 from __future__ import annotations
 
 import atexit
 import errno
+import json
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from models.errors import MiniVLMError
 
+MAX_JSON = (
+    64 * 2**20
+)  # characters: the longest tokenizers have half of that, and a file can be of any size without bytes
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # safetensors, torch and copies of folders give no number; the last two are torch's for a file that takes no more.
 _SAID = (
@@ -94,3 +100,12 @@ def delete_scratch() -> None:
         with suppress(OSError):
             folder = folder.rename(f"{folder}-gone")  # or a thread that still writes a file would keep it there
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def read_json(file: Path) -> Any:
+    """What a JSON file of a checkpoint holds. Raises ValueError, RecursionError or OSError where that can't be told."""
+    with file.open(encoding="utf-8-sig") as opened:  # editors on Windows put a mark in front
+        text = opened.read(MAX_JSON + 1)
+    if len(text) > MAX_JSON:
+        raise ValueError(f"it is longer than {MAX_JSON:,} characters")
+    return json.loads(text)

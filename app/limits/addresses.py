@@ -94,6 +94,13 @@ def client_of(address: str) -> str:
     return str(ipaddress.ip_network((parsed, 64), strict=False))
 
 
+def guesser_of(client: str) -> str:
+    """What passwords and keys are counted by: of an IPv6 client the /48 network, as anybody can have that with its
+    65,536 smaller ones."""
+    network = ipaddress.ip_network(client) if "/" in client else None
+    return str(network.supernet(new_prefix=48)) if isinstance(network, ipaddress.IPv6Network) else client
+
+
 def _address(hop: str) -> str | None:
     text = hop.strip()
     if text.startswith("["):

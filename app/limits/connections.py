@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-import resource
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -18,34 +17,21 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from app.limits.addresses import SCOPE_KEY, Network, client_of, is_in
 from app.limits.budgets import CONNECTING, PlaceInLine, ProcessorShare
-from app.limits.policy import KIB, Limits
+from app.limits.policy import KIB, Limits, allowed_connections
 from engine.asker import Asker
 
 LEAST, MOST = 256, 64 * KIB  # bytes that are looked at at once: as many as take about LONG
 LONG = 0.002  # seconds: a body in chunks of one byte takes that for some five hundred bytes, an upload for a megabyte
-FILES_KEPT = 256  # of those the process may have open: weights, pictures, logs
 VISITED_SECONDS = 60.0  # that an address counts as one with visitors
 LOOKED_AT = 64  # connections, to find one that makes room: under a flood this is done for each that comes
-
-
-def allowed_connections(limits: Limits) -> int:
-    """How many may be open at once: the limit, or what the system lets the process open; that is raised if possible."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = limits.connections + 2 * FILES_KEPT
-    most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-    if soft != resource.RLIM_INFINITY and soft < most:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
-        soft = most
-    if soft == resource.RLIM_INFINITY:
-        return limits.connections
-    return max(32, min(limits.connections, soft - FILES_KEPT, soft // 2))
+FEW = 8  # of one client, as many as a browser has
 
 
 class OpenConnections:
     """All open connections by client. One too many makes an idle one of the same client close, or is closed itself.
 
-    Where all together are too many, whoever has most of them loses an idle one, so that connections which ask for
-    nothing keep nobody out, however many addresses they come from.
+    Where all together are too many, whoever has most of them loses one, so that neither connections which ask for
+    nothing nor such as never end keep anybody out, however many addresses they come from.
     """
 
     def __init__(self, limits: Limits, trusted: Sequence[Network]) -> None:
@@ -113,21 +99,13 @@ class OpenConnections:
         return min(self.limits.connections_per_client, self.allowed * 3 // 4)
 
     def _one_to_spare(self, client: str) -> LimitedProtocol | None:
-        """Where this client has its number: an idle one of whoever of it has most; or one whose request is not answered
-        yet, but only for an address with visitors, as to make a connection costs more than to refuse it.
-
-        Else an idle one of those that began first, of the client that has most.
-        """
         own = self._by_client.get(client, {})
-        is_own = len(own) >= self._most_of_client
-        connections = own if is_own else self._all
-        looked_at = list(islice(connections, LOOKED_AT))
-        for connection in looked_at:
-            if connection.is_busy:
-                connections[connection] = connections.pop(connection)  # looked at again once all others were
-        if not is_own:
-            idle = (one for one in looked_at if not one.is_busy)
-            return max(idle, key=lambda one: len(self._by_client[one.limited_client]), default=None)
+        return self._one_of_own(client, own) if len(own) >= self._most_of_client else self._one_of_all(own)
+
+    def _one_of_own(self, client: str, own: dict[LimitedProtocol, None]) -> LimitedProtocol | None:
+        """Where a client has its number: an idle one of whoever of it has most; or one whose request is not answered
+        yet, but only for an address with visitors, as to make a connection costs more than to refuse it."""
+        looked_at = _oldest(own)
         if not self._has_visitors(client):
             return next((one for one in looked_at if not one.is_busy), None)
         all_own = ((one, one.crowd) for one in list(own) if not one.is_answered)
@@ -135,6 +113,22 @@ class OpenConnections:
         num = Counter(crowd for _, crowd in crowds)
         found = max(crowds, key=lambda one: (2 * num[one[1]] > len(crowds), one[0].uselessness), default=None)
         return found[0] if found is not None else None
+
+    def _one_of_all(self, own: dict[LimitedProtocol, None]) -> LimitedProtocol | None:
+        """Of those that began first one of the client that has most: an idle one, if that client has not fewer than
+        this one, which would always come back for more; or one in use, if it has far more."""
+        looked_at = _oldest(self._all)
+        idle = [one for one in looked_at if not one.is_busy and (len(own) < FEW or self._beside(one) >= len(own))]
+        if idle:
+            return max(idle, key=self._beside)
+        busy = (one for one in looked_at if one.is_busy)
+        most = max(busy, key=lambda one: (self._beside(one), one.is_unread), default=None)
+        enough = max(FEW, 2 * (len(own) + 1))
+        return most if most is not None and self._beside(most) > enough and not most.is_proxy else None
+
+    def _beside(self, connection: LimitedProtocol) -> int:
+        """How many its client has."""
+        return len(self._by_client[connection.limited_client])
 
     def _has_visitors(self, client: str) -> bool:
         return time.monotonic() - self._visited.get(client, -math.inf) < VISITED_SECONDS
@@ -147,6 +141,15 @@ class OpenConnections:
             if not own:
                 self._by_client.pop(connection.limited_client, None)
                 self._visited.pop(connection.limited_client, None)
+
+
+def _oldest(connections: dict[LimitedProtocol, None]) -> list[LimitedProtocol]:
+    """Some that began first. Those in use are looked at again once all others were."""
+    looked_at = list(islice(connections, LOOKED_AT))
+    for connection in looked_at:
+        if connection.is_busy:
+            connections[connection] = connections.pop(connection)
+    return looked_at
 
 
 class LimitedProtocol(H11Protocol):
@@ -194,11 +197,16 @@ class LimitedProtocol(H11Protocol):
         well before there is any, as that may be on its way."""
         return (1 if self.is_busy else 2) if self.scope else 0
 
+    @property
+    def is_unread(self) -> bool:
+        """Whether its client has not read what was written."""
+        return self._unread_since is not None
+
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A client has connected."""
         super().connection_made(transport)
-        address = self.client[0] if self.client else ""
-        if not self.open_connections.add(self, address):
+        # Whoever has gone before it was accepted has no address any more, and nobody to count for.
+        if self.client is None or not self.open_connections.add(self, self.client[0]):
             transport.abort()
             return
         self._quiet_since = time.monotonic()

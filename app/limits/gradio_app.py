@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 FILES_REMEMBERED = 1000  # names, of each component
-COOKIES = ("minivlm-", "access-token-")  # how the names of all begin that mean something here
+COOKIES = ("minivlm-", "__Host-minivlm-", "access-token-")  # how the names of all begin that mean something here
 _PLAIN = re.compile(r"[A-Za-z0-9._~-]{1,256}")
 PAGES = ("frontend/index.html", "frontend/share.html")
 
@@ -110,10 +110,11 @@ class GradioApp:
         values = list(kept.state_data.values()) if kept is not None else []
         return asked + sum(getattr(value, "more_answers", 0) for value in values)
 
-    def unread(self, session: str) -> int:
-        """How many messages about its answers the session has not fetched."""
+    def check_unread(self, session: str, most: int) -> None:
+        """Raise Refused where the session has not fetched more messages about its answers than these."""
         messages = self._blocks._queue.pending_messages_per_session
-        return messages[session].qsize() if session in messages else 0
+        if session in messages and messages[session].qsize() > most:
+            raise Refused(429, "This page has not read the answers to its last questions. Load it again.")
 
     def session_of_event(self, event: str) -> str:
         """The session that a call belongs to; a call that named none has its own name for one."""

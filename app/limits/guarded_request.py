@@ -65,6 +65,11 @@ class GuardedRequest:
         return self.body.refused if self.body is not None else None
 
     @property
+    def has_tls(self) -> bool:
+        """Whether the client came by TLS, to this server or to a trusted proxy."""
+        return str(self.scope["scheme"]) == "https"
+
+    @property
     def has_unread_body(self) -> bool:
         """Whether its sender may still be sending."""
         if self.body is not None:
@@ -118,7 +123,7 @@ class GuardedRequest:
         self.scope["headers"] = kept
 
     def uncompressed(self) -> None:
-        """Ask for an answer that can be read along."""
+        """Ask for an answer that can be read along, or that is not packed anew each time."""
         self.scope["headers"] = [item for item in self.scope["headers"] if item[0] != b"accept-encoding"]
 
     def parameter(self, name: str) -> str:

@@ -23,14 +23,15 @@ from app.limits.policy import Limits
 from app.limits.refusal import AuditLog, Refused
 from app.limits.request_checks import RequestChecks
 from app.limits.response_headers import security_headers, with_headers
-from app.limits.route_kinds import ANSWERS, LINKED, STREAMS, WORK, Kind, route_of
+from app.limits.route_kinds import ANSWERS, KEPT_KINDS, LINKED, STREAMS, WORK, Kind, route_of
 from app.limits.uploads import FULL, UploadFolder
-from app.limits.visits import COOKIE, Visits
+from app.limits.visits import Visits
 from app.limits.web_origins import Origins
 from models.disk import is_disk_full
 
 logger = logging.getLogger(__name__)
 TIDY_SECONDS = 10.0
+WRONG_LOGIN = {Kind.LOGIN: (400,), Kind.API: (401,)}  # what the program behind says to guesses, which are to be seen
 
 
 @dataclass
@@ -73,7 +74,7 @@ class LimitsLayer:
         elif scope["type"] == "http":
             client = resolve(scope, self.front.trusted, self.front.tunnel_host)
             request, answer = GuardedRequest(scope, client, receive), _Answer(send)
-            request.visit = self.visits.visit_of(request.cookies.get(COOKIE))
+            request.visit = self.visits.visit_in(request.cookies)
             scope[SCOPE_KEY] = request.asker  # for everything behind, and for the connection
 
             def took(seconds: float) -> None:
@@ -102,15 +103,17 @@ class LimitsLayer:
             async with self._checks.admitted(request), self._answering(kind):
                 headers = security_headers(kind, is_shared=front.is_shared, ancestors=front.ancestors)
                 headers += request.headers
-                request.send = with_headers(answer.send, headers, foreign=kind is not Kind.API)
+                request.send = with_headers(answer.send, headers, foreign=kind is not Kind.API, has_tls=request.has_tls)
                 answer.may_pass = lambda: request.refused is None
                 answer.holds_failures = kind is not Kind.API  # which has answers of its own for them
-                if kind in (Kind.PAGE, Kind.INFO):
+                if kind in KEPT_KINDS:
                     await self._pages.serve(self.inside, scope, request.receive, request.watched_send)
                 else:
                     await self.inside(scope, request.receive, request.watched_send)
             if request.refused is not None:
                 raise request.refused
+            if answer.status in WRONG_LOGIN.get(kind, ()):
+                self.audit.write(request.client, scope["method"], scope["path"], Refused(answer.status, "wrong login"))
             await answer.end()
             if request.denied is not None:
                 self.audit.write(request.client, scope["method"], scope["path"], request.denied)
@@ -201,12 +204,14 @@ class _Answer:
         self._send = send
         self._held: list[Message] = []
         self.has_begun = False
+        self.status = 0
         self.may_pass: Callable[[], bool] = lambda: True
         self.holds_failures = False
 
     async def send(self, message: Message) -> None:
         if not self.has_begun and not self.may_pass():
             return  # the program took a refused body for its own error
+        self.status = message.get("status", self.status)
         if self._held or (self.holds_failures and message.get("status") == 500 and not self.has_begun):
             self._held.append(message)
             return

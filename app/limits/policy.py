@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import resource
 from dataclasses import dataclass
 
 KIB = 1024
 MIB = 1024 * KIB
 GIB = 1024 * MIB
+FILES_KEPT = 256  # of those the process may have open: weights, pictures, logs
 
 
 @dataclass(frozen=True)
@@ -95,3 +97,16 @@ PUBLIC = Limits(
 def limits_for(*, is_public: bool) -> Limits:
     """PUBLIC where others than this machine's users can connect, LOCAL otherwise."""
     return PUBLIC if is_public else LOCAL
+
+
+def allowed_connections(limits: Limits) -> int:
+    """How many may be open at once: the limit, or what the system lets the process open; that is raised if possible."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = limits.connections + 2 * FILES_KEPT
+    most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+        soft = most
+    if soft == resource.RLIM_INFINITY:
+        return limits.connections
+    return max(32, min(limits.connections, soft - FILES_KEPT, soft // 2))

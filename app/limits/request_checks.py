@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from typing import Any
 
-from app.limits.addresses import SCOPE_KEY, header
+from app.limits.addresses import SCOPE_KEY, guesser_of, header
 from app.limits.bodies import check_length, parse_object, replay
 from app.limits.budgets import AddressRate, Gauge, Rate
 from app.limits.fair_queue import Lanes
@@ -16,10 +16,10 @@ from app.limits.gradio_app import GradioApp
 from app.limits.guarded_request import GuardedRequest
 from app.limits.policy import KIB, Limits
 from app.limits.refusal import Refused
-from app.limits.route_kinds import CALLS, OPEN, STREAMS, Kind
+from app.limits.route_kinds import CALLS, FILES, OPEN, STREAMS, Kind
 from app.limits.upload_forms import FILES_OF_A_FORM
 from app.limits.uploads import UploadFolder
-from app.limits.visits import COOKIE, NO_VISIT, TOO_MANY_WAITING, Session, Visits
+from app.limits.visits import NO_VISIT, TOO_MANY_WAITING, Session, Visits, new_cookie
 from engine.asker import ASKER, Asker
 
 QUERY_BYTES = 4096
@@ -95,8 +95,10 @@ class RequestChecks:
         elif kind is Kind.ACCOUNT and request.route.name == "logout":
             self._gradio.log_out(request.cookies)
             request.scope["query_string"] = b"all_session=false"
-        elif kind is Kind.FILE:
+        elif kind in FILES:
             request.in_one_piece()
+            if kind is Kind.FILE:
+                request.uncompressed()
         elif kind is Kind.UPLOAD:
             stack.enter_context(self._upload(request))
         elif kind is Kind.API:
@@ -131,12 +133,10 @@ class RequestChecks:
             return
         if not self._new_visits.take(request.client):
             raise Refused(429, BUSY, retry_after=self._new_visits.seconds_until(request.client))
-        where = "SameSite=None; Secure; Partitioned" if self._secure_cookie else "SameSite=Lax"
         visit = self._visits.new_visit()
-        request.headers.append((b"set-cookie", f"{COOKIE}={visit}; Path=/; HttpOnly; {where}".encode()))
-        request.scope[SCOPE_KEY] = Asker(
-            request.client, self._visits.visit_of(visit) or ""
-        )  # whose connection it is now
+        cookie = new_cookie(visit, is_third=self._secure_cookie, has_tls=request.has_tls)
+        request.headers.append((b"set-cookie", cookie.encode()))
+        request.scope[SCOPE_KEY] = Asker(request.client, self._visits.visit_of(visit) or "")  # its connection's, now
 
     def _visit_or_program(self, request: GuardedRequest) -> str:
         return request.visit or f"program at {request.client}"
@@ -147,20 +147,21 @@ class RequestChecks:
         raise Refused(401, "Not authenticated")
 
     def _take_login(self, request: GuardedRequest) -> None:
-        if not self._logins.take(request.client):
-            seconds = self._logins.seconds_until(request.client)
+        guesser = guesser_of(request.client)
+        if not self._logins.take(guesser):
+            seconds = self._logins.seconds_until(guesser)
             raise Refused(429, f"Too many logins from this address. Wait {seconds} seconds.", retry_after=seconds)
 
     def _count_wrong_keys(self, request: GuardedRequest) -> None:
         """A key is guessed as a password is; without one, as another site's page can make a browser ask, nothing is."""
-        if self._logins.left(request.client) < 1:
+        if self._logins.left(guesser_of(request.client)) < 1:
             self._take_login(request)
         if not any(header(request.scope, name) for name in KEYS):
             return
 
         def count(status: int) -> None:
             if status == 401:
-                self._logins.take(request.client)
+                self._logins.take(guesser_of(request.client))
 
         request.on_status = count
 
@@ -169,7 +170,8 @@ class RequestChecks:
     def _check_call(self, request: GuardedRequest, body: dict[str, Any], stack: AsyncExitStack) -> None:
         kind, gradio = request.route.kind, self._gradio
         if kind is Kind.CANCEL:
-            self._own_session(request, body.get("session_hash"))
+            own = self._own_session(request, body.get("session_hash"))
+            gradio.check_unread(own.name, self._limits.unread_messages)  # each adds one to them
         elif kind is Kind.RUN:
             listener = gradio.listener(body.get("fn_index"), queued=False)
             self._use(request, body.get("session_hash"), is_public=False)
@@ -181,8 +183,7 @@ class RequestChecks:
             if not is_public:
                 _check_values(body, len(listener.inputs))
             stack.enter_context(self._visits.asking(session))
-            if gradio.unread(session.name) > self._limits.unread_messages:
-                raise Refused(429, "This page has not read the answers to its last questions. Load it again.")
+            gradio.check_unread(session.name, self._limits.unread_messages)
         else:
             gradio.public_listener(request.route.name)
             self._call(request, body.get("session_hash"), stack)

@@ -38,15 +38,25 @@ def security_headers(kind: Kind | None, *, is_shared: bool, ancestors: str) -> l
     return [(name.encode(), value.encode()) for name, value in headers.items()]
 
 
-def with_headers(send: Send, headers: list[tuple[bytes, bytes]], *, foreign: bool) -> Send:
-    """A `send` that adds them to the answer; with `foreign`, what gradio grants to other origins is taken away."""
+def with_headers(send: Send, headers: list[tuple[bytes, bytes]], *, foreign: bool, has_tls: bool) -> Send:
+    """A `send` that adds them to the answer; with `foreign`, what gradio grants to other origins is taken away.
+
+    Of the two cookies of a login, one for TLS alone and one for any connection, the second is left out with `has_tls`.
+    Other sites' pages bring none of them along, unless they may show this one.
+    """
     names = {name for name, _ in headers} - {b"set-cookie"}
+    is_framed = not any(name == b"x-frame-options" for name, _ in headers)
 
     async def send_with_headers(message: Message) -> None:
         if message["type"] == "http.response.start":
-            kept = [(key, value) for key, value in message.get("headers", []) if key.lower() not in names]
+            given = message.get("headers", [])
+            kept = [(key, value) for key, value in given if key.lower() not in names]
             if foreign:
                 kept = [(key, value) for key, value in kept if not key.lower().startswith(b"access-control-")]
+            if has_tls:
+                kept = [(key, value) for key, value in kept if not value.startswith(b"access-token-unsecure-")]
+            if not is_framed:
+                kept = [(key, value.replace(b"; SameSite=none", b"; SameSite=lax")) for key, value in kept]
             message["headers"] = [*kept, *headers]
         await send(message)
 

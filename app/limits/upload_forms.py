@@ -29,14 +29,19 @@ class FormOfFiles(GradioMultiPartParser):
         limit = FILES_OF_A_FORM.get()
         if self._current_files > limit:
             raise Refused(413, f"Too many files at once; the limit is {limit}.")
+        (
+            self._current_part.file.filename or ""
+        ).encode()  # half characters, which a form's charset may bring, name no file
 
     async def parse(self) -> FormData:
-        """As gradio's."""
+        """As gradio's. Raises Refused for a boundary, a charset or a name that can't be used."""
         whole: set[str] = set()
         try:
             form = await super().parse()
             whole = {value.file.name for _, value in self.items if isinstance(value, GradioUploadFile)}
             return form
+        except ValueError as error:
+            raise Refused(400, "The form of an upload can't be read.") from error
         finally:
             for file in self._files_to_close_on_error:
                 if file.name not in whole:

@@ -16,7 +16,7 @@ import re
 import secrets
 import time
 from collections import Counter, OrderedDict, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -26,7 +26,8 @@ from app.limits.policy import Limits
 from app.limits.refusal import Refused
 from engine.asker import Asker
 
-COOKIE = "minivlm-visit"
+# The second is for pages that came by TLS: without it a browser does not send it, and nobody else may put one there.
+COOKIES = ("minivlm-visit", "__Host-minivlm-visit")
 _SESSION = re.compile(r"[A-Za-z0-9_-]{1,64}")
 TOO_MANY_WAITING = "Too many questions are waiting already. Try again once some are answered."
 NO_VISIT = "This page was opened before the server started, or without its cookie. Load it again."
@@ -71,6 +72,10 @@ class Visits:
         """The value of a cookie that `visit_of` knows."""
         number = secrets.token_urlsafe(12)
         return f"{number}.{self._signature(number)}"
+
+    def visit_in(self, cookies: Mapping[str, str]) -> str | None:
+        """The visit of a request with these cookies, None where none of them is ours."""
+        return next(filter(None, (self.visit_of(cookies.get(name)) for name in COOKIES)), None)
 
     def visit_of(self, cookie: str | None) -> str | None:
         """The visit of a cookie's value, None where it is missing or not ours."""
@@ -165,3 +170,10 @@ class Visits:
             yield
         finally:
             self._asking.remove(session)
+
+
+def new_cookie(value: str, *, is_third: bool, has_tls: bool) -> str:
+    """The header that gives a visit to a browser; `is_third` where pages of other sites frame this one."""
+    if is_third:
+        return f"{COOKIES[0]}={value}; Path=/; HttpOnly; SameSite=None; Secure; Partitioned"
+    return f"{COOKIES[has_tls]}={value}; Path=/; HttpOnly; SameSite=Lax{'; Secure' * has_tls}"

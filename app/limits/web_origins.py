@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 import socket
 from collections.abc import Iterable
 from urllib.parse import urlsplit
@@ -12,6 +13,7 @@ from starlette.types import Scope
 from app.limits.addresses import header
 from app.limits.refusal import Refused
 
+_HOST = re.compile(r"\[([\w:.%]+)\](?::\d{0,5})?|([\w.*-]+)(?::\d{0,5})?|([\da-f:.]+)")
 LOCALHOST = ("localhost", "localhost.localdomain", "ip6-localhost")
 
 
@@ -69,6 +71,6 @@ def _host_of(origin: str) -> str | None:
 
 
 def _without_port(host: str) -> str:
-    if host.startswith("["):
-        return host[1:].partition("]")[0]
-    return host if host.count(":") > 1 else host.partition(":")[0]
+    """The name or address in a Host header; nothing where it has more than those and a port."""
+    found = _HOST.fullmatch(host)
+    return next(filter(None, found.groups()), "") if found else ""

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import psutil
 
-from benchmarks.attacks import with_connections, with_features, with_pictures, with_requests, with_sessions
+from benchmarks.attacks import with_connections, with_features, with_files, with_pictures, with_requests, with_sessions
 from benchmarks.attacks.bystander import Bystander, watched_memory
 from benchmarks.attacks.target import Target
 from benchmarks.soak_http import left_behind, resident_mib
@@ -24,7 +24,7 @@ Attack = Callable[[Target], object]
 
 ATTACKS: dict[str, Attack] = {
     attack.__name__: attack
-    for room in (with_pictures, with_sessions, with_requests, with_connections, with_features)
+    for room in (with_pictures, with_sessions, with_requests, with_connections, with_features, with_files)
     for attack in room.ATTACKS
 }
 ALLOWED = 2.0  # times the bystander's quiet time

@@ -7,6 +7,7 @@ import secrets
 import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 
 from benchmarks.attacks.target import Target, all_at_once, at_once
 
@@ -41,6 +42,11 @@ def unread_pages(target: Target) -> object:
     return _held(target, 500, lambda _: target.head("GET /config") * 40)
 
 
+def unread_by_many(target: Target) -> object:
+    """2,400 connections of 8 addresses that ask for the page again and again, and read nothing"""
+    return _held(target, 2400, lambda _: target.head("GET /config") * 40, trickle=b"\r\n", addresses=8)
+
+
 def cut_off_uploads(target: Target) -> object:
     """Uploads of 5 MB that are cut off in the middle"""
     is_time = target.until_end()
@@ -72,10 +78,21 @@ def many_files(target: Target) -> object:
 
 
 def _held(
-    target: Target, number: int, first: Callable[[int], bytes], *, trickle: bytes = b"", pause: float = 1.0
+    target: Target,
+    number: int,
+    first: Callable[[int], bytes],
+    *,
+    trickle: bytes = b"",
+    pause: float = 1.0,
+    addresses: int = 1,
 ) -> object:
-    """Connections that send the first bytes, then more every `pause` seconds; one that is closed comes again."""
+    """Connections that send the first bytes, then more every `pause` seconds; one that is closed comes again.
+
+    They come from so many addresses: the target's own and those after it.
+    """
     is_time = target.until_end()
+    start, _, last = target.address.rpartition(".")
+    sources = [replace(target, address=f"{start}.{int(last) + more}") for more in range(addresses)]
     target.begin()
 
     async def hold(index: int) -> str:
@@ -83,7 +100,7 @@ def _held(
         while is_time():
             begun = time.monotonic()
             try:
-                reader, writer = await target.opened()
+                reader, writer = await sources[index % addresses].opened()
                 opened += 1
                 writer.write(first(index))
                 while is_time():
@@ -100,4 +117,13 @@ def _held(
     return all_at_once(number, hold)
 
 
-ATTACKS = (heartbeats, slow_headers, slow_bodies, tiny_chunks, unread_pages, cut_off_uploads, many_files)
+ATTACKS = (
+    heartbeats,
+    slow_headers,
+    slow_bodies,
+    tiny_chunks,
+    unread_pages,
+    unread_by_many,
+    cut_off_uploads,
+    many_files,
+)

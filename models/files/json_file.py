@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
+from models.disk import read_json
 from models.errors import CheckpointCorrupt
 
 
 def json_values(file: Path) -> dict[str, Any]:
     """The keys and values of a JSON file. Raises CheckpointCorrupt where it can't be read or is something else."""
     try:
-        values = json.loads(file.read_text(encoding="utf-8-sig"))  # editors on Windows put a mark in front
+        values = read_json(file)
     except (ValueError, RecursionError, OSError) as error:
         reason = str(error).splitlines()[0]
         raise CheckpointCorrupt(f"{file} can't be used ({reason}); correct it, or download it again.") from error

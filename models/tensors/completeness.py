@@ -5,7 +5,6 @@ Every message names the tensor as it was released, and the file that it is in or
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -13,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from models.disk import read_json
 from models.errors import CheckpointMismatch
 from models.tensors.folders import weights_file
 from models.tensors.origins import Origin, origin_of
@@ -83,7 +83,7 @@ def file_of(place: Origin) -> str:
         return place.file
     if weights.suffix != ".json":
         return str(weights)
-    shard = json.loads(weights.read_text(encoding="utf-8"))["weight_map"].get(place.name)
+    shard = read_json(weights)["weight_map"].get(place.name)
     return place.file if shard is None else str(path / shard)
 
 

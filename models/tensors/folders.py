@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from models.disk import read_json
 from models.errors import CheckpointCorrupt, CheckpointMissing
 from models.tensors.foreign import AS_RELEASED
 from models.tensors.state_dicts import is_beside
@@ -43,7 +43,7 @@ def _shards_of(index: Path) -> list[Path]:
     """The shards that an index names."""
     folder = index.parent
     try:
-        shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        shards = sorted(set(read_json(index)["weight_map"].values()))
         outside = [shard for shard in shards if not is_beside(shard)]
         missing = [shard for shard in shards if not (folder / shard).is_file()]
     except (ValueError, KeyError, AttributeError, TypeError, OSError, RecursionError) as error:

@@ -23,6 +23,7 @@ from models.tensors.foreign import refuse_foreign
 _PICKLE_STARTS = (b"PK", b"\x80")  # torch's zip files, and bare pickles of protocol 2 and later
 # Under which key runners keep a state dict beside other things: LAVIS and MiniGPT, Lightning, DeepSpeed and many more.
 _WRAPPERS = ("model", "state_dict", "model_state_dict", "module")
+_DEEPEST = 8  # wrappings in each other
 _PARALLEL = "module."  # what DataParallel and DistributedDataParallel put in front of every name
 # What wrappers of single modules put among the names: torch.compile, FSDP, and recomputing of activations.
 _WRAPPED = re.compile(r"(?<![^.])(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
@@ -85,18 +86,27 @@ def load_pickle(path: Path) -> Any:
 
 def unwrapped(content: Any) -> Any:
     """The state dict inside of what a runner saved; the content itself where it is in no known wrapping."""
-    while (key := _wrapper(content)) is not None:
-        content = content[key]
-    return content
+    *_, inner = _layers(content)
+    return inner
 
 
 def beside_weights(content: Any) -> list[str]:
     """What a runner saved beside the state dict, by its names."""
     found: set[str] = set()
-    while (key := _wrapper(content)) is not None:
-        found |= {str(name) for name in content if name != key}
-        content = content[key]
+    for layer in _layers(content):
+        if (key := _wrapper(layer)) is not None:
+            found |= {str(name) for name in layer if name != key}
     return sorted(found)
+
+
+def _layers(content: Any) -> Iterator[Any]:
+    """The content, what it wraps, and so on; not for ever, as a pickle may hold itself."""
+    yield content
+    for _ in range(_DEEPEST):
+        if (key := _wrapper(content)) is None:
+            return
+        content = content[key]
+        yield content
 
 
 def _wrapper(content: Any) -> str | None:

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from models.errors import CheckpointCorrupt, CheckpointMismatch
+from models.errors import CheckpointCorrupt, CheckpointMismatch, NotEnoughMemory
 from models.tensors.folders import weight_files
 from models.tensors.foreign import refuse_foreign, refuse_special
 from models.tensors.origins import Origin, origin_of, recorded
@@ -100,7 +100,7 @@ def read_tensors(path: Path) -> Tensors:
     """All tensors of a `.pth`/`.bin`/`.safetensors` file or of a sharded folder, memory-mapped, by released name.
 
     `.pth` files may wrap the state dict ({"model": …} of LAVIS and MiniGPT runners, {"state_dict": …}, …). Pickles are
-    opened with `weights_only`: code inside is refused. Raises CheckpointMissing or CheckpointCorrupt.
+    opened with `weights_only`: code inside is refused. Raises CheckpointMissing, CheckpointCorrupt or NotEnoughMemory.
     """
     if path.is_dir():
         return _read_all(weight_files(path))
@@ -108,6 +108,8 @@ def read_tensors(path: Path) -> Tensors:
     if path.suffix == ".safetensors":
         try:
             return recorded(load_file(path), str(path))
+        except MemoryError as error:  # as under ulimit -v: what is mapped counts there
+            raise NotEnoughMemory(f"{path} can't be read: the system gives the program no room for it.") from error
         except (SafetensorError, OSError) as error:
             refuse_foreign(path, reads="safetensors")
             raise CheckpointCorrupt(f"{path} can't be read ({error}); delete it and download it again.") from error

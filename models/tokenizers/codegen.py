@@ -6,11 +6,11 @@ its clean-up and without its spaces around added tokens.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
+from models.disk import read_json
 from models.errors import CheckpointCorrupt, CheckpointMissing
 from models.tokenizers.pieces import TRIAL, num_ids_of, open_tokenizer, special_tokens_of, usable
 
@@ -73,11 +73,11 @@ def _check_merges(folder: Path, tokenizer: Any) -> None:
     """Raises CheckpointCorrupt if a piece can't be made: half of the merges would silently give other ids."""
     try:
         if (file := folder / "tokenizer.json").is_file():
-            content = json.loads(file.read_text(encoding="utf-8"))["model"]
+            content = read_json(file)["model"]
             pieces = content["vocab"]
             made = {merge.replace(" ", "") if isinstance(merge, str) else "".join(merge) for merge in content["merges"]}
         else:
-            pieces = json.loads((folder / "vocab.json").read_text(encoding="utf-8"))
+            pieces = read_json(folder / "vocab.json")
             file = folder / "merges.txt"
             made = {line.replace(" ", "") for line in file.read_text(encoding="utf-8").splitlines()}
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:

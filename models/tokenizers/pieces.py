@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any, cast
 
 from transformers import AutoTokenizer, LlamaTokenizer, PreTrainedConfig
 
+from models.disk import read_json
 from models.errors import CheckpointCorrupt, CheckpointMissing, MiniVLMError
 
 _FILES = ("tokenizer.model", "tokenizer.json", "vocab.json")
@@ -87,7 +87,7 @@ def open_tokenizer(folder: Path) -> Any:
     with usable(folder):
         if (folder / "tokenizer.model").is_file() and not (folder / "tokenizer.json").is_file():
             file = folder / "tokenizer_config.json"
-            values = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+            values = read_json(file) if file.is_file() else {}
             if values.get("tokenizer_class", "LlamaTokenizer") == "LlamaTokenizer":
                 defaults: dict[str, Any] = {key: True for key in ("add_bos_token", "legacy") if values.get(key) is None}
                 return LlamaTokenizer.from_pretrained(

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from app.limits.addresses import client_of, parse_networks, resolve
+from app.limits.addresses import UNKNOWN, client_of, guesser_of, parse_networks, resolve
 from models.errors import RequestError
 
 
@@ -49,3 +49,10 @@ def test_a_household_is_one_client() -> None:
 def test_a_proxy_that_is_no_address_is_refused() -> None:
     with pytest.raises(RequestError, match="--trusted-proxy"):
         parse_networks(["my-proxy"])
+
+
+def test_guesses_from_all_of_a_network_are_one_guessers() -> None:
+    clients = {client_of(f"2001:db8:1:{number:x}::5") for number in range(300)}
+    assert len(clients) == 300
+    assert {guesser_of(client) for client in clients} == {"2001:db8:1::/48"}
+    assert [guesser_of(client) for client in ("192.0.2.7", UNKNOWN)] == ["192.0.2.7", UNKNOWN]

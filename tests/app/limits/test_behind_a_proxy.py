@@ -44,6 +44,22 @@ def test_visitors_of_a_trusted_proxy(serve_limited: ServeLimited) -> None:
         assert {session.client for session in layer.visits.sessions.values()} == {"127.0.0.5"}
 
 
+def test_cookies_that_came_by_tls_go_back_by_tls_alone(serve_limited: ServeLimited) -> None:
+    url = serve_limited(trusted_proxy=["127.0.0.1"], allow_host=["chat.example"], auth=[("ann", "one")])
+    form = {"username": "ann", "password": "one"}
+    for scheme, is_secure in (("https", True), ("http", False)):
+        own = {"x-forwarded-proto": scheme, "x-forwarded-host": "chat.example"}
+        page = httpx.get(url, headers=own).headers["set-cookie"]
+        assert ("; Secure" in page) is is_secure
+        login = httpx.post(f"{url}login", data=form, headers=own)
+        given = login.headers.get_list("set-cookie")
+        assert len(given) == (1 if is_secure else 2)
+        assert all("; secure" in cookie.lower() for cookie in given) is is_secure
+        assert all("httponly" in cookie.lower() and "samesite=lax" in cookie.lower() for cookie in given)
+    visit = {"cookie": page.partition(";")[0]}
+    assert "set-cookie" not in httpx.get(url, headers=visit).headers
+
+
 def test_nobody_else_says_who_a_visitor_is(serve_limited: ServeLimited) -> None:
     url = serve_limited(allow_host=["chat.example"], root_path="/chat")
     layer = serve_limited.limited.layer  # type: ignore[attr-defined]

@@ -131,6 +131,20 @@ def test_idle_connections_of_many_addresses_keep_nobody_out(serve_limited: Serve
         assert opened.total <= 40
 
 
+def test_connections_in_use_of_many_addresses_keep_nobody_out(serve_limited: ServeLimited) -> None:
+    """Nor does whoever has many take what idles of somebody who has few."""
+    url = serve_limited(Limits(connections=60, connections_per_client=30))
+    opened = serve_limited.limited.connections  # type: ignore[attr-defined]
+    with a_bystander(url), contextlib.ExitStack() as stack:
+        for number in range(90):
+            busy = stack.enter_context(connect(url, f"127.0.1.{number % 3}"))
+            busy.sendall(HEAD)  # and nothing of its body
+        assert eventually(lambda: opened.total == 60 and sum(one.is_busy for one in opened._all) >= 58)
+        for number in range(4):
+            assert "A red circle." in Visitor(url, address=f"127.0.0.{20 + number}").ask("hello")
+        assert opened.total <= 60
+
+
 def test_who_connects_during_a_flood_need_not_try_again(serve_limited: ServeLimited) -> None:
     """A connection that finds no room in the system's queue comes a second later, however little there is to do."""
     url, begun, ended = serve_limited(), threading.Event(), threading.Event()

@@ -6,9 +6,11 @@ import re
 from collections import Counter
 
 import httpx
+from playwright.sync_api import Page
 
 from app.limits.policy import Limits
 from tests.app.limits.visitors import ServeLimited
+from tests.app.page.browsing import ask, done, visit
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE")
 OPEN = re.compile(
@@ -48,3 +50,13 @@ def test_without_a_login_nothing_but_the_login_is_open(serve_limited: ServeLimit
                 assert answer.status_code < 500, (method, path, answer.text[:200])
                 assert "Traceback" not in answer.text
     assert told[401] > 10
+
+
+def test_the_page_comes_up_in_a_browser(serve_limited: ServeLimited, page: Page) -> None:
+    """With all that belongs to it, packed as a browser asks for it, and nothing that its policy refuses."""
+    refused: list[str] = []
+    page.on("console", lambda said: refused.append(said.text) if "Content Security Policy" in said.text else None)
+    visit(page, serve_limited())
+    ask(page, "what is it?")
+    done(page, 1)
+    assert refused == []

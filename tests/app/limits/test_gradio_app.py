@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import threading
+import zlib
 from collections import defaultdict
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,10 +15,12 @@ import gradio.queueing
 import gradio.route_utils
 import httpx
 import pytest
+from gradio.brotli_middleware import BrotliResponder
 
 from app.chat.answering import Rival
 from app.limits.boundary import BoundedBlocks
 from app.limits.gradio_app import GradioApp
+from app.limits.policy import Limits
 from app.page.page_state import PageState
 from tests.app.helpers import picture
 from tests.app.limits.visitors import FILE, ServeLimited, Visitor, listener_index
@@ -62,7 +66,38 @@ def test_the_page_is_made_once_for_all_who_ask(serve_limited: ServeLimited, monk
             assert "/chat" in httpx.get(f"{url}gradio_api/info", headers=own).json()["named_endpoints"]
             assert httpx.head(url, headers=own).status_code == 200
     assert len(made) <= 2  # the page itself may have been asked for already
-    assert httpx.get(f"{url}config", headers={"host": "localhost:<b>"}).status_code == 400
+    assert httpx.get(f"{url}config", headers={"host": "localhost:<b>"}).status_code == 421
+
+
+def test_scripts_are_packed_once_for_all_who_ask(serve_limited: ServeLimited, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gradio packs them for each request, and other files, too, while everybody waits."""
+    url = serve_limited()
+    visitor = Visitor(url)
+    names = sorted(set(re.findall(r"assets/[\w.-]+\.(?:js|css)", visitor.client.get("/").text)))
+    assert names
+    plain = {name: httpx.get(url + name, headers={"accept-encoding": "identity"}).content for name in names}
+    path = visitor.upload(b"x" * 100_000, "a.txt").json()[0]
+    monkeypatch.setattr(zlib, "compressobj", lambda *_, **__: pytest.fail("packed again"))
+    monkeypatch.setattr(BrotliResponder, "__call__", lambda *_: pytest.fail("packed"))
+    for coding in ("br, gzip", "br", "gzip;q=1.0"):
+        for name in names:
+            answer = httpx.get(url + name, headers={"accept-encoding": coding})
+            assert answer.content == plain[name]
+            assert answer.headers.get("content-encoding", "") == ("gzip" if "gzip" in coding else "")
+        for other in (f"gradio_api/file={path}", "static/img/logo.svg", "assets/%2e/" + names[0][7:]):
+            answer = httpx.get(url + other, headers={"accept-encoding": coding})
+            assert answer.status_code == 200
+            assert "content-encoding" not in answer.headers
+
+
+def test_nobody_fills_memory_with_words_that_a_question_is_over(serve_limited: ServeLimited) -> None:
+    """Each leaves a message in the queue of a session, whose page need not read it."""
+    url = serve_limited(Limits(unread_messages=20))
+    visitor = Visitor(url)
+    body = {"session_hash": visitor.session, "fn_index": 0, "event_id": visitor.join("hello").json()["event_id"]}
+    statuses = [visitor.client.post("/gradio_api/cancel", json=body).status_code for _ in range(40)]
+    assert set(statuses[-5:]) == {429}
+    assert statuses.count(200) <= 22
 
 
 def test_no_statistics_of_questions_are_made(serve_limited: ServeLimited, monkeypatch: pytest.MonkeyPatch) -> None:

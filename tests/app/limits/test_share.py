@@ -15,6 +15,12 @@ def through_tunnel(url: str, address: str) -> Visitor:
     """A visitor of the share link."""
     visitor = Visitor(url, loads_page=False)
     visitor.client.headers.update({"host": LINK, "x-forwarded-for": address, "x-forwarded-proto": "https"})
+    jar = visitor.client.cookies.jar  # whose cookies are for TLS alone, which ends at the other end of the tunnel
+
+    def with_cookies(request: httpx.Request) -> None:
+        request.headers["cookie"] = "; ".join(f"{cookie.name}={cookie.value}" for cookie in jar)
+
+    visitor.client.event_hooks["request"].append(with_cookies)
     return visitor
 
 

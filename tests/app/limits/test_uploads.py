@@ -170,6 +170,11 @@ REFUSED_FORMS = {
     "a file of another name": (400, part('name="x"; filename="a.png"') + END),
     "no form": (400, b"no form at all"),
 }
+UNREADABLE = (
+    (f"multipart/form-data; boundary={'b' * 300}", part(FILE)),
+    ("multipart/form-data; boundary=REAL; charset=undefined", part(FILE)),
+    ("multipart/form-data; boundary=REAL; charset=unicode_escape", part('name="files"; filename="\\\\ud800.png"')),
+)
 KINDS = (
     ["multipart/form-data; boundary=REAL"],
     ["multipart/form-data; xboundary=AAA; boundary=REAL"],
@@ -190,6 +195,7 @@ def test_a_form_is_of_few_files_and_nothing_else(serve_limited: ServeLimited, ca
     for kind in KINDS:
         answers = {name: send(form, kind, upload_id="mine").status_code for name, (_, form) in REFUSED_FORMS.items()}
         assert answers == {name: status for name, (status, _) in REFUSED_FORMS.items()}
+    assert [send(form + END, [kind]).status_code for kind, form in UNREADABLE] == [400] * len(UNREADABLE)
     assert send(part(FILE) + END[:4], KINDS[0]).status_code == 200  # a browser that was closed
     assert list(folder.rglob("*.*")) == list(folder.glob("tmp*")) == []
     assert [one for one in caplog.record_tuples if one[1] >= logging.WARNING and one[0] != "app.limits.refusal"] == []

@@ -19,7 +19,11 @@ def test_own_names_and_all_addresses(host: str) -> None:
     Origins(["chat.example"]).check(scope_with(host=host), changes_something=True)
 
 
-@pytest.mark.parametrize("host", ["evil.example", "", "localhost.evil.example", "127.0.0.1.evil.example", "a:b:c"])
+FOREIGN = ["evil.example", "", "localhost.evil.example", "127.0.0.1.evil.example", "a:b:c"]
+FOREIGN += ["127.0.0.1:80@evil.example", "[::1]:80@evil.example", "[::1].evil.example", "localhost:80/x", "localhost:x"]
+
+
+@pytest.mark.parametrize("host", FOREIGN)
 def test_foreign_names_are_refused(host: str) -> None:
     with pytest.raises(Refused) as refused:
         Origins([]).check(scope_with(host=host), changes_something=False)

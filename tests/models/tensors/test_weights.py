@@ -11,7 +11,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from models.errors import CheckpointCorrupt
+import models.tensors.weights
+from models.errors import CheckpointCorrupt, NotEnoughMemory
 from models.tensors.weights import read_tensors
 
 
@@ -60,3 +61,24 @@ def test_a_name_that_is_too_long(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "x" * 5000}}))
     with pytest.raises(CheckpointCorrupt):
         read_tensors(tmp_path)
+
+
+def test_a_pickle_that_holds_itself_is_refused(tmp_path: Path) -> None:
+    file, content = tmp_path / "a.pth", dict[str, object]()
+    content["model"] = content
+    torch.save(content, file)
+    with pytest.raises(CheckpointCorrupt, match="holds no state dict"):
+        read_tensors(file)
+    torch.save({"beside": 1, "module": {"model": {"state_dict": {"a": torch.ones(2)}}}}, file)
+    assert list(read_tensors(file)) == ["a"]
+
+
+def test_a_file_that_the_system_gives_no_room_for_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_file({"a": torch.ones(2)}, tmp_path / "a.safetensors")
+
+    def load(*_: object) -> None:
+        raise MemoryError("Cannot allocate memory (os error 12)")
+
+    monkeypatch.setattr(models.tensors.weights, "load_file", load)
+    with pytest.raises(NotEnoughMemory, match=r"a\.safetensors can't be read"):
+        read_tensors(tmp_path / "a.safetensors")
