@@ -119,6 +119,8 @@ class LimitsLayer:
             if answer.status in WRONG_LOGIN.get(kind, ()):
                 self.audit.write(request.client, scope["method"], scope["path"], Refused(answer.status, "wrong login"))
             await answer.end()
+            if request.denied is not None:
+                self.audit.write(request.client, scope["method"], scope["path"], request.denied)
         except Refused as refused:
             await self._refuse(request, answer, send, kind, request.refused or refused)
         except Exception as error:
