@@ -32,7 +32,6 @@ from models.disk import is_disk_full
 
 logger = logging.getLogger(__name__)
 TIDY_SECONDS = 10.0
-WRONG_LOGIN = {Kind.LOGIN: (400,), Kind.API: (401,)}  # what the program behind says to guesses, which are to be seen
 
 
 @dataclass
@@ -116,8 +115,6 @@ class LimitsLayer:
                     await self.inside(scope, request.receive, request.watched_send)
             if request.refused is not None:
                 raise request.refused
-            if answer.status in WRONG_LOGIN.get(kind, ()):
-                self.audit.write(request.client, scope["method"], scope["path"], Refused(answer.status, "wrong login"))
             await answer.end()
             if request.denied is not None:
                 self.audit.write(request.client, scope["method"], scope["path"], request.denied)
@@ -208,14 +205,12 @@ class _Answer:
         self._send = send
         self._held: list[Message] = []
         self.has_begun = False
-        self.status = 0
         self.may_pass: Callable[[], bool] = lambda: True
         self.holds_failures = False
 
     async def send(self, message: Message) -> None:
         if not self.has_begun and not self.may_pass():
             return  # the program took a refused body for its own error
-        self.status = message.get("status", self.status)
         if self._held or (self.holds_failures and message.get("status") == 500 and not self.has_begun):
             self._held.append(message)
             return
