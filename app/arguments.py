@@ -15,6 +15,7 @@ from app.remote.options import add_remote_options, check_remote_options
 from app.serving_options import add_serving_options, serving_overrides
 from models.command_line import CONFIG_DIR, OneLineParser, place, version
 
+LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")
 DEFAULT_CONFIG = CONFIG_DIR / "tiny_minigpt_v2.yaml"
 
 
@@ -106,10 +107,14 @@ def _add_library_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def is_open_to_others(args: argparse.Namespace) -> bool:
+    """Whether more than this machine reaches the page: by a network, a share link, or through a reverse proxy."""
+    return bool(args.share or args.trusted_proxy or args.root_path or args.host not in LOCAL_HOSTS)
+
+
 def _check_allow_download(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     """Visitors who fill the disk of a machine should be those who sit at it."""
-    is_open = args.share or args.trusted_proxy or args.root_path or args.host not in ("127.0.0.1", "localhost", "::1")
-    if args.allow_download and is_open:
+    if args.allow_download and is_open_to_others(args):
         parser.error("--allow-download is for a page that only this machine reaches; fetch with python -m models fetch")
 
 

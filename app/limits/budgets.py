@@ -8,6 +8,7 @@ import time
 from collections import Counter, OrderedDict, deque
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Hashable, Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, TypeVar
 
 from app.limits.refusal import Refused
@@ -228,6 +229,24 @@ class Metered(Awaitable[T]):
                 step = self._coroutine.send
             except BaseException as error:  # as a cancellation, which is for the coroutine
                 step, value = self._coroutine.throw, error
+
+
+PAYER: ContextVar[Callable[[float], None] | None] = ContextVar("payer", default=None)  # of tasks that are begun
+
+
+def metered_task(
+    loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, T], **settings: Any
+) -> asyncio.Task[T]:
+    """A task, as asyncio makes them; its steps are told to the PAYER, if there is one.
+
+    What a stream sends is made in a task of its own, of which who awaits its request sees nothing.
+    """
+    took = PAYER.get()
+    return asyncio.Task(coroutine if took is None else _metered(coroutine, took), loop=loop, **settings)
+
+
+async def _metered(coroutine: Coroutine[Any, Any, T], took: Callable[[float], None]) -> T:
+    return await Metered(coroutine, took)
 
 
 class Gauge:

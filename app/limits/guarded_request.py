@@ -19,6 +19,11 @@ from engine.asker import Asker
 
 _ONE_RANGE = re.compile(rb"bytes=\d{1,12}-\d{0,12}")
 PIECE = 256 * KIB  # of an answer: the next one is sent once most of those before it were read
+DENIED = {  # what it means that the program behind answers so
+    (Kind.LOGIN, 400): "Wrong name or password.",
+    (Kind.API, 401): "A key is missing or wrong.",
+    (Kind.API, 403): "Pages of other sites may not ask here.",
+}
 CAPTURED_BYTES = 1 * MIB  # of an answer that the layer reads along: names of uploads or of a call
 
 
@@ -36,6 +41,7 @@ class GuardedRequest:
         self.body: LimitedBody | None = None
         self.on_answer: Callable[[int, bytes], None] | None = None  # hears status and body of the answer
         self.on_status: Callable[[int], None] | None = None
+        self.denied: Refused | None = None  # by the program behind, which has told its sender: for the log
         self._status, self._captured = 0, b""
         self.cookies = cookies_of(header(scope, b"cookie"))
         kept = [item for item in scope["headers"] if item[0] != b"cookie"]  # others are read by nobody behind
@@ -82,8 +88,12 @@ class GuardedRequest:
     async def watched_send(self, message: Message) -> None:
         """Send the answer; what it says is given to `on_answer` at its end."""
         assert self.send is not None
-        if self.on_status is not None and message["type"] == "http.response.start":
-            self.on_status(message["status"])
+        if message["type"] == "http.response.start":
+            status = message["status"]
+            if (reason := DENIED.get((self.route.kind, status))) is not None:
+                self.denied = Refused(status, reason)
+            if self.on_status is not None:
+                self.on_status(status)
         if self.on_answer is not None:
             if message["type"] == "http.response.start":
                 self._status = message["status"]

@@ -13,7 +13,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from app.arguments import is_open_to_others
 from app.limits.addresses import parse_networks
+from app.limits.budgets import metered_task
 from app.limits.connections import OpenConnections, protocol_for
 from app.limits.gradio_app import GradioApp
 from app.limits.layer import Front, LimitsLayer
@@ -27,7 +29,6 @@ if TYPE_CHECKING:
 
 ACCEPTED_AT_ONCE = 8  # connections, before the loop looks at what has come on the others
 BACKLOG = 1024  # that wait to be accepted: who finds no room there tries again a second later
-LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")
 # Loggers whose lines visitors can have written as often as they like.
 REPEATED = ("uvicorn.error", "asyncio", "app.chat.conversation_store", "app.chat.decoding.pool")
 SPACE_PROXIES = ("10.0.0.0/8",)  # a Space is reached through proxies of its own network only
@@ -39,7 +40,7 @@ class LimitedServer:
 
     def __init__(self, args: argparse.Namespace, limits: Limits | None = None) -> None:
         space = os.environ.get("SPACE_HOST")
-        self.limits = limits or limits_for(is_public=args.share or args.host not in LOCAL_HOSTS)
+        self.limits = limits or limits_for(is_public=is_open_to_others(args))
         self.trusted = parse_networks([*args.trusted_proxy, *(SPACE_PROXIES if space else ())])
         self.front = Front(
             origins=Origins([args.host, *args.allow_host, *([space] if space else [])]),
@@ -148,6 +149,7 @@ class Listener:
             self._loop.call_soon_threadsafe(self._listen)
 
     def _listen(self) -> None:
+        self._loop.set_task_factory(metered_task)  # type: ignore[arg-type]  # of which typeshed knows a part
         for one in self._listening.sockets:  # none once it is closed
             with one.dup() as same:
                 same.listen(BACKLOG)

@@ -9,13 +9,14 @@ import traceback
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.limits.addresses import SCOPE_KEY, Network, resolve
 from app.limits.bodies import drain
-from app.limits.budgets import Metered, ProcessorShare
+from app.limits.budgets import PAYER, Metered, ProcessorShare
 from app.limits.gradio_app import GradioApp
 from app.limits.guarded_request import GuardedRequest
 from app.limits.kept_pages import KeptPages
@@ -23,7 +24,7 @@ from app.limits.policy import Limits
 from app.limits.refusal import AuditLog, Refused
 from app.limits.request_checks import RequestChecks
 from app.limits.response_headers import security_headers, with_headers
-from app.limits.route_kinds import ANSWERS, KEPT_KINDS, LINKED, STREAMS, WORK, Kind, route_of
+from app.limits.route_kinds import ANSWERS, KEPT_KINDS, LINKED, STREAMED, STREAMS, WORK, Kind, route_of
 from app.limits.uploads import FULL, UploadFolder
 from app.limits.visits import Visits
 from app.limits.web_origins import Origins
@@ -31,7 +32,6 @@ from models.disk import is_disk_full
 
 logger = logging.getLogger(__name__)
 TIDY_SECONDS = 10.0
-WRONG_LOGIN = {Kind.LOGIN: (400,), Kind.API: (401,)}  # what the program behind says to guesses, which are to be seen
 
 
 @dataclass
@@ -81,6 +81,7 @@ class LimitsLayer:
                 if not (request.route.kind in STREAMS and answer.has_begun):  # or who is answered could not press Stop
                     self._share.took(request.payer, seconds)
 
+            PAYER.set(None)  # before it, a request on the same connection may have been a stream
             await Metered(self._serve(request, answer, send), took)
         else:
             await self.inside(scope, receive, send)
@@ -106,15 +107,17 @@ class LimitsLayer:
                 request.send = with_headers(answer.send, headers, foreign=kind is not Kind.API, has_tls=request.has_tls)
                 answer.may_pass = lambda: request.refused is None
                 answer.holds_failures = kind is not Kind.API  # which has answers of its own for them
+                if kind in STREAMED:
+                    PAYER.set(partial(self._share.took, request.payer))
                 if kind in KEPT_KINDS:
                     await self._pages.serve(self.inside, scope, request.receive, request.watched_send)
                 else:
                     await self.inside(scope, request.receive, request.watched_send)
             if request.refused is not None:
                 raise request.refused
-            if answer.status in WRONG_LOGIN.get(kind, ()):
-                self.audit.write(request.client, scope["method"], scope["path"], Refused(answer.status, "wrong login"))
             await answer.end()
+            if request.denied is not None:
+                self.audit.write(request.client, scope["method"], scope["path"], request.denied)
         except Refused as refused:
             await self._refuse(request, answer, send, kind, request.refused or refused)
         except Exception as error:
@@ -202,14 +205,12 @@ class _Answer:
         self._send = send
         self._held: list[Message] = []
         self.has_begun = False
-        self.status = 0
         self.may_pass: Callable[[], bool] = lambda: True
         self.holds_failures = False
 
     async def send(self, message: Message) -> None:
         if not self.has_begun and not self.may_pass():
             return  # the program took a refused body for its own error
-        self.status = message.get("status", self.status)
         if self._held or (self.holds_failures and message.get("status") == 500 and not self.has_begun):
             self._held.append(message)
             return

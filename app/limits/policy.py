@@ -38,7 +38,7 @@ class Limits:
     processor_seconds: float = 0.03  # of it at once: somebody else's conversation takes a tenth of a second in all
     # bodies
     json_bytes: int = 4 * MIB  # of a press on the page, and of a call of /chat with its history
-    api_bytes: int = 64 * MIB  # of a request to /v1, whose images are part of the JSON
+    api_bytes: int = 64 * MIB  # of a request to /v1, whose images are part of the JSON; its own limit is 40
     form_bytes: int = 16 * KIB  # of a login
     upload_bytes: int = 512 * MIB  # of one request; each file in it has the page's own limit
     upload_files: int = 100  # of one request

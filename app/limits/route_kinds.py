@@ -39,6 +39,7 @@ LINKED = frozenset(
 )  # what pages of other sites may ask for; of the API it says which
 CALLS = frozenset(Kind) - OPEN - {Kind.INFO, Kind.FILE}  # what a page does, in contrast to what it consists of
 STREAMS = frozenset({Kind.PROGRESS, Kind.CALL_RESULT, Kind.DATA, Kind.HEARTBEAT})
+STREAMED = STREAMS | {Kind.API}  # of which some begin tasks of their own
 FILES = frozenset({Kind.STATIC, Kind.FILE})  # of any length
 KEPT_KINDS = frozenset({Kind.PAGE, Kind.INFO, Kind.STATIC})  # the same again and again
 ANSWERS = frozenset({Kind.DATA, Kind.CALL_RESULT, Kind.API})  # what is waited for when the server ends

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import httpx
+import pytest
 
-from app.limits.policy import Limits
+from app.limits.guarded_server import LimitedServer
+from app.limits.policy import LOCAL, PUBLIC, Limits
 from tests.app.limits.reverse_proxy import proxied
-from tests.app.limits.visitors import PICTURE, ServeLimited, Visitor, listener_index
+from tests.app.limits.visitors import PICTURE, ServeLimited, Visitor, arguments, listener_index
 from tests.waiting import eventually
 
 
@@ -67,3 +69,9 @@ def test_nobody_else_says_who_a_visitor_is(serve_limited: ServeLimited) -> None:
         headers = {"x-forwarded-for": "10.0.0.1", "x-forwarded-host": "evil.example", "forwarded": "for=10.0.0.1"}
         assert httpx.get(f"{url}config", headers=headers).json()["root"].startswith(url.split("/chat")[0].rstrip("/"))
         assert "10.0.0.1" not in layer._checks._requests._all._buckets
+
+
+@pytest.mark.parametrize("changed", [{"trusted_proxy": ["127.0.0.1"]}, {"root_path": "/chat"}, {"host": "0.0.0.0"}])
+def test_who_lets_others_in_has_tight_limits(changed: dict[str, object]) -> None:
+    assert LimitedServer(arguments(**changed)).limits is PUBLIC
+    assert LimitedServer(arguments()).limits is LOCAL

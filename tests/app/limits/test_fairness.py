@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import httpx
 import pytest
+from gradio.server_messages import ProcessCompletedMessage
 
 from app.limits.policy import Limits
 from app.page.handlers import Handlers, View
@@ -125,6 +128,32 @@ def test_each_update_of_an_answer_counts_for_who_asked(
     assert eventually(lambda: not any(queue.active_jobs))  # nothing is requested meanwhile, and still
     assert took["127.0.0.9"] > 0
     assert turns.count("127.0.0.9") > 0
+
+
+def test_what_a_stream_sends_counts_for_who_reads_it(
+    serve_limited: ServeLimited, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is written in a task of its own: with long chats that was half of the server's thread, and nobody's."""
+    url = serve_limited()
+    took: Counter[str] = Counter()
+    dump = ProcessCompletedMessage.model_dump
+
+    def large(message: ProcessCompletedMessage, **settings: Any) -> dict[str, Any]:
+        end = time.thread_time() + 0.5
+        while time.thread_time() < end:
+            pass
+        return dump(message, **settings)
+
+    def count(asker: Asker, seconds: float) -> None:
+        took[asker.client] += seconds  # type: ignore[assignment]
+
+    visitor, other = Visitor(url, address="127.0.0.9"), Visitor(url, address="127.0.0.8")
+    share = serve_limited.limited.connections.share  # type: ignore[attr-defined]
+    monkeypatch.setattr(share, "took", count)
+    other.ask("hello")
+    monkeypatch.setattr(ProcessCompletedMessage, "model_dump", large)
+    visitor.ask("hello")
+    assert took["127.0.0.9"] >= 0.5 > took["127.0.0.8"] > 0
 
 
 def test_a_flood_from_an_address_leaves_its_visitors_their_requests(

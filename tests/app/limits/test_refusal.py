@@ -6,7 +6,9 @@ import logging
 import threading
 from concurrent.futures import ThreadPoolExecutor, wait
 
+import httpx
 import pytest
+from starlette.responses import Response
 
 from app.chat.conversation_store import ConversationStore
 from app.chat.decoding.decode import DecodeError
@@ -87,3 +89,19 @@ def test_presses_that_run_when_the_server_ends_are_no_tracebacks(
         wait([pressed])
         may_end.set()
     assert "Traceback" not in capfd.readouterr().err
+
+
+def test_wrong_passwords_and_keys_are_lines(serve_limited: ServeLimited, caplog: pytest.LogCaptureFixture) -> None:
+    url = serve_limited(auth=("me", "right"))
+    layer = serve_limited.limited.layer  # type: ignore[attr-defined]
+    with httpx.Client(base_url=url) as client:
+        assert client.post("/login", data={"username": "me", "password": "wrong"}).status_code == 400
+        assert client.post("/login", data={"username": "me", "password": "right"}).status_code == 200
+        layer.inside = Response(status_code=401)
+        assert client.get("/v1/models", headers={"authorization": "Bearer wrong"}).status_code == 401
+        layer.inside = Response(status_code=200)
+        assert client.get("/v1/models", headers={"authorization": "Bearer right"}).status_code == 200
+    assert [line for line in caplog.messages if line.startswith("refused")] == [
+        "refused 400: POST /login from 127.0.0.1: Wrong name or password.",
+        "refused 401: GET /v1/models from 127.0.0.1: A key is missing or wrong.",
+    ]
