@@ -15,6 +15,7 @@ from typing import cast
 import torch
 from transformers import PreTrainedModel
 
+from engine.asker import ASKER
 from engine.batching.cache_sizes import batching_config, kv_bytes_per_token
 from engine.batching.cuda_graphs import GraphedRunner, can_use_graphs
 from engine.batching.in_caller import ManagerInCaller
@@ -121,6 +122,7 @@ class GenerationLoop:
             request_id = f"chat-{self._num_requests}"
             mailbox = self._mailboxes[request_id] = manager.mailbox(self._stops)
             self._sampler.add(request_id, sampling)
+            manager.askers[request_id] = ASKER.get()
             # Should the loop end between these lines, the reader of the mailbox finds out with `check`.
             manager.add_request(
                 input_ids,
@@ -135,6 +137,7 @@ class GenerationLoop:
         """Forget a request; if it is still running it is cancelled, and its pages are free at the next step."""
         ticket.manager.cancel_request(ticket.request_id)
         self._mailboxes.pop(ticket.request_id, None)
+        ticket.manager.askers.pop(ticket.request_id, None)
         self._sampler.remove(ticket.request_id)
 
     def check(self, ticket: Ticket) -> None:

@@ -23,6 +23,7 @@ from transformers.generation.continuous_batching.continuous_api import (
 from transformers.generation.continuous_batching.requests import RequestState, RequestStatus
 from transformers.generation.continuous_batching.utils import stream_context
 
+from engine.asker import Asker
 from engine.batching.broken_tokens import BrokenTokens
 from engine.batching.cuda_graphs import GraphedRunner
 from engine.batching.mailbox import Mailbox
@@ -36,6 +37,7 @@ from engine.batching.patches import (
     use_native_prompts,
     wait_once,
 )
+from engine.batching.prefill_turns import prefill_by_turns
 from engine.batching.request_sampler import RequestSampler
 from engine.batching.steady_decoder import SteadyDecoder, can_decode_steadily
 from engine.memory import ZerosFrom, no_zeros, zeros_on_demand
@@ -90,6 +92,7 @@ class Manager(ContinuousBatchingManager):
         self.output_router = router
         self.sampler = sampler
         self.crash: Exception | None = None
+        self.askers: dict[str, Asker] = {}  # by request
         self.num_reused = 0  # prompt tokens found in the prefix cache
         self.on_reused: Callable[[str, int], None] = lambda *_: None  # called with a request's id and how many it had
         self.steady: SteadyDecoder | None = None
@@ -189,6 +192,7 @@ class Manager(ContinuousBatchingManager):
             for allocator in processor.cache.cache_allocators.values():
                 allocator.ledger = OldestFirstLedger(per_step)
             count_reuse(processor.cache, self._add_reused)
+            prefill_by_turns(processor, self.askers)
             leave_config_alone(processor)
             broken = BrokenTokens(devices, processor.cache.max_batch_tokens)
             use_fast_update(processor.cache, broken)

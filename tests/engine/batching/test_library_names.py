@@ -37,7 +37,7 @@ NAMES = {
         "cache", "inputs_and_outputs", "max_batch_tokens", "model_device", "model_runner", "output_router", "scheduler",
     ),
     "scheduler": (
-        "_try_to_meet_safety_margin",
+        "_process_candidates", "_try_to_meet_safety_margin",
         "active_requests", "block_new_requests", "clear_cancelled_requests", "finish_request",
         "set_request_cancellation", "waiting_requests",
     ),
