@@ -121,8 +121,13 @@ def _check_event(listener: Any, event: gr.EventData | None) -> None:
     if event is None or not listener.collects_event_data:
         return
     data = event._data
-    if not isinstance(data, dict) or not all(isinstance(data.get(name, 0), int) for name in NUMBERS):
+    if not isinstance(data, dict):
         raise UnusableValues(f"values of an event that {listener.api_name} can't use")
+    for name in NUMBERS:
+        if data.get(name) is None:  # of a button that has none the page's script sends "not a number"
+            data.pop(name, None)
+        elif not isinstance(data[name], int):
+            raise UnusableValues(f"values of an event that {listener.api_name} can't use")
 
 
 def _is_of_sender(error: Exception) -> bool:
