@@ -6,8 +6,10 @@ import threading
 import time
 from collections.abc import Callable
 
-from engine.asker import ASKER, NOBODY, Asker, Rounds
+from engine.asker import ASKER, NOBODY, Asker, LastServed, Rounds
 from models.errors import Busy
+
+ASKED_SECONDS = 10.0  # that an address counts as one that asks: a person reads an answer, and asks the next question
 
 
 class QueueEntry(threading.Event):
@@ -25,14 +27,24 @@ class Admission:
 
     Waiting requests are admitted round-robin (`Rounds`): over addresses, and over the browsers of each; in each round
     who had places for the least time lately comes first. Where there are four places or more, no address gets all of
-    them, and the last that an address gets are for browsers of it that have none. If the queue is full, the request
-    that would be admitted last is turned away, be it the new one or another. Requests without an address (`NOBODY`)
-    may take every place.
+    them, and the last that an address gets are for browsers of it that have none. With `share_evenly`, for devices on
+    which each request makes the steps of all others longer, an address that would get more than half of them gets half
+    while others ask. If the queue is full, the request that would be admitted last is turned away, be it the new one or
+    another. Requests without an address (`NOBODY`) may take every place.
     """
 
-    def __init__(self, *, places: int, max_waiting: int, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        *,
+        places: int,
+        max_waiting: int,
+        share_evenly: bool = False,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.places = places
         self._clock = clock
+        self._asked = LastServed()
+        self._share_evenly = share_evenly and places >= 4
         self._most = places - 1 if places >= 4 else places  # of one address
         self._max_waiting = max_waiting
         self._active = Rounds(clock)
@@ -45,6 +57,7 @@ class Admission:
         entry = QueueEntry(ASKER.get())
         with self._lock:
             self._arrived.append(entry)
+            self._asked.note(entry.asker.client, self._clock())
             self._admit()
             if len(self._arrived) > self._max_waiting:
                 last = self._queue[-1]
@@ -86,8 +99,12 @@ class Admission:
             first.set()
 
     def _may_begin(self, asker: Asker) -> bool:
-        has_less = asker == NOBODY or self._active.may_begin(asker, self._most, self.places)
+        has_less = asker == NOBODY or self._active.may_begin(asker, self._most_of(asker.client), self.places)
         return self._active.total < self.places and has_less
+
+    def _most_of(self, client: str) -> int:
+        others_ask = self._clock() - self._asked.other_than(client) <= ASKED_SECONDS
+        return self.places // 2 if self._share_evenly and others_ask else self._most
 
     @property
     def num_active(self) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from contextvars import ContextVar
 from itertools import count
 from typing import NamedTuple, TypeVar
@@ -34,6 +34,24 @@ ASKER: ContextVar[Asker] = ContextVar("asker", default=NOBODY)
 def kept_back(places: int) -> int:
     """How many of so many places who has one already leaves to those who have none; none where there are few."""
     return max(1, places // 8) if places >= 4 else 0
+
+
+class LastServed:
+    """When somebody was last served, and when somebody else was."""
+
+    def __init__(self) -> None:
+        self._who: Hashable = None
+        self._when = self._others = -math.inf
+
+    def note(self, who: Hashable, when: float) -> None:
+        """This one is served now."""
+        if who != self._who:
+            self._who, self._others = who, self._when
+        self._when = when
+
+    def other_than(self, who: Hashable) -> float:
+        """When the last one was that is not this one."""
+        return self._others if who == self._who else self._when
 
 
 class Rounds:

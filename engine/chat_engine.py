@@ -92,7 +92,7 @@ class ChatEngine(ChatModel):
         room = plan_conversations(model, Serving(max_chats=max_concurrent, kv_bytes=kv_bytes))
         max_concurrent = room.chats
         max_queue = model.serving.max_queue if max_queue is None else max_queue
-        self._admission = Admission(places=max_concurrent, max_waiting=max_queue)
+        self._admission = Admission(places=max_concurrent, max_waiting=max_queue, share_evenly=on_cpu)
         self._text_embedding = language_model.get_input_embeddings()
         tokens = model.num_image_tokens
         slots = num_image_slots or image_slots(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import time
 from collections import Counter, OrderedDict, deque
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Hashable, Iterator, Mapping
@@ -12,7 +11,7 @@ from contextvars import ContextVar
 from typing import Any, TypeVar
 
 from app.limits.refusal import Refused
-from engine.asker import Asker
+from engine.asker import Asker, LastServed
 
 REMEMBERED = 16_384  # clients, and browsers; the one that was idle longest is forgotten first
 WANTED_SECONDS = 2.0  # after who was served somebody else has no more than his share
@@ -87,24 +86,6 @@ class AddressRate:
     def seconds_until(self, asker: Asker, amount: float = 1.0) -> int:
         """When that much will be there for all, in whole seconds from now."""
         return self._all.seconds_until(asker.client, amount)
-
-
-class LastServed:
-    """When somebody was last served, and when somebody else was."""
-
-    def __init__(self) -> None:
-        self._who: Hashable = None
-        self._when = self._others = -math.inf
-
-    def note(self, who: Hashable, when: float) -> None:
-        """This one is served now."""
-        if who != self._who:
-            self._who, self._others = who, self._when
-        self._when = when
-
-    def other_than(self, who: Hashable) -> float:
-        """When the last one was that is not this one."""
-        return self._others if who == self._who else self._when
 
 
 class ProcessorShare:

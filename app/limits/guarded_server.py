@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from gradio.routes import App
 
 ACCEPTED_AT_ONCE = 8  # connections, before the loop looks at what has come on the others
-BACKLOG = 1024  # that wait to be accepted: who finds no room there tries again a second later
+BACKLOG = 4096  # that wait to be accepted: who finds no room there tries again a second later
 # Loggers whose lines visitors can have written as often as they like.
 REPEATED = ("uvicorn.error", "asyncio", "app.chat.conversation_store", "app.chat.decoding.pool")
 SPACE_PROXIES = ("10.0.0.0/8",)  # a Space is reached through proxies of its own network only

@@ -24,7 +24,7 @@ from app.limits.policy import Limits
 from app.limits.refusal import AuditLog, Refused
 from app.limits.request_checks import RequestChecks
 from app.limits.response_headers import security_headers, with_headers
-from app.limits.route_kinds import ANSWERS, KEPT_KINDS, LINKED, STREAMED, STREAMS, WORK, Kind, route_of
+from app.limits.route_kinds import ANSWERS, FILES, KEPT_KINDS, LINKED, STREAMED, STREAMS, WORK, Kind, route_of
 from app.limits.uploads import FULL, UploadFolder
 from app.limits.visits import Visits
 from app.limits.web_origins import Origins
@@ -104,7 +104,8 @@ class LimitsLayer:
             async with self._checks.admitted(request), self._answering(kind):
                 headers = security_headers(kind, is_shared=front.is_shared, ancestors=front.ancestors)
                 headers += request.headers
-                request.send = with_headers(answer.send, headers, foreign=kind is not Kind.API, has_tls=request.has_tls)
+                begun = self._by_turns(request, answer) if kind in FILES else answer.send
+                request.send = with_headers(begun, headers, foreign=kind is not Kind.API, has_tls=request.has_tls)
                 answer.may_pass = lambda: request.refused is None
                 answer.holds_failures = kind is not Kind.API  # which has answers of its own for them
                 if kind in STREAMED:
@@ -127,6 +128,15 @@ class LimitsLayer:
                 await self._refuse(request, answer, send, kind, Refused(507, FULL, retry_after=60))
             else:
                 await self._fail(request, answer, send, kind, error)
+
+    def _by_turns(self, request: GuardedRequest, answer: _Answer) -> Send:
+        """Sends each piece of a file once its client may have more: a file may have very many."""
+
+        async def send(message: Message) -> None:
+            await self._share.turn(request.payer)
+            await answer.send(message)
+
+        return send
 
     async def _refuse(
         self,

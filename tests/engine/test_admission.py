@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from engine.admission import Admission, QueueEntry
+from engine.admission import ASKED_SECONDS, Admission, QueueEntry
 from engine.asker import ASKER, Asker
 from models.errors import Busy
 
@@ -49,6 +49,23 @@ def test_no_browser_has_all_places_of_its_address() -> None:
     assert join(admission, "1.1.1.1", "b").is_set()
     assert not join(admission, "1.1.1.1", "c").is_set()  # that was the last of this address
     assert join(admission, "2.2.2.2").is_set()
+
+
+def test_where_steps_take_longer_with_each_request_an_address_has_half_while_others_ask() -> None:
+    """Seven long answers of one address made somebody else's take two to three times as long."""
+    now = [0.0]
+    admission = Admission(places=8, max_waiting=9, share_evenly=True, clock=lambda: now[0])
+    alone = [join(admission, "1.1.1.1", f"v{n}") for n in range(8)]
+    assert [entry.is_set() for entry in alone] == [True] * 7 + [False]
+    other = join(admission, "2.2.2.2")
+    for entry in alone:
+        admission.leave(entry)
+    admission.leave(other)
+    beside = [join(admission, "1.1.1.1", f"v{n}") for n in range(7)]
+    assert [entry.is_set() for entry in beside] == [True] * 4 + [False] * 3
+    now[0] += ASKED_SECONDS + 1
+    admission.leave(beside[0])
+    assert [entry.is_set() for entry in beside] == [True] * 7
 
 
 def test_who_waits_is_served_by_turns() -> None:

@@ -13,6 +13,7 @@ import httpx
 import pytest
 from gradio.server_messages import ProcessCompletedMessage
 
+from app.limits.guarded_request import PIECE
 from app.limits.policy import Limits
 from app.page.handlers import Handlers, View
 from app.page.page_state import PageState
@@ -154,6 +155,23 @@ def test_what_a_stream_sends_counts_for_who_reads_it(
     monkeypatch.setattr(ProcessCompletedMessage, "model_dump", large)
     visitor.ask("hello")
     assert took["127.0.0.9"] >= 0.5 > took["127.0.0.8"] > 0
+
+
+def test_each_piece_of_a_file_waits_for_its_clients_turn(
+    serve_limited: ServeLimited, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sixty connections that fetched a large file made somebody else's conversation three times as long."""
+    visitor = Visitor(serve_limited(), address="127.0.0.9")
+    path = visitor.upload(bytes(4_000_000)).json()[0]
+    share = serve_limited.limited.connections.share  # type: ignore[attr-defined]
+    turns: Counter[str] = Counter()
+
+    async def turn(asker: Asker) -> None:
+        turns[asker.client] += 1
+
+    monkeypatch.setattr(share, "turn", turn)
+    assert len(visitor.client.get(f"/gradio_api/file={path}").content) == 4_000_000
+    assert turns["127.0.0.9"] > 4_000_000 // PIECE
 
 
 def test_a_flood_from_an_address_leaves_its_visitors_their_requests(
