@@ -78,7 +78,7 @@ class LimitsLayer:
             scope[SCOPE_KEY] = request.asker  # for everything behind, and for the connection
 
             def took(seconds: float) -> None:
-                if not (request.route.kind in STREAMS and answer.has_begun):  # or who is answered could not press Stop
+                if not (request.route.kind in STREAMS and answer.has_begun):  # whose task then tells the PAYER
                     self._share.took(request.payer, seconds)
 
             PAYER.set(None)  # before it, a request on the same connection may have been a stream
