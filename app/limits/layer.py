@@ -24,7 +24,7 @@ from app.limits.policy import Limits
 from app.limits.refusal import AuditLog, Refused
 from app.limits.request_checks import RequestChecks
 from app.limits.response_headers import security_headers, with_headers
-from app.limits.route_kinds import ANSWERS, FILES, KEPT_KINDS, LINKED, STREAMED, STREAMS, WORK, Kind, route_of
+from app.limits.route_kinds import ANSWERS, FILES, KEPT_KINDS, LINKED, STREAMED, WORK, Kind, route_of
 from app.limits.uploads import FULL, UploadFolder
 from app.limits.visits import Visits
 from app.limits.web_origins import Origins
@@ -76,13 +76,8 @@ class LimitsLayer:
             request, answer = GuardedRequest(scope, client, receive), _Answer(send)
             request.visit = self.visits.visit_in(request.cookies)
             scope[SCOPE_KEY] = request.asker  # for everything behind, and for the connection
-
-            def took(seconds: float) -> None:
-                if not (request.route.kind in STREAMS and answer.has_begun):  # whose task then tells the PAYER
-                    self._share.took(request.payer, seconds)
-
             PAYER.set(None)  # before it, a request on the same connection may have been a stream
-            await Metered(self._serve(request, answer, send), took)
+            await Metered(self._serve(request, answer, send), partial(self._share.took, request.payer))
         else:
             await self.inside(scope, receive, send)
 

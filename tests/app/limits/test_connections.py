@@ -195,13 +195,19 @@ def test_a_client_whose_connections_all_carry_answers_gets_no_more(serve_limited
         assert opened.may_come("127.0.0.8")
 
 
+def idle_neighbour(url: str, opened: connections.OpenConnections) -> tuple[Visitor, connections.LimitedProtocol]:
+    """A visitor who has read the page, and the only connection there is, which is theirs."""
+    neighbour = Visitor(url, address="127.0.0.7")
+    assert eventually(lambda: [one.is_busy for one in opened._all] == [False])
+    (idle,) = opened._all
+    return neighbour, idle
+
+
 def test_requests_that_do_not_come_make_room_for_others_of_their_address(serve_limited: ServeLimited) -> None:
     """Slow uploads held all connections that an address may have, and the only idle one was its neighbour's."""
     url = serve_limited(Limits(connections_per_client=4))
     opened = serve_limited.limited.connections  # type: ignore[attr-defined]
-    neighbour = Visitor(url, address="127.0.0.7")
-    assert eventually(lambda: [one.is_busy for one in opened._all] == [False])
-    (idle,) = opened._all
+    neighbour, idle = idle_neighbour(url, opened)
     with contextlib.ExitStack() as stack:
         slow = [stack.enter_context(connect(url, "127.0.0.7")) for _ in range(3)]
         for one in slow:
@@ -222,9 +228,7 @@ def test_a_refused_request_that_goes_on_coming_makes_room_too(
     monkeypatch.setattr("app.limits.bodies.DRAIN_SECONDS", 15.0)
     url = serve_limited(Limits(connections_per_client=3))
     opened = serve_limited.limited.connections  # type: ignore[attr-defined]
-    neighbour = Visitor(url, address="127.0.0.7")
-    assert eventually(lambda: [one.is_busy for one in opened._all] == [False])
-    (idle,) = opened._all
+    neighbour, idle = idle_neighbour(url, opened)
     with contextlib.ExitStack() as stack:
         for _ in range(2):
             slow = stack.enter_context(connect(url, "127.0.0.7"))
